@@ -1,0 +1,74 @@
+"""How the framework computes the model: kernels, fusions and buffers. Nothing here changes the mathematics, all of it
+changes bytes or seconds.
+
+Names follow Megatron-LM's arguments (`megatron/training/arguments.py`); defaults are what `pretrain_gpt.py` does on a
+current release with Transformer Engine, flash attention, and communication overlap on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LayerImplementation = Literal["transformer_engine", "local"]
+AttentionKernel = Literal["flash", "fused", "unfused"]
+CrossEntropy = Literal["unfused", "native", "te"]
+
+
+@dataclass(frozen=True, slots=True)
+class Implementation:
+    """Choices of the framework. Immutable and hashable: a key of the accounting's caches."""
+
+    layer_implementation: LayerImplementation = "transformer_engine"
+    attention: AttentionKernel = "flash"
+    """flash: FlashAttention; fused: cuDNN through Transformer Engine; unfused: scores and softmax are stored."""
+    masked_softmax_fusion: bool = True
+    bias_activation_fusion: bool = True
+    bias_dropout_fusion: bool = True
+    rope_fusion: bool = True
+    hidden_dropout: float | None = None
+    """None is the model's own (`Model.dropout`)."""
+    attention_dropout: float | None = None
+    cross_entropy: CrossEntropy = "unfused"
+    gradient_accumulation_fusion: bool = True
+    """Weight gradients are added to fp32 main gradients inside the GEMM."""
+    grad_reduce_bytes: Literal[2, 4] = 4
+    """Bytes of one main gradient element: fp32, or bf16 with --grad-reduce-in-bf16."""
+    overlap_grad_reduce: bool = True
+    overlap_param_gather: bool = True
+    tp_comm_overlap: bool = False
+    ddp_bucket_elements: int | None = None
+    """None is Megatron's default: max(40 000 000, 1 000 000 x data-parallel size)."""
+    pad_buckets_for_high_nccl_busbw: bool = False
+    num_distributed_optimizer_instances: int = 1
+    vocab_divisible_by: int = 128
+    moe_capacity_factor: float | None = None
+    """None is dropless routing."""
+    moe_pad_to_capacity: bool = False
+    moe_imbalance: float = 1.0
+    """Dropless: tokens of the busiest expert-parallel rank over the mean."""
+    moe_grouped_gemm: bool = True
+    moe_permute_fusion: bool = False
+    moe_dispatcher: Literal["allgather", "alltoall", "flex"] = "alltoall"
+    moe_router_fp32: bool = False
+    moe_shared_expert_overlap: bool = False
+    overlap_moe_expert_parallel_comm: bool = False
+    fp8_param_gather: bool = False
+    fp32_residual_connection: bool = False
+    precision_aware_optimizer: bool = False
+    main_grads_bytes: Literal[2, 4] = 4
+    main_params_bytes: Literal[2, 4] = 4
+    exp_avg_bytes: Literal[1, 2, 4] = 4
+    exp_avg_sq_bytes: Literal[1, 2, 4] = 4
+    optimizer_offload_fraction: float = 0.0
+    offload_parameters: bool = False
+    offload_activation_layers: int = 0
+    sharded_framework: Literal["fsdp2", "megatron_fsdp", "deepspeed"] = "fsdp2"
+    """Who shards gradients and weights at ZeRO 2 and 3."""
+    schedule: Literal["1f1b", "zb-h1", "dualpipe"] = "1f1b"
+    """The pipeline schedule; with virtual stages 1f1b is Megatron's interleaved one."""
+    microbatch_group_size: int | None = None
+    """Microbatches of one virtual stage in a row; None is the pipeline size."""
+    deallocate_pipeline_outputs: bool = True
+    calculate_per_token_loss: bool = False
+    framework: Literal["megatron", "megatron-deepspeed"] = "megatron"
