@@ -1,0 +1,153 @@
+"""Reading the files that users name: small, text, and never trusted.
+
+Every way in which a file can be wrong is one InputError sentence that starts with its path. YAML is parsed with the
+safe loader and without anchors, aliases and tags, because a few hundred bytes of aliases stand for gigabytes, and no
+file of ours needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from planner.errors import InputError
+
+MAX_BYTES = 4 * 2**20
+"""The largest known config.json has tens of kilobytes, a launch script less."""
+MAX_DEPTH = 40
+"""Nested mappings and lists; the deepest known config.json has five levels."""
+
+# The C loader is six times faster; a PyYAML built without libyaml has just the Python one.
+SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
+    """The text of a user's file. Raises InputError unless it is a readable UTF-8 file of at most `max_bytes`."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{path}: a file is required, but this is a directory.")
+        if not stat.S_ISREG(mode) and not _is_piped(path, mode):
+            raise InputError(f"{path}: a regular file is required, but this is a device, socket or pipe.")
+        with open(path, "rb") as stream:
+            data = stream.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if len(data) > max_bytes:
+        raise InputError(f"{path}: at most {max_bytes} bytes are read, but the file is larger.")
+    if not data.strip():
+        raise InputError(f"{path}: the file is empty.")
+    if b"\0" in data:
+        raise InputError(f"{path}: a text file is required, but this is binary.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: a UTF-8 text file is required, but byte {error.start} is not UTF-8.") from None
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The mapping in a user's YAML or JSON file. Raises InputError where `read_text` does, and unless the file holds
+    exactly one mapping with text keys, without anchors, aliases or tags, at most MAX_DEPTH levels deep."""
+    return parse_mapping(read_text(path), str(path))
+
+
+def parse_mapping(text: str, name: str) -> dict[str, Any]:
+    """The mapping in YAML or JSON text; `name` begins every error. Its suffix or the first character tells JSON."""
+    suffix = Path(name).suffix.lower()
+    is_json = suffix == ".json" or (suffix not in (".yaml", ".yml") and text.lstrip().startswith(("{", "[")))
+    value = parse_json(text, name) if is_json else parse_yaml(text, name)
+    if not isinstance(value, dict):
+        raise InputError(f"{name}: a mapping of names to values is required, but this is {_kind(value)}.")
+    wrong = next((key for key in value if not isinstance(key, str)), None)
+    if wrong is not None:
+        raise InputError(f"{name}: every key must be text, but one is {_shorten(repr(wrong))}.")
+    return value
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The value of JSON text. Raises InputError when it is not JSON or deeper than MAX_DEPTH."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{name}: not valid JSON: {error.msg} in line {error.lineno}.") from None
+    except RecursionError:
+        raise _too_deep(name) from None
+    except ValueError as error:  # an integer of more than 4300 digits
+        raise InputError(f"{name}: not valid JSON: {_shorten(str(error))}.") from None
+    _check_depth(value, name)
+    return value
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """The value of YAML text. Raises InputError when it is not YAML, has anchors, aliases or tags, or is too deep."""
+    try:
+        _check_yaml_events(text, name)
+        return yaml.load(text, Loader=SafeLoader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{name}: not valid YAML: {_yaml_problem(error)}.") from None
+    except RecursionError:
+        raise _too_deep(name) from None
+    except (ValueError, OverflowError) as error:  # a date such as 2024-99-99, an integer of thousands of digits
+        raise InputError(f"{name}: not valid YAML: {_shorten(str(error))}.") from None
+
+
+def _check_yaml_events(text: str, name: str) -> None:
+    """Refuse what could be built from a small file into a large or live object, before anything is built."""
+    depth = 0
+    for event in yaml.parse(text, Loader=SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise InputError(
+                f"{name}: anchors and aliases (&, *) are not accepted, but line {event.start_mark.line + 1} has one."
+            )
+        if getattr(event, "tag", None) is not None:
+            raise InputError(f"{name}: tags (!) are not accepted, but line {event.start_mark.line + 1} has one.")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _too_deep(name)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _check_depth(value: Any, name: str) -> None:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise _too_deep(name)
+        nested = [list(item.values()) if isinstance(item, dict) else item for item in level]
+        level = [child for item in nested if isinstance(item, list) for child in item if isinstance(child, dict | list)]
+
+
+def _is_piped(path: str | Path, mode: int) -> bool:
+    """`/dev/stdin` and the shell's `<(command)`; any other pipe may wait forever for a writer."""
+    return stat.S_ISFIFO(mode) and str(path).startswith(("/dev/stdin", "/dev/fd/", "/proc/self/fd/"))
+
+
+def _too_deep(name: str) -> InputError:
+    return InputError(f"{name}: at most {MAX_DEPTH} nested levels are accepted, but the file has more.")
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    mark = getattr(error, "problem_mark", None)
+    return _shorten(str(problem)) + (f" in line {mark.line + 1}" if mark else "")
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "empty"
+    names = {list: "a list", str: "a piece of text", bool: "a truth value", int: "a number", float: "a number"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _shorten(text: str, length: int = 100) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,80 @@
+"""Reading users' files: each kind of bad file is one sentence, quickly, and good files give their mapping."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from planner.errors import InputError
+from planner.interop.files import MAX_BYTES, read_mapping, read_text
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{key}: &{key} [{','.join(['*' + before] * 9)}]\n" for before, key in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+BAD = {
+    "empty.yaml": (b"", "empty"),
+    "blank.json": (b" \n\t", "empty"),
+    "binary": (bytes(range(256)), "binary"),
+    "latin1.yaml": ("name: é".encode("latin-1"), "UTF-8"),
+    "bomb.yaml": (BOMB.encode(), "anchors and aliases"),
+    "tag.yaml": (b"!!python/object/apply:os.system ['touch pwned']\n", "tags"),
+    "innertag.yaml": (b"a: !custom 3\n", "tags"),
+    "list.json": (b"[1, 2, 3]", "a list"),
+    "list.yaml": (b"- 1\n- 2\n", "a list"),
+    "text.yaml": (b"just words\n", "a piece of text"),
+    "number.json": (b"13", "a number"),
+    "null.yaml": (b"# nothing but a comment\n", "empty"),
+    "broken.json": (b'{"a": 1,', "JSON"),
+    "broken.yaml": (b"a: [1, 2\nb: 3\n", "YAML"),
+    "deep.json": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested"),
+    "deep50.json": (b'{"a":' + b"[" * 50 + b"]" * 50 + b"}", "nested"),
+    "deep.yaml": (b"a: " + b"[" * 100_000 + b"]" * 100_000, "nested"),
+    "digits.json": (b'{"a": ' + b"9" * 5000 + b"}", "JSON"),
+    "digits.yaml": (b"a: " + b"9" * 5000, "YAML"),
+    "date.yaml": (b"a: 2024-99-99\n", "YAML"),
+    "keys.yaml": (b"1: one\n", "key"),
+    "unhashable.yaml": (b"{[1, 2]: 3}\n", "YAML"),
+    "two.yaml": (b"a: 1\n---\nb: 2\n", "YAML"),
+    "large.yaml": (b"a: " + b"x" * MAX_BYTES, "larger"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_one_sentence(tmp_path, name):
+    """Each malformed file raises InputError with one line that names the file and the fault, within two seconds."""
+    content, fault = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    start = time.perf_counter()
+    with pytest.raises(InputError) as caught:
+        read_mapping(path)
+    assert time.perf_counter() - start < 2
+    sentence = str(caught.value)
+    assert name in sentence and fault in sentence and "\n" not in sentence and len(sentence) < 400
+
+
+def test_a_directory_a_missing_file_and_a_pipe_are_refused(tmp_path):
+    """What is not a file is refused by name, and a pipe without a writer does not hang."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, fault in [(tmp_path, "directory"), (tmp_path / "none", "no such file"), (tmp_path / "pipe", "pipe")]:
+        with pytest.raises(InputError, match=fault):
+            read_text(path)
+    with pytest.raises(InputError):
+        read_text("a\0b")
+
+
+def test_good_files_give_their_mapping(tmp_path):
+    """YAML and JSON, with or without a telling suffix, with a byte order mark or a repeated key, are read."""
+    good = {
+        "a.yaml": b"a: 1\nb: [x, 2]\n",
+        "a.json": b'{"a": 1, "b": ["x", 2]}',
+        "a.txt": b'{\n\t"a": 1, "b": ["x", 2]}',
+        "b.json": b'\xef\xbb\xbf{"a": 0, "a": 1, "b": ["x", 2]}',
+        "plain": b"a: 1\nb:\n- x\n- 2\n",
+    }
+    for name, content in good.items():
+        (tmp_path / name).write_bytes(content)
+        assert read_mapping(tmp_path / name) == {"a": 1, "b": ["x", 2]}
