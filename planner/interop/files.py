@@ -103,17 +103,19 @@ def _check_yaml_events(text: str, name: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise InputError(
-                f"{name}: anchors and aliases (&, *) are not accepted, but line {event.start_mark.line + 1} has one."
-            )
+            raise InputError(f"{name}: anchors and aliases (&, *) are not accepted, but line {_line(event)} has one.")
         if getattr(event, "tag", None) is not None:
-            raise InputError(f"{name}: tags (!) are not accepted, but line {event.start_mark.line + 1} has one.")
+            raise InputError(f"{name}: tags (!) are not accepted, but line {_line(event)} has one.")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
                 raise _too_deep(name)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0
 
 
 def _check_depth(value: Any, name: str) -> None:
