@@ -55,10 +55,21 @@ class NodeGroup:
     card: Card
     nodes: int
     gpus_per_node: int
+    domain_gpus: int = 0
+    """GPUs of one scale-up domain that the job uses; 0 is what the card and the node give (`domain`)."""
 
     @property
     def gpus(self) -> int:
         return self.nodes * self.gpus_per_node
+
+    @property
+    def domain(self) -> int:
+        """GPUs of one scale-up domain: a rack-scale domain spans nodes, any other ends with its node."""
+        if self.domain_gpus:
+            return self.domain_gpus
+        if self.card.scale_up_domain > self.card.gpus_per_node:
+            return min(self.card.scale_up_domain, self.gpus)
+        return min(self.card.scale_up_domain, self.gpus_per_node)
 
 
 @dataclass(frozen=True, slots=True)
