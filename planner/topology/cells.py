@@ -125,3 +125,18 @@ def cell_shape_by_counting(boundaries: list[int], world: int, stride: int, size:
                 crossing[index] += 1
                 pairs[index] += count * (size - count)
     return CellShape(fewest, most_cells, max(crossing), max(pairs))
+
+
+def pair_shape(cells: Iterable[tuple[int, int]], world: int, stride: int) -> CellShape:
+    """Pairs (i, i + stride) for each i below world - stride, the first pipeline stage with the last.
+
+    `cells` are (first rank, end) of the cells that the two stages can touch, at least those where one begins or ends.
+    """
+    pairs = world - stride
+    crossing = 0
+    for low, end in cells:
+        high = min(end, world)
+        ahead, behind = max(0, min(high, pairs) - low), max(0, high - max(low, stride))
+        inside = max(0, min(high - stride, pairs) - low)
+        crossing = max(crossing, ahead + behind - 2 * inside)
+    return CellShape(1, 2, crossing, crossing) if crossing else whole(2)

@@ -13,7 +13,7 @@ from math import inf
 
 from planner.cluster import Cluster
 from planner.layout import Layout
-from planner.topology.cells import CellShape, cell_shape, cell_shape_by_counting, whole
+from planner.topology.cells import CellShape, cell_shape, cell_shape_by_counting, pair_shape, whole
 from planner.topology.placement import check_room, communicators
 
 SCALE_UP_LATENCY_SECONDS = {
@@ -45,7 +45,7 @@ class GroupLink:
     intra_bytes_per_second: float
     """Between members of one domain, for one GPU."""
     inter_bytes_per_second: float
-    """Between domains, one member's part of a ring or a pipeline's hop, after sharing ports and spine (intra inside one)."""
+    """Between domains, one member's part of a ring or pipeline hop, after sharing ports and spine (intra inside one)."""
     all_to_all_bytes_per_second: float
     """What one GPU sends out of its domain when every member sends as much to every other (intra inside one)."""
     latency_seconds: float
@@ -153,24 +153,13 @@ def _shape(cell: int, ends: list[int] | None, world: int, stride: int, size: int
     if size == 1:
         return whole(size)
     if world % (stride * size):  # the tied embedding's pairs do not tile the world: first stage with last
-        return _pair_shape(ends or list(range(cell, world + cell, cell)), world, stride)
+        if ends is not None:
+            return pair_shape(pairwise([0, *ends]), world, stride)
+        touched = {0, (world - stride - 1) // cell, stride // cell, stride // cell + 1, (world - 1) // cell}
+        return pair_shape([(cell * i, cell * i + cell) for i in touched], world, stride)
     if ends is not None:
         return cell_shape_by_counting(ends, world, stride, size)
     return cell_shape(cell, world, stride, size)
-
-
-def _pair_shape(ends: list[int], world: int, stride: int) -> CellShape:
-    """Pairs (i, i + stride) for each i below world - stride, the first stage with the last."""
-    if world <= ends[0]:
-        return whole(2)
-    pairs = world - stride
-    cells = [0, *(min(end, world) for end in ends)]
-    crossing = 0
-    for low, high in pairwise(cells):
-        ahead, behind = max(0, min(high, pairs) - low), max(0, high - max(low, stride))
-        inside = max(0, min(high - stride, pairs) - low)
-        crossing = max(crossing, ahead + behind - 2 * inside)
-    return CellShape(1, 2, crossing, crossing) if crossing else whole(2)
 
 
 @lru_cache(maxsize=65536)
@@ -186,13 +175,13 @@ def group_link(cluster: Cluster, world: int, stride: int, size: int, *, pipeline
     members = domain.min_members
     outside = size - members
     node = domain if m.domain >= m.node and not m.node_ends else _shape(m.node, m.node_ends, world, stride, size)
+    notes: tuple[str, ...] = ()
     if m.domain < m.node and node.cells == 1:
         notes = (f"{m.node} GPUs of a node meet over PCIe",)
         return GroupLink(
             size, members, domain.cells, 1, m.intra, m.box, m.box, m.box_latency, m.intra_latency, notes=notes
         )
     ports = min(m.port, m.box)
-    notes: tuple[str, ...] = ()
     ring = members * ports
     seconds = outside / ports  # every member sends one byte to every other
     if m.domain < m.node:
