@@ -68,6 +68,8 @@ class LatentAttention:
     """None projects the query from the hidden state directly (DeepSeek-V2-Lite)."""
     latent_norms: bool = True
     """A norm after each down projection (`qk_layernorm` in Megatron)."""
+    bias: bool = False
+    """Biases of the down projections and of the output projection (`attention_bias` of DeepSeek's config)."""
 
     @property
     def qk_dim(self) -> int:
@@ -82,6 +84,8 @@ class MLP:
     ffn_hidden_size: int
     gated: bool = True
     bias: bool = False
+    activation_parameters: int = 0
+    """Learned scalars of the activation function (xIELU in Apertus has two)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,8 @@ class MoE:
     shared_gate: bool = False
     """A learned gate of one output on the shared expert (Qwen2-MoE)."""
     router_bias: bool = False
-    """A learned bias of the router (GPT-OSS). DeepSeek-V3's correction bias is a buffer, not a parameter."""
+    """A learned bias of the router (GPT-OSS). DeepSeek-V3's correction bias is a buffer, not a parameter; ERNIE 4.5
+    keeps it as a parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,8 @@ class Layer:
     """Norms of hidden width: 2 before attention and MLP; 1 where both share it; 4 with norms after each (Gemma 2)."""
     parallel: bool = False
     """Attention and MLP read the same input (GPT-J, Falcon)."""
+    sub_norms: tuple[int, ...] = ()
+    """Widths of further norms inside attention and MLP (BitNet, before both output projections)."""
 
     @property
     def kind(self) -> Literal["dense", "moe"]:
@@ -146,6 +153,8 @@ class Model:
     given_parameters: int | None = None
     """A parameter count that is given rather than derived (`13b-rule-of-thumb`)."""
     source: str = ""
+    notes: tuple[str, ...] = ()
+    """What was assumed or left out while reading the model, one sentence each, for the report's assumptions."""
     aliases: tuple[str, ...] = field(default=(), repr=False)
 
     @property

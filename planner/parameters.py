@@ -95,6 +95,8 @@ def _latent_attention(a: LatentAttention, h: int, norm: Norm, tp: int, down_tp: 
     tensors = []
     if a.q_lora_rank:
         tensors.append(Weight("attention", "linear_q_down_proj.weight", (a.q_lora_rank // down_tp, h)))
+        if a.bias:
+            tensors.append(Weight("attention", "linear_q_down_proj.bias", (a.q_lora_rank // down_tp,)))
         tensors.append(Weight("attention", "linear_q_up_proj.weight", (n * a.qk_dim, a.q_lora_rank)))
     else:
         tensors.append(Weight("attention", "linear_q_proj.weight", (n * a.qk_dim, h)))
@@ -104,6 +106,9 @@ def _latent_attention(a: LatentAttention, h: int, norm: Norm, tp: int, down_tp: 
         Weight("attention", "linear_kv_up_proj.weight", (n * (a.qk_head_dim + a.v_head_dim), a.kv_lora_rank)),
         Weight("attention", "linear_proj.weight", (h, n * a.v_head_dim)),
     ]
+    if a.bias:
+        tensors.append(Weight("attention", "linear_kv_down_proj.bias", (down // down_tp,)))
+        tensors.append(Weight("attention", "linear_proj.bias", (h,)))
     if a.latent_norms:
         if a.q_lora_rank:
             tensors += _norm("attention_norms", "q_layernorm", norm, a.q_lora_rank)
@@ -121,6 +126,8 @@ def _mlp(part: str, mlp: MLP, h: int, tp: int, count: int = 1, expert: bool = Fa
     tensors.append(Weight(part, "linear_fc2.weight", (h, ffn), expert, count))
     if mlp.bias:
         tensors.append(Weight(part, "linear_fc2.bias", (h,), expert, count))
+    if mlp.activation_parameters:
+        tensors.append(Weight(part, "activation", (mlp.activation_parameters,), expert, count))
     return tensors
 
 
@@ -141,6 +148,8 @@ def _moe(moe: MoE, h: int, s: Sharding) -> list[Weight]:
 def layer_weights(layer: Layer, hidden_size: int, norm: Norm, sharding: Sharding = UNSHARDED) -> tuple[Weight, ...]:
     """The parameter tensors of one decoder layer on one rank."""
     tensors = _norm("norms", "layernorm", norm, hidden_size, count=layer.norms) if layer.norms else []
+    for width in layer.sub_norms:
+        tensors += _norm("norms", "sub_norm", norm, width)
     a = layer.attention
     if isinstance(a, LatentAttention):
         down_tp = sharding.tp if sharding.mla_down_sharded else 1
