@@ -1,0 +1,91 @@
+"""Rules about mixtures of experts."""
+
+from __future__ import annotations
+
+from planner.rules.rule import Case, Rule, close_to, divisors
+from planner.rules.tensor import _common_divisors, _numbers
+
+
+def _counts(c: Case) -> list[int]:
+    return sorted({e.num_experts for e in c.experts})
+
+
+def _widths(c: Case) -> list[int]:
+    return sorted({e.expert.ffn_hidden_size for e in c.experts})
+
+
+NEED_EXPERTS = Rule(
+    "expert-needs-experts",
+    "ep > 1 and etp > 1 need a model with experts",
+    "megatron/training/arguments.py: validate_args (expert_model_parallel_size)",
+    ("ep", "etp"),
+    lambda c: bool(c.experts) or (c.layout.ep == 1 and c.layout.etp == 1),
+    lambda c: f"ep is {c.layout.ep}, etp is {c.layout.etp} and {c.model.name} has no experts",
+)
+DIVIDE = Rule(
+    "expert-divides",
+    "num_experts must be divisible by ep",
+    "megatron/core/transformer/moe/moe_layer.py: BaseMoELayer.__init__; deepspeed/moe/layer.py",
+    ("ep",),
+    lambda c: all(n % c.layout.ep == 0 for n in _counts(c)),
+    lambda c: f"num_experts is {_numbers(_counts(c))} and ep is {c.layout.ep}",
+    lambda c: f"the nearest legal ep is {close_to(c.layout.ep, _common_divisors(_counts(c)))}",
+)
+FFN = Rule(
+    "expert-ffn",
+    "moe_ffn_hidden_size must be divisible by etp",
+    "megatron/core/transformer/moe/experts.py: TEGroupedMLP.__init__ (divide)",
+    ("etp",),
+    lambda c: all(w % c.layout.etp == 0 for w in _widths(c)),
+    lambda c: f"moe_ffn_hidden_size is {_numbers(_widths(c))} and etp is {c.layout.etp}",
+    lambda c: f"the nearest legal etp is {close_to(c.layout.etp, divisors(min(_widths(c))))}",
+)
+BIAS = Rule(
+    "expert-bias",
+    "experts with biases need etp 1",
+    "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__",
+    ("etp",),
+    lambda c: c.layout.etp == 1 or not any(e.expert.bias for e in c.experts),
+    lambda c: f"etp is {c.layout.etp}",
+)
+NEED_SEQUENCE = Rule(
+    "expert-needs-sequence",
+    "a model with experts needs sequence parallelism when tp > 1",
+    "megatron/core/transformer/moe/moe_layer.py: MoELayer.forward (found only while running)",
+    ("tp", "sequence_parallel"),
+    lambda c: not c.experts or c.layout.tp == 1 or c.layout.sequence_parallel,
+    lambda c: f"tp is {c.layout.tp} without sequence parallelism",
+)
+
+
+def _overlap(c: Case) -> bool:
+    i, layout = c.implementation, c.layout
+    if not i.overlap_moe_expert_parallel_comm:
+        return True
+    return (
+        layout.ep > 1
+        and i.moe_dispatcher in ("alltoall", "flex")
+        and (layout.pp == 1 or layout.vpp > 1)
+        and layout.recompute.granularity != "full"
+        and "moe" not in layout.recompute.modules
+        and not i.moe_shared_expert_overlap
+        and c.model.mtp_num_layers <= 1
+        and c.workload.precision in ("bf16", "fp16")
+    )
+
+
+OVERLAP = Rule(
+    "expert-overlap",
+    "overlapping the experts' all-to-all needs ep > 1, the alltoall or flex dispatcher, virtual stages when pp > 1, "
+    "no full or MoE recompute, no shared-expert overlap, at most 1 MTP layer, and bf16 or fp16",
+    "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__ "
+    "(overlap_moe_expert_parallel_comm)",
+    ("ep", "pp", "vpp", "recompute"),
+    _overlap,
+    lambda c: (
+        f"ep is {c.layout.ep}, the dispatcher {c.implementation.moe_dispatcher}, pp {c.layout.pp}, vpp {c.layout.vpp}, "
+        f"recompute {c.layout.recompute}, MTP layers {c.model.mtp_num_layers}, precision {c.workload.precision}"
+    ),
+)
+
+EXPERT_RULES = (NEED_EXPERTS, DIVIDE, FFN, BIAS, NEED_SEQUENCE, OVERLAP)

@@ -1,0 +1,181 @@
+"""Rules about what tensor, sequence and context parallelism must divide."""
+
+from __future__ import annotations
+
+from planner.model import MLP, Attention, LatentAttention
+from planner.rules.rule import Case, Rule, close_to, divisors
+
+
+def _heads(c: Case) -> list[int]:
+    return sorted({a.num_heads for a in c.attentions})
+
+
+def _common_divisors(values: list[int]) -> list[int]:
+    return [d for d in divisors(values[0]) if all(v % d == 0 for v in values)] if values else [1]
+
+
+def _numbers(values: list[int]) -> str:
+    return " and ".join(map(str, values))
+
+
+HEADS = Rule(
+    "tensor-heads",
+    "num_attention_heads must be divisible by tp",
+    "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__",
+    ("tp",),
+    lambda c: all(n % c.layout.tp == 0 for n in _heads(c)),
+    lambda c: f"num_attention_heads is {_numbers(_heads(c))} and tp is {c.layout.tp}",
+    lambda c: f"the nearest legal tp is {close_to(c.layout.tp, _common_divisors(_heads(c)))}",
+)
+
+
+def _groups(c: Case) -> list[int]:
+    return sorted({a.num_query_groups for a in c.attentions if isinstance(a, Attention)})
+
+
+def _groups_fit(groups: int, tp: int) -> bool:
+    return groups % tp == 0 or tp % groups == 0
+
+
+QUERY_GROUPS = Rule(
+    "tensor-query-groups",
+    "num_query_groups must be a multiple or a divisor of tp",
+    "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__; transformer/attention.py",
+    ("tp",),
+    lambda c: all(_groups_fit(g, c.layout.tp) for g in _groups(c)),
+    lambda c: f"num_query_groups is {_numbers(_groups(c))} and tp is {c.layout.tp}",
+    lambda c: (
+        "the nearest legal tp is "
+        + close_to(
+            c.layout.tp,
+            [d for d in _common_divisors(_heads(c)) if all(_groups_fit(g, d) for g in _groups(c))],
+        )
+    ),
+)
+
+
+def _widths(c: Case) -> list[int]:
+    """Feed-forward widths that tensor parallelism splits: dense MLPs and shared experts."""
+    dense = {k.mlp.ffn_hidden_size for k in c.kinds if isinstance(k.mlp, MLP)}
+    return sorted(dense | {e.shared.ffn_hidden_size for e in c.experts if e.shared})
+
+
+FFN = Rule(
+    "tensor-ffn",
+    "ffn_hidden_size must be divisible by tp",
+    "megatron/core/tensor_parallel/layers.py: ColumnParallelLinear (divide)",
+    ("tp",),
+    lambda c: all(w % c.layout.tp == 0 for w in _widths(c)),
+    lambda c: f"ffn_hidden_size is {_numbers(_widths(c))} and tp is {c.layout.tp}",
+    lambda c: f"the nearest legal tp is {close_to(c.layout.tp, _common_divisors(_widths(c)))}",
+)
+
+
+def _latent_ranks(c: Case) -> list[int]:
+    """Latent ranks that tp splits: Megatron's local spec splits the down projections, Transformer Engine's does not."""
+    if c.implementation.layer_implementation != "local":
+        return []
+    latent = [a for a in c.attentions if isinstance(a, LatentAttention)]
+    return sorted({a.kv_lora_rank for a in latent} | {a.q_lora_rank for a in latent if a.q_lora_rank})
+
+
+LATENT = Rule(
+    "tensor-latent-rank",
+    "the latent ranks of MLA must be divisible by tp where they are split",
+    "megatron/core/models/gpt/gpt_layer_specs.py: get_gpt_layer_local_spec; transformer/multi_latent_attention.py",
+    ("tp",),
+    lambda c: all(r % c.layout.tp == 0 for r in _latent_ranks(c)),
+    lambda c: f"the latent ranks are {_numbers(_latent_ranks(c))} and tp is {c.layout.tp}",
+)
+MTP = Rule(
+    "tensor-mtp-projection",
+    "hidden_size must be divisible by tp where a multi-token-prediction module projects to it",
+    "megatron/core/transformer/multi_token_prediction.py: MultiTokenPredictionLayer (eh_proj)",
+    ("tp",),
+    lambda c: c.model.mtp_num_layers == 0 or c.model.hidden_size % c.layout.tp == 0,
+    lambda c: f"hidden_size is {c.model.hidden_size} and tp is {c.layout.tp}",
+)
+SEQUENCE_NEEDS_TENSOR = Rule(
+    "sequence-needs-tensor",
+    "sequence parallelism needs tp > 1",
+    "megatron/core/model_parallel_config.py: ModelParallelConfig.__post_init__",
+    ("tp", "sequence_parallel"),
+    lambda c: not c.layout.sequence_parallel or c.layout.tp > 1,
+    lambda c: f"tp is {c.layout.tp}",
+)
+
+
+def _tp_comm_overlap(c: Case) -> bool:
+    return not c.implementation.tp_comm_overlap or c.layout.tp == 1 or c.layout.sequence_parallel
+
+
+TENSOR_OVERLAP = Rule(
+    "tensor-overlap-needs-sequence",
+    "overlapping tensor-parallel communication needs sequence parallelism",
+    "megatron/training/arguments.py: validate_args (tp_comm_overlap)",
+    ("tp", "sequence_parallel"),
+    _tp_comm_overlap,
+    lambda c: f"tp is {c.layout.tp} without sequence parallelism",
+)
+SEQUENCE_DIVIDES = Rule(
+    "sequence-divides",
+    "under sequence parallelism, seq_length / cp must be divisible by tp",
+    "megatron/core/tensor_parallel/mappings.py: _split_along_first_dim (found only while running)",
+    ("tp", "cp", "sequence_parallel"),
+    lambda c: not c.layout.sequence_parallel or c.workload.seq_length % (c.layout.tp * c.layout.cp) == 0,
+    lambda c: f"seq_length is {c.workload.seq_length}, cp is {c.layout.cp} and tp is {c.layout.tp}",
+)
+CONTEXT_DIVIDES = Rule(
+    "context-divides",
+    "with cp > 1, seq_length must be divisible by 2 x cp",
+    "megatron/training/arguments.py: validate_args (context_parallel_size)",
+    ("cp",),
+    lambda c: c.layout.cp == 1 or c.workload.seq_length % (2 * c.layout.cp) == 0,
+    lambda c: f"seq_length is {c.workload.seq_length} and cp is {c.layout.cp}",
+    lambda c: (
+        "the nearest legal cp is "
+        + close_to(c.layout.cp, [1] + [d for d in divisors(max(1, c.workload.seq_length // 2)) if d > 1])
+    ),
+)
+
+
+def _context_attention(c: Case) -> bool:
+    return c.layout.cp == 1 or (
+        c.implementation.attention != "unfused" and c.implementation.layer_implementation == "transformer_engine"
+    )
+
+
+CONTEXT_KERNEL = Rule(
+    "context-needs-fused-attention",
+    "context parallelism needs Transformer Engine's flash or fused attention",
+    "megatron/core/transformer/dot_product_attention.py: DotProductAttention.__init__",
+    ("cp",),
+    _context_attention,
+    lambda c: (
+        f"cp is {c.layout.cp} with {c.implementation.layer_implementation} layers "
+        f"and {c.implementation.attention} attention"
+    ),
+)
+POSITIONS = Rule(
+    "sequence-positions",
+    "seq_length must not exceed the learned position table",
+    "megatron/training/arguments.py: validate_args (max_position_embeddings)",
+    (),
+    lambda c: c.model.position != "learned" or c.workload.seq_length <= c.model.learned_positions,
+    lambda c: f"seq_length is {c.workload.seq_length} and the table has {c.model.learned_positions} rows",
+    lambda c: f"the longest sequence is {c.model.learned_positions}",
+)
+
+TENSOR_RULES = (
+    HEADS,
+    QUERY_GROUPS,
+    FFN,
+    LATENT,
+    MTP,
+    SEQUENCE_NEEDS_TENSOR,
+    TENSOR_OVERLAP,
+    SEQUENCE_DIVIDES,
+    CONTEXT_DIVIDES,
+    CONTEXT_KERNEL,
+    POSITIONS,
+)

@@ -1,0 +1,191 @@
+"""The book of rules: every rule has a source, a case that breaks exactly it, and one that keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from planner.cluster import Card, Cluster, Fabric, NodeGroup
+from planner.errors import RuleBroken
+from planner.implementation import Implementation
+from planner.layout import Chunk, Layout, Recompute
+from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE
+from planner.rules import RULES, broken_rules, check
+from planner.stages import even_split
+from planner.workload import Workload
+
+DENSE = Model("dense", 64, 1000, (Layer(Attention(8, 2, 8), MLP(96)),), (0,) * 8)
+MHA = Model("mha", 320, 1000, (Layer(Attention(40, 40, 8), MLP(880)),), (0,) * 40)
+MQA = replace(MHA, name="mqa", layer_kinds=(Layer(Attention(40, 1, 8), MLP(880)),))
+LEARNED = replace(DENSE, name="learned", position="learned", learned_positions=128, max_positions=128, tied=True)
+LATENT = Model("latent", 64, 1000, (Layer(LatentAttention(8, 36, 8, 8, 8), MLP(96)),), (0,) * 8)
+MTP = replace(DENSE, name="mtp", hidden_size=36, mtp_num_layers=1)
+EXPERTS = Model("moe", 64, 1000, (Layer(Attention(8, 8, 8), MoE(12, 2, MLP(24))),), (0,) * 8)
+BIASED = Model("biased", 64, 1000, (Layer(Attention(8, 8, 8), MoE(12, 2, MLP(24, bias=True))),), (0,) * 8)
+IMPLEMENTATION = Implementation()
+WORKLOAD = Workload(96, 48)
+
+
+def card(**flops: float) -> Card:
+    """A card that computes in the given precisions only."""
+    return Card("card", "v", "volta", 10**9, 10**9, 0, 1e9, flops, "nvlink", 1e9, 1e9, 8, 8, 1e9)
+
+
+def cluster(**flops: float) -> Cluster:
+    return Cluster("cluster", (NodeGroup(card(**flops), 1, 8),), Fabric())
+
+
+def case(model=DENSE, workload=WORKLOAD, implementation=IMPLEMENTATION, world=None, cluster=None, **layout):
+    """Arguments of `broken_rules`."""
+    return model, workload, implementation, Layout(**layout), world, cluster
+
+
+UNFUSED = Implementation(attention="unfused")
+EP_OVERLAP = Implementation(overlap_moe_expert_parallel_comm=True)
+SELECTIVE_MLA = Recompute("selective", ("mla_up_proj",))
+HALF = ((Chunk(0, 4, embedding=True),), (Chunk(4, 7, loss=True),))
+
+EXAMPLES = {
+    "degrees-positive": (case(pp=0), case()),
+    "zero-stage": (case(zero=7), case(zero=1)),
+    "world-size": (case(world=8, dp=4), case(world=8, dp=8)),
+    "expert-world-size": (case(EXPERTS, ep=2, dp=3), case(EXPERTS, ep=2, dp=4)),
+    "batch-divides": (case(dp=5), case(dp=6)),
+    "distributed-optimizer-instances": (
+        case(implementation=Implementation(num_distributed_optimizer_instances=2), dp=3),
+        case(implementation=Implementation(num_distributed_optimizer_instances=2), dp=4),
+    ),
+    "hsdp-divides": (case(dp=4, zero=3, hsdp_replicas=3), case(dp=4, zero=3, hsdp_replicas=2)),
+    "hsdp-needs-zero": (case(dp=4, zero=1, hsdp_replicas=2), case(dp=4, zero=2, hsdp_replicas=2)),
+    "tensor-heads": (case(MQA, tp=16), case(MQA, tp=8)),
+    "tensor-query-groups": (
+        case(replace(MHA, layer_kinds=(Layer(Attention(12, 3, 8), MLP(96)),)), tp=2),
+        case(replace(MHA, layer_kinds=(Layer(Attention(12, 3, 8), MLP(96)),)), tp=6),
+    ),
+    "tensor-ffn": (case(replace(DENSE, layer_kinds=(Layer(Attention(8, 8, 8), MLP(98)),)), tp=4), case(tp=4)),
+    "tensor-latent-rank": (case(LATENT, implementation=Implementation("local"), tp=8), case(LATENT, tp=8)),
+    "tensor-mtp-projection": (case(MTP, tp=8), case(MTP, tp=4)),
+    "sequence-needs-tensor": (case(sequence_parallel=True), case(tp=2, sequence_parallel=True)),
+    "tensor-overlap-needs-sequence": (
+        case(implementation=Implementation(tp_comm_overlap=True), tp=2),
+        case(implementation=Implementation(tp_comm_overlap=True), tp=2, sequence_parallel=True),
+    ),
+    "sequence-divides": (
+        case(workload=Workload(98, 48), tp=4, sequence_parallel=True),
+        case(workload=Workload(98, 48), tp=4),
+    ),
+    "context-divides": (case(cp=5), case(cp=4)),
+    "context-needs-fused-attention": (case(implementation=UNFUSED, cp=2), case(cp=2)),
+    "sequence-positions": (case(LEARNED, workload=Workload(256, 48)), case(LEARNED, workload=Workload(128, 48))),
+    "pipeline-layers": (case(pp=12), case(pp=8)),
+    "pipeline-split": (case(pp=2, stages=HALF), case(pp=2, stages=even_split(DENSE, 2))),
+    "virtual-needs-pipeline": (case(vpp=2), case(pp=2, vpp=2)),
+    "virtual-microbatches": (case(pp=5, vpp=2), case(pp=4, vpp=2)),
+    "schedule-virtual": (case(implementation=Implementation(schedule="zb-h1"), pp=2, vpp=2), case(pp=2, vpp=2)),
+    "schedule-dualpipe": (
+        case(implementation=Implementation(schedule="dualpipe"), pp=3),
+        case(implementation=Implementation(schedule="dualpipe"), pp=4),
+    ),
+    "offload-layers": (
+        case(implementation=Implementation(offload_activation_layers=2), pp=2),
+        case(implementation=Implementation(offload_activation_layers=2)),
+    ),
+    "expert-needs-experts": (case(ep=2, dp=2), case(EXPERTS, ep=2, dp=2)),
+    "expert-divides": (case(EXPERTS, ep=8, dp=8), case(EXPERTS, ep=4, dp=8)),
+    "expert-ffn": (case(EXPERTS, etp=16, dp=16), case(EXPERTS, etp=8, dp=8)),
+    "expert-bias": (case(BIASED, etp=2, dp=2), case(BIASED, dp=2)),
+    "expert-needs-sequence": (case(EXPERTS, tp=2), case(EXPERTS, tp=2, sequence_parallel=True)),
+    "expert-overlap": (
+        case(EXPERTS, implementation=EP_OVERLAP, dp=2),
+        case(EXPERTS, implementation=EP_OVERLAP, ep=2, dp=2),
+    ),
+    "recompute-layers": (
+        case(pp=2, recompute=Recompute("full", stage_layers=(1,))),
+        case(pp=2, recompute=Recompute("full", method="block", stage_layers=(1, 0))),
+    ),
+    "recompute-modules": (
+        case(recompute=Recompute("selective", ("everything",))),
+        case(recompute=Recompute("selective", ("mlp",))),
+    ),
+    "recompute-prerequisites": (case(recompute=SELECTIVE_MLA), case(LATENT, recompute=SELECTIVE_MLA)),
+    "recompute-distributed-activations": (
+        case(recompute=Recompute("full", distribute_saved_activations=True)),
+        case(tp=2, recompute=Recompute("full", distribute_saved_activations=True)),
+    ),
+    "zero-pipeline": (case(pp=2, zero=2), case(zero=2)),
+    "fsdp2-experts": (case(EXPERTS, ep=2, dp=2, zero=3), case(EXPERTS, dp=2, zero=3)),
+    "fsdp2-untied": (case(LEARNED, zero=2, dp=2), case(zero=2, dp=2)),
+    "fsdp2-fp16": (case(workload=Workload(96, 48, "fp16"), zero=2, dp=2), case(zero=2, dp=2)),
+    "deepspeed-zero3-experts": (
+        case(EXPERTS, implementation=Implementation(sharded_framework="deepspeed"), dp=2, zero=3),
+        case(EXPERTS, implementation=Implementation(sharded_framework="deepspeed"), dp=2, zero=2),
+    ),
+    "megatron-fsdp-optimizer": (
+        case(
+            workload=Workload(96, 48, optimizer="muon"),
+            implementation=Implementation(sharded_framework="megatron_fsdp"),
+            zero=3,
+        ),
+        case(implementation=Implementation(sharded_framework="megatron_fsdp"), zero=3),
+    ),
+    "precision-aware-optimizer": (
+        case(implementation=Implementation(precision_aware_optimizer=True)),
+        case(implementation=Implementation(precision_aware_optimizer=True), zero=1),
+    ),
+    "fp8-param-gather": (
+        case(implementation=Implementation(fp8_param_gather=True)),
+        case(implementation=Implementation(fp8_param_gather=True), zero=1),
+    ),
+    "precision-card": (case(cluster=cluster(fp16=1e12)), case(cluster=cluster(bf16=1e12))),
+}
+
+
+def test_book_is_complete():
+    """Ids are unique kebab-case, every rule names a file as its source and has its pair of examples here."""
+    ids = [rule.id for rule in RULES]
+    assert len(set(ids)) == len(ids) and set(ids) == set(EXAMPLES)
+    for rule in RULES:
+        assert rule.id == rule.id.lower() and " " not in rule.id
+        assert ".py" in rule.source or "cluster_specs" in rule.source or "torch/" in rule.source
+        assert rule.sentence and not rule.sentence.endswith(".")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_rule_breaks_alone(rule):
+    """The bad example breaks exactly this rule, with numbers in its text; the good example breaks none."""
+    bad, good = EXAMPLES[rule.id]
+    broken = broken_rules(*bad)
+    assert [b.id for b in broken] == [rule.id]
+    assert broken[0].given and rule.sentence in str(broken[0])
+    assert broken_rules(*good) == []
+
+
+FIELDS = {
+    "tp": 3, "cp": 5, "pp": 7, "vpp": 5, "ep": 5, "etp": 5, "dp": 11, "zero": 3, "micro_batch": 7,
+    "sequence_parallel": True, "hsdp_replicas": 5, "recompute": Recompute("full", num_layers=0),
+    "stages": ((Chunk(0, 1),),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_rule_reads_what_it_says(rule):
+    """A field that a rule does not declare does not change its verdict, so that the enumerator may check it early."""
+    from planner.rules.rule import Case
+
+    for model, workload, implementation, layout, world, hardware in EXAMPLES[rule.id]:
+        verdict = rule.holds(Case(model, workload, implementation, layout, world, hardware))
+        for name in FIELDS.keys() - set(rule.reads):
+            other = replace(layout, **{name: FIELDS[name]})
+            assert rule.holds(Case(model, workload, implementation, other, world, hardware)) == verdict, name
+
+
+def test_sixteen_way_tensor_parallelism_of_forty_heads():
+    """The refusal of 40 heads over tp 16 names both numbers, the nearest legal degrees and the rule."""
+    with pytest.raises(RuleBroken) as refused:
+        check(*case(MHA, tp=16, world=16))
+    assert str(refused.value) == (
+        "num_attention_heads must be divisible by tp, but num_attention_heads is 40 and tp is 16: "
+        "the nearest legal tp is 10 or 20 [tensor-heads]"
+    )
+    assert [b.id for b in refused.value.rules] == ["tensor-heads", "tensor-query-groups"]
