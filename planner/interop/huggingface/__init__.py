@@ -1,0 +1,93 @@
+"""Reading Hugging Face config.json files: `model_from_config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from planner.errors import InputError, NotModelled, nearest
+from planner.interop.huggingface import gpt, latent, llama, mixtures, remote
+from planner.interop.huggingface.build import build
+from planner.interop.huggingface.family import Family
+from planner.interop.huggingface.fields import Fields
+from planner.interop.huggingface.refused import reason
+from planner.model import Model
+
+FAMILIES: dict[str, Family] = {
+    **gpt.FAMILIES,
+    **llama.FAMILIES,
+    **mixtures.FAMILIES,
+    **latent.FAMILIES,
+    **remote.FAMILIES,
+}
+
+TEXT_PARTS = ("text_config", "language_config", "llm_config", "llm_model_config")
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
+
+def is_config(mapping: Mapping[str, Any]) -> bool:
+    """Whether a mapping looks like a Hugging Face config.json rather than a file of our own."""
+    return "model_type" in mapping or "architectures" in mapping or "transformers_version" in mapping
+
+
+def model_from_config(config: Mapping[str, Any], name: str = "config.json") -> Model:
+    """The model that a Hugging Face config describes, as `AutoModelForCausalLM.from_config` would build it.
+
+    Raises NotModelled for an architecture that is not accounted for, InputError for a wrong or absurd value; both begin
+    with `name`.
+    """
+    model_type = _model_type(config, name)
+    text = next((key for key in TEXT_PARTS if isinstance(config.get(key), Mapping)), None)
+    if text and (model_type not in FAMILIES or not Fields(config, model_type, name).has("hidden_size")):
+        return _text_model(config, text, model_type, name)
+    family = FAMILIES.get(model_type)
+    if family is None:
+        raise _not_modelled(model_type, name)
+    fields = Fields(config, model_type, name)
+    absent = [key for key in SIZES if not fields.has(key)]
+    if len(absent) == len(SIZES) and model_type != "chatglm":
+        raise InputError(f"{name}: {', '.join(SIZES)} are required, but the config has none of them.")
+    model = build(family, fields, f"Hugging Face config of type {model_type}")
+    if absent and model_type != "chatglm":
+        note = f"{', '.join(absent)}: not in {name}, so the default of the {model_type} config class."
+        model = replace(model, notes=(*model.notes, note))
+    return model
+
+
+def _text_model(config: Mapping[str, Any], key: str, model_type: str, name: str) -> Model:
+    """The language model inside a multimodal one. The outer config's tying holds where the inner one says nothing."""
+    inner = dict(config[key])
+    inner.setdefault("model_type", f"{model_type}_text")
+    if inner["model_type"] not in FAMILIES and f"{inner['model_type']}_text" in FAMILIES:
+        inner["model_type"] = f"{inner['model_type']}_text"
+    if "tie_word_embeddings" in config:
+        inner.setdefault("tie_word_embeddings", config["tie_word_embeddings"])
+    model = model_from_config(inner, name)
+    note = f"Only the language model ({key}) of this {model_type} model is counted, not its other encoders."
+    return replace(model, notes=(*model.notes, note))
+
+
+def _model_type(config: Mapping[str, Any], name: str) -> str:
+    """`model_type`, else what the class name in `architectures` says."""
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type:
+        return model_type
+    architectures = config.get("architectures")
+    if model_type is None and isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
+        for ending in ("ForCausalLM", "LMHeadModel"):
+            stem = architectures[0].removesuffix(ending).lower()
+            found = next((known for known in FAMILIES if known.lower().replace("_", "") == stem), None)
+            if found:
+                return found
+        raise _not_modelled(architectures[0], name)
+    raise InputError(f"{name}: model_type must be text such as 'llama', but is {model_type!r}.")
+
+
+def _not_modelled(model_type: str, name: str) -> NotModelled:
+    why = reason(model_type)
+    if why:
+        return NotModelled(f"{name}: models of type '{model_type[:60]}' are not modelled: {why}.")
+    close = nearest(model_type[:60], FAMILIES)
+    hint = f"; the nearest that is: {', '.join(close)}" if close else ""
+    return NotModelled(f"{name}: models of type '{model_type[:60]}' are not modelled{hint}.")

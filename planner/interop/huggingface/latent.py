@@ -1,0 +1,41 @@
+"""Families with multi-head latent attention (DeepSeek-V2, arXiv:2405.04434), dense or with experts."""
+
+from __future__ import annotations
+
+from planner.interop.huggingface.family import Family
+from planner.interop.huggingface.fields import Fields
+from planner.interop.huggingface.mixtures import after_dense, mixture, several
+from planner.model import LatentAttention
+
+
+def _latent(fields: Fields) -> LatentAttention:
+    return LatentAttention(
+        num_heads=fields.size("num_attention_heads", "heads"),
+        kv_lora_rank=fields.size("kv_lora_rank", "hidden"),
+        qk_head_dim=fields.size("qk_nope_head_dim", "hidden"),
+        qk_pos_emb_head_dim=fields.size("qk_rope_head_dim", "hidden"),
+        v_head_dim=fields.size("v_head_dim", "hidden"),
+        q_lora_rank=fields.optional("q_lora_rank", "hidden"),
+        bias=fields.flag("attention_bias"),
+    )
+
+
+# Only DeepSeek-V2 has an mlp_bias; in the other configs it is absent and so false.
+_EXPERTS = mixture(
+    "n_routed_experts",
+    width="moe_intermediate_size",
+    shared=several("n_shared_experts", "moe_intermediate_size"),
+    shared_bias="mlp_bias",
+)
+_DEEPSEEK = Family(
+    attention=_latent, mlp_bias="mlp_bias", experts=_EXPERTS, is_sparse=after_dense("first_k_dense_replace")
+)
+
+FAMILIES = {
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
+    "kimi_k2": _DEEPSEEK,
+    "glm4_moe_lite": Family(attention=_latent, experts=_EXPERTS, is_sparse=lambda fields, index: index >= 1),
+    "minicpm3": Family(attention=_latent, mlp_bias="mlp_bias"),
+    "youtu": Family(attention=_latent),
+}
