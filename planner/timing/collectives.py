@@ -1,0 +1,79 @@
+"""Seconds of collectives on a group's link: latency by steps and bandwidth by bytes.
+
+Ring costs are those of Thakur, Rabenseifner and Gropp 2005 ("Optimization of collective communication operations in
+MPICH") as NCCL uses them; NCCL's tree all-reduce after Sanders, Speck and Traeff 2009; in-network reduction over NVLink
+(NVLS) where the architecture has it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import log2
+
+from planner.timing.efficiency import Efficiency
+from planner.topology import GroupLink
+
+
+def _rates(link: GroupLink, e: Efficiency) -> float:
+    """Bytes per second through a ring: the scale-up links inside a domain, the domain's ports between them."""
+    inside = link.intra_bytes_per_second * e.scale_up
+    if link.inside:
+        return inside
+    return min(inside, link.ranks_per_domain * link.inter_bytes_per_second * e.network)
+
+
+def _ring_latency(link: GroupLink) -> float:
+    between = link.domains if not link.inside else 0
+    return (link.size - 1 - min(between, link.size - 1)) * link.intra_latency_seconds + min(
+        between, link.size - 1
+    ) * link.latency_seconds
+
+
+@lru_cache(maxsize=65536)
+def gather_seconds(link: GroupLink, whole_bytes: float, e: Efficiency) -> float:
+    """All-gather to, or reduce-scatter of, `whole_bytes`: every rank passes on (n - 1) / n of it."""
+    n = link.size
+    if n <= 1 or whole_bytes <= 0:
+        return 0.0
+    return whole_bytes * (n - 1) / n / _rates(link, e) + _ring_latency(link) + e.collective_seconds
+
+
+@lru_cache(maxsize=65536)
+def all_reduce_seconds(link: GroupLink, whole_bytes: float, e: Efficiency) -> float:
+    """All-reduce of `whole_bytes`: the better of ring and tree."""
+    n = link.size
+    if n <= 1 or whole_bytes <= 0:
+        return 0.0
+    ring = 2 * whole_bytes * (n - 1) / n / _rates(link, e) + 2 * _ring_latency(link)
+    depth = 2 * (log2(max(2, link.domains)) * link.latency_seconds + link.ranks_per_domain * link.intra_latency_seconds)
+    tree = 2 * whole_bytes / (0.9 * _rates(link, e)) + depth
+    return (min(ring, tree) if not link.inside else ring) + e.collective_seconds
+
+
+@lru_cache(maxsize=65536)
+def all_to_all_seconds(link: GroupLink, rank_bytes: float, e: Efficiency) -> float:
+    """Every rank sends `rank_bytes` in equal parts to all n ranks (itself included)."""
+    n = link.size
+    if n <= 1 or rank_bytes <= 0:
+        return 0.0
+    inside = link.ranks_per_domain - 1 if not link.inside else n - 1
+    outside = n - 1 - inside
+    part = rank_bytes / n
+    near = inside * part / (link.intra_bytes_per_second * e.scale_up * e.all_to_all)
+    far = outside * part / (link.all_to_all_bytes_per_second * e.network * e.all_to_all) if outside else 0.0
+    return max(near, far) + link.latency_seconds * (1 + log2(n)) + e.collective_seconds
+
+
+@lru_cache(maxsize=65536)
+def send_seconds(link: GroupLink, sent_bytes: float, e: Efficiency) -> float:
+    """A send to a neighbour of the group."""
+    if link.size <= 1 or sent_bytes <= 0:
+        return 0.0
+    rate = link.intra_bytes_per_second * e.scale_up if link.inside else link.inter_bytes_per_second * e.network
+    return sent_bytes / rate + link.latency_seconds + e.collective_seconds
+
+
+def exposed_seconds(communication: float, hiding: float, e: Efficiency) -> float:
+    """What `communication` costs while kernels of `hiding` seconds run beside it."""
+    hidden = min(communication, max(0.0, hiding))
+    return communication - hidden + e.overlap_tax * hidden

@@ -1,0 +1,110 @@
+"""Seconds of single kernels on one card: matrix products, attention, and memory-bound passes.
+
+A matrix product is the larger of its arithmetic and its memory traffic. Arithmetic is counted in whole waves of output
+tiles over the multiprocessors (NVIDIA, "Matrix Multiplication Background User's Guide": tile and wave quantisation),
+each tile paying its prologue; the library is assumed to take the best of a few tile shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from planner.cluster import Card
+from planner.timing.efficiency import Efficiency
+
+TILES = ((256, 128, 1.0), (128, 256, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 128, 0.8), (64, 64, 0.6))
+"""Output tiles (rows, columns) of the libraries' kernels, and the fraction of the best tile's rate that each reaches:
+smaller tiles read each operand more often (same guide, figure "larger tiles run more efficiently")."""
+ATTENTION_BLOCK = 128
+"""Rows of queries that one thread block of flash attention works on (FlashAttention-2, arXiv:2307.08691)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Device:
+    """A card with its efficiencies; hashed by identity, a key of the kernel caches."""
+
+    card: Card
+    efficiency: Efficiency
+
+    @property
+    def multiprocessors(self) -> int:
+        return self.card.multiprocessors or 108
+
+    def flops(self, precision: str) -> float:
+        """Sustained FLOP/s of a large matrix product. A precision the card lacks runs at the next wider one it has."""
+        for p in (precision, "bf16", "fp16", "tf32", "fp32"):
+            if p in self.card.flops:
+                return self.card.flops[p] * self.efficiency.gemm.get(p, 0.7)
+        raise AssertionError(f"{self.card.name} has no floating-point rates")
+
+    @property
+    def memory_bytes_per_second(self) -> float:
+        return self.card.memory_bytes_per_second * self.efficiency.memory
+
+
+@lru_cache(maxsize=65536)
+def gemm_seconds(
+    device: Device, m: int, n: int, k: int, precision: str, output_bytes: int = 2, count: int = 1
+) -> float:
+    """`count` products of (m x k) by (k x n) in one launch; `output_bytes` for each output element, read and written
+    when it accumulates."""
+    if m <= 0 or n <= 0 or k <= 0 or count <= 0:
+        return 0.0
+    rate = device.flops(precision) / device.multiprocessors
+    depth = k + device.efficiency.gemm_ramp
+    best = float("inf")
+    for rows, columns, relative in TILES:
+        tiles = -(-m // rows) * -(-n // columns) * count
+        waves = -(-tiles // device.multiprocessors)
+        if waves > 4:  # stream-K and dynamic scheduling blur the last wave of long launches
+            waves = tiles / device.multiprocessors + 0.5
+        best = min(best, waves * 2 * rows * columns * depth / (rate * relative))
+    operand_bytes = 1 if precision == "fp8" else 2 if precision != "fp32" else 4
+    moved = count * (operand_bytes * (m * k + k * n) + output_bytes * m * n)
+    return max(best, moved / device.memory_bytes_per_second) + device.efficiency.kernel_seconds
+
+
+def memory_seconds(device: Device, moved_bytes: float, kernels: int = 1) -> float:
+    """Memory-bound kernels that together read and write so many bytes."""
+    return moved_bytes / device.memory_bytes_per_second + kernels * device.efficiency.kernel_seconds
+
+
+def attended_pairs(seq: int, window: int | None) -> float:
+    """Query-key pairs of one causal sequence, the diagonal counted half: s^2 / 2 without a window."""
+    if window is None or window >= seq:
+        return seq * seq / 2
+    return seq * window - window * window / 2
+
+
+@lru_cache(maxsize=65536)
+def flash_seconds(
+    device: Device,
+    batch: int,
+    seq: int,
+    heads: int,
+    qk_dim: int,
+    v_dim: int,
+    window: int | None,
+    cp: int,
+    backward: bool,
+) -> float:
+    """Flash attention over `heads` local heads of sequences of `seq` tokens, of which each rank holds seq / cp.
+
+    Two products forward, five backward (the scores again, and the gradients of V, P, Q, K). Blocks on the diagonal are
+    computed whole and masked, which short sequences feel: s / (s + 2 x block) for each of the cp parts.
+    """
+    e = device.efficiency
+    pairs = attended_pairs(seq, window) / cp
+    per_pair = 2 * (qk_dim + v_dim) if not backward else 2 * (3 * qk_dim + 2 * v_dim)
+    part = seq / cp if window is None else min(window, seq / cp)
+    fraction = e.attention_backward if backward else e.attention_forward
+    fraction *= part / (part + 2 * ATTENTION_BLOCK)
+    fraction *= min(1.0, max(qk_dim, 32) / 128) ** 0.5  # narrow heads do more softmax for each product
+    blocks = batch * heads * -(-(seq // cp) // ATTENTION_BLOCK)
+    waves = -(-blocks // device.multiprocessors)
+    fill = blocks / (waves * device.multiprocessors) if waves <= 2 else 1.0
+    half = next(p for p in ("bf16", "fp16", "fp32") if p in device.card.flops)
+    seconds = batch * heads * pairs * per_pair / (device.card.flops[half] * fraction * fill)
+    moved = 2 * batch * (seq // cp) * heads * 2 * (qk_dim + v_dim) * (2 if backward else 1)
+    return max(seconds, moved / device.memory_bytes_per_second) + e.kernel_seconds * (3 if backward else 1)

@@ -1,0 +1,165 @@
+"""Seconds of communication that one layer exposes for one microbatch: tensor, context, expert and sharded-data parallel.
+
+What hides behind what follows Megatron-Core: `tensor_parallel/layers.py: LinearWithGradAccumulationAndAsyncCommunication`
+(the backward gather of the input runs beside the input's gradient product, the reduction beside the weight's),
+`transformer/moe/token_dispatcher.py`, and Transformer Engine's ring attention (`dot_product_attention/context_parallel`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from planner.implementation import Implementation
+from planner.model import Attention, LatentAttention, Layer, Model, MoE
+from planner.timing.collectives import (
+    all_reduce_seconds,
+    all_to_all_seconds,
+    exposed_seconds,
+    gather_seconds,
+    send_seconds,
+)
+from planner.timing.efficiency import Efficiency
+from planner.timing.layer import HALF, LayerCompute, Passes, expert_rows
+from planner.timing.shard import Shard
+from planner.topology import GroupLink
+from planner.workload import Workload
+
+Links = Mapping[str, GroupLink]
+
+
+def tensor_parallel_seconds(
+    block: Passes,
+    gathered_bytes: float,
+    reduced_bytes: float,
+    link: GroupLink,
+    shard: Shard,
+    implementation: Implementation,
+    precision: str,
+    e: Efficiency,
+) -> tuple[float, float]:
+    """(forward, backward) of one column- then row-parallel block whose input has `gathered_bytes` and whose output
+    `reduced_bytes` over the whole group."""
+    if shard.tp == 1:
+        return 0.0, 0.0
+    if not shard.sequence_parallel:
+        forward = all_reduce_seconds(link, reduced_bytes, e)
+        backward = all_reduce_seconds(link, gathered_bytes, e)
+        return forward, exposed_seconds(backward, block.column_wgrad, e)
+    gather = gather_seconds(link, gathered_bytes, e)
+    gather_in = gather_seconds(link, gathered_bytes / 2, e) if precision in ("fp8", "fp4") else gather
+    scatter = gather_seconds(link, reduced_bytes, e)
+    if implementation.tp_comm_overlap:
+        # user buffers: all but the first of tp chunks runs beside the product that it feeds or drains
+        def chunked(comm: float, product: float) -> float:
+            return comm / shard.tp + exposed_seconds(comm * (shard.tp - 1) / shard.tp, product, e)
+
+        forward = chunked(gather_in, block.column_forward) + chunked(scatter, block.row_forward)
+        backward = chunked(scatter, block.row_dgrad)
+    else:
+        forward = gather_in + scatter
+        backward = scatter
+    backward += exposed_seconds(gather_in, block.column_dgrad, e) + exposed_seconds(gather, block.column_wgrad, e)
+    return forward, backward
+
+
+def layer_tensor_parallel(
+    model: Model,
+    layer: Layer,
+    compute: LayerCompute,
+    shard: Shard,
+    workload: Workload,
+    implementation: Implementation,
+    links: Links,
+    e: Efficiency,
+) -> tuple[float, float]:
+    """(forward, backward) of a layer's attention and MLP blocks."""
+    tokens = shard.tokens(workload)
+    hidden = HALF * tokens * model.hidden_size
+    a = layer.attention
+    gathered = float(hidden)
+    if isinstance(a, LatentAttention):
+        gathered = HALF * tokens * ((a.q_lora_rank or model.hidden_size) + a.kv_lora_rank + a.qk_pos_emb_head_dim)
+    args = (links["tp"], shard, implementation, workload.precision, e)
+    forward, backward = tensor_parallel_seconds(compute.attention, gathered, hidden, *args)
+    if isinstance(layer.mlp, MoE):
+        if layer.mlp.shared and not implementation.moe_shared_expert_overlap:
+            more = tensor_parallel_seconds(Passes(), hidden, hidden, *args)
+            forward, backward = forward + more[0], backward + more[1]
+    elif not layer.parallel:
+        more = tensor_parallel_seconds(compute.mlp, hidden, hidden, *args)
+        forward, backward = forward + more[0], backward + more[1]
+    return forward, backward
+
+
+def layer_context_parallel(
+    layer: Layer, compute: LayerCompute, shard: Shard, workload: Workload, links: Links, e: Efficiency
+) -> tuple[float, float]:
+    """Ring attention: each of cp - 1 steps sends the keys and values (backward also their gradients) to the next rank,
+    beside the attention of the step before."""
+    if shard.cp == 1:
+        return 0.0, 0.0
+    a = layer.attention
+    if isinstance(a, Attention):
+        width = 2 * a.key_width / shard.tp
+    else:
+        width = a.num_heads / shard.tp * (a.qk_dim + a.v_head_dim)
+    step = send_seconds(links["cp"], HALF * shard.tokens(workload) * width, e)
+    steps = shard.cp - 1
+    forward = exposed_seconds(step * steps, compute.core_forward * steps / shard.cp, e)
+    backward = exposed_seconds(2 * step * steps, compute.core_backward * steps / shard.cp, e)
+    return forward, backward
+
+
+def layer_expert_parallel(
+    model: Model,
+    layer: Layer,
+    compute: LayerCompute,
+    shard: Shard,
+    workload: Workload,
+    implementation: Implementation,
+    links: Links,
+    e: Efficiency,
+) -> tuple[float, float]:
+    """Dispatch to the experts and back, each once forward and once backward."""
+    moe = layer.mlp
+    if not isinstance(moe, MoE) or shard.ep * shard.etp == 1:
+        return 0.0, 0.0
+    token_bytes = HALF * model.hidden_size
+    tokens = shard.tokens(workload) / shard.tp
+    if implementation.moe_dispatcher == "allgather":
+        link = links["etp_ep"]
+        one = gather_seconds(link, tokens * link.size * token_bytes, e)
+    else:
+        copies = tokens * moe.top_k * implementation.moe_imbalance
+        link = links["ep"]
+        if implementation.moe_dispatcher == "flex" and not link.inside:
+            # each token crosses to a domain once, however many of its experts live there (DeepEP)
+            domains = link.domains
+            copies *= domains * (1 - (1 - 1 / domains) ** moe.top_k) / moe.top_k
+        one = all_to_all_seconds(link, copies * token_bytes, e)
+        if shard.etp > 1:
+            rows = expert_rows(moe, shard, workload, implementation)
+            one += gather_seconds(links["etp"], rows * token_bytes, e)
+    both = 2 * one
+    if implementation.overlap_moe_expert_parallel_comm:  # beside another microbatch's kernels
+        return exposed_seconds(both, compute.backward, e), exposed_seconds(both, compute.forward, e)
+    return both, both
+
+
+def layer_sharded_data(
+    parameters: int,
+    forward: float,
+    backward: float,
+    zero: int,
+    implementation: Implementation,
+    links: Links,
+    e: Efficiency,
+) -> tuple[float, float]:
+    """ZeRO 2 and 3: gathers of a layer's weights and the reduction of its gradients, prefetched one layer ahead and so
+    hidden behind `forward` and `backward` seconds of the layer's own work."""
+    link = links["shard"]
+    if zero < 2 or link.size == 1:
+        return 0.0, 0.0
+    weights = gather_seconds(link, HALF * parameters, e) if zero == 3 else 0.0
+    gradients = gather_seconds(link, implementation.grad_reduce_bytes * parameters, e)
+    return exposed_seconds(weights, forward, e), exposed_seconds(weights + gradients, backward, e)
