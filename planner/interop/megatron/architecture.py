@@ -1,0 +1,206 @@
+"""Megatron arguments to the Model they build.
+
+Sources: megatron/training/arguments.py: validate_args (derived defaults); megatron/training/argument_utils.py:
+core_transformer_config_from_args; megatron/core/models/gpt/gpt_layer_specs.py: get_gpt_decoder_block_spec (which
+layers are MoE); megatron/core/transformer/utils.py: is_layer_window_attention.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from planner.errors import InputError, NotModelled
+from planner.interop.megatron.parse import Arguments, readable
+from planner.interop.megatron.patterns import MAX_LAYERS, frequency
+from planner.interop.megatron.problem import Problem
+from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm, Position
+
+KNOWN_VOCABULARIES = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}
+"""Vocabularies that do not depend on a file given by the user: GPT-2's merges and Llama 2's SentencePiece model."""
+
+_POSITIONS: dict[str, Position] = {"learned_absolute": "learned", "rope": "rope", "yarn": "rope", "none": "none"}
+
+
+def positive(args: Arguments, name: str, source: str, default: int | None = None) -> int:
+    """A whole number of at least 1, which must be given where there is no default."""
+    value = args.get(name, default)
+    if value is None:
+        raise InputError(f"{source}: --{name} must be given, but is absent.")
+    if value < 1:
+        raise InputError(f"{source}: --{name} must be at least 1, but was given {value}.")
+    return value
+
+
+def build_model(args: Arguments, source: str, name: str, problems: list[Problem]) -> Model:
+    """The model of a launch. Raises InputError where the arguments do not determine one."""
+    hidden = positive(args, "hidden-size", source)
+    layers = positive(args, "num-layers", source, args.get("encoder-num-layers"))
+    if layers > MAX_LAYERS:
+        raise InputError(f"{source}: --num-layers must be at most {MAX_LAYERS}, but was given {layers}.")
+    seq_length = positive(args, "seq-length", source, args.get("encoder-seq-length"))
+    positions = positive(args, "max-position-embeddings", source, seq_length)
+    norm = _norm(args, source)
+    kinds: list[Layer] = []
+    pattern: list[int] = []
+    attention = _attention(args, source, hidden, problems)
+    dense, moe = _mlps(args, source, hidden)
+    windows = _windows(args, source, layers)
+    for is_moe, window in zip(_moe_pattern(args, source, layers), windows, strict=True):
+        held = attention
+        if window is not None and isinstance(held, Attention):
+            held = Attention(**{f: getattr(held, f) for f in Attention.__slots__} | {"window": window})
+        layer = Layer(held, moe if is_moe and moe else dense)
+        if layer not in kinds:
+            kinds.append(layer)
+        pattern.append(kinds.index(layer))
+    position = _position(args, source)
+    return Model(
+        name=name,
+        hidden_size=hidden,
+        vocab_size=_vocabulary(args, source),
+        layer_kinds=tuple(kinds),
+        pattern=tuple(pattern),
+        norm=norm,
+        max_positions=positions,
+        position=position,
+        learned_positions=positions if position == "learned" else 0,
+        rotary_percent=args.get("rotary-percent", 1.0),
+        tied=not args.flag("untie-embeddings-and-output-weights"),
+        mtp_num_layers=max(0, args.get("mtp-num-layers", 0)),
+        dropout=dropout(args, "hidden-dropout", source),
+        source=source,
+    )
+
+
+def dropout(args: Arguments, name: str, source: str) -> float:
+    """A dropout probability; Megatron's default is 0.1."""
+    value = args.get(name, 0.1)
+    if not 0 <= value < 1:
+        raise InputError(f"{source}: --{name} must be at least 0 and below 1, but was given {value}.")
+    return value
+
+
+def _norm(args: Arguments, source: str) -> Norm:
+    given = args.get("normalization", "LayerNorm")
+    if given not in ("LayerNorm", "RMSNorm"):
+        raise InputError(f"{source}: --normalization must be LayerNorm or RMSNorm, but was given '{readable(given)}'.")
+    kind: Literal["LayerNorm", "RMSNorm"] = "RMSNorm" if given == "RMSNorm" else "LayerNorm"
+    return Norm(kind, bias=kind == "LayerNorm")
+
+
+def _attention(args: Arguments, source: str, hidden: int, problems: list[Problem]) -> Attention | LatentAttention:
+    heads = positive(args, "num-attention-heads", source)
+    norms = args.flag("qk-layernorm")
+    if args.flag("multi-latent-attention"):
+        rank = args.get("q-lora-rank")
+        return LatentAttention(
+            num_heads=heads,
+            kv_lora_rank=positive(args, "kv-lora-rank", source, 32),
+            qk_head_dim=positive(args, "qk-head-dim", source, 128),
+            qk_pos_emb_head_dim=positive(args, "qk-pos-emb-head-dim", source, 64),
+            v_head_dim=positive(args, "v-head-dim", source, 128),
+            q_lora_rank=rank if rank is not None and rank > 0 else None,
+            latent_norms=norms,
+        )
+    if "kv-channels" not in args and hidden % heads:
+        problems.append(
+            Problem(
+                "hidden-divides-by-heads",
+                f"hidden-size ({hidden}) must be divisible by num-attention-heads ({heads}), "
+                "unless kv-channels is given.",
+                "megatron/training/arguments.py: validate_args",
+                f"hidden-size {hidden}, num-attention-heads {heads}",
+            )
+        )
+    groups = heads
+    if args.flag("group-query-attention"):
+        groups = positive(args, "num-query-groups", source, 1)
+    elif "num-key-value-heads" in args:
+        groups = positive(args, "num-key-value-heads", source)
+    elif args.get("num-query-groups", heads) != heads:
+        args.not_accounted.append("--num-query-groups: has no effect without --group-query-attention")
+    bias = not args.flag("disable-bias-linear")
+    softmax = args.get("softmax-type", "vanilla")
+    return Attention(
+        num_heads=heads,
+        num_query_groups=groups,
+        head_dim=positive(args, "kv-channels", source, max(1, hidden // heads)),
+        qkv_bias=bias or args.flag("add-qkv-bias"),
+        output_bias=bias,
+        qk_norm="head" if norms else "none",
+        sinks=softmax == "learnable",
+    )
+
+
+def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
+    """The dense MLP, and the mixture of experts where there are experts."""
+    swiglu = args.flag("swiglu")
+    gated = swiglu or args.flag("quick-geglu")
+    bias = not args.flag("disable-bias-linear")
+    default = int((4 * hidden * 2 / 3) / 64) * 64 if swiglu else 4 * hidden
+    ffn = positive(args, "ffn-hidden-size", source, max(1, default))
+    dense = MLP(ffn, gated, bias)
+    experts = args.get("num-experts", 0)
+    if not experts:
+        return dense, None
+    shared = args.get("moe-shared-expert-intermediate-size")
+    top_k = args.get("moe-router-topk", args.get("topk", 2))
+    if not 1 <= top_k <= experts:
+        raise InputError(f"{source}: --moe-router-topk ({top_k}) must be between 1 and --num-experts ({experts}).")
+    return dense, MoE(
+        num_experts=positive(args, "num-experts", source),
+        top_k=top_k,
+        expert=MLP(positive(args, "moe-ffn-hidden-size", source, ffn), gated, bias),
+        shared=MLP(shared, gated, bias) if shared is not None and shared > 0 else None,
+        shared_gate=args.flag("moe-shared-expert-gate"),
+    )
+
+
+def _moe_pattern(args: Arguments, source: str, layers: int) -> list[int]:
+    """1 for each MoE layer, 0 for each dense one. An integer N makes every Nth layer, from the first, a MoE layer."""
+    if not args.get("num-experts", 0):
+        return [0] * layers
+    return frequency(args.get("moe-layer-freq", "1"), "moe-layer-freq", layers, source, first=True)
+
+
+def _windows(args: Arguments, source: str, layers: int) -> list[int | None]:
+    """The sliding window of each layer in tokens; (left, right) attends `left` earlier tokens and the own."""
+    if "window-size" not in args:
+        return [None] * layers
+    text = args.get("window-size")
+    left = re.match(r"\s*\(?\s*(-?\d{1,15})", text)
+    if not left:
+        raise InputError(f"{source}: --window-size must be two whole numbers, but was given '{readable(text)}'.")
+    window = int(left[1]) + 1 if int(left[1]) >= 0 else None
+    if "window-attn-skip-freq" not in args:
+        return [window] * layers
+    used = frequency(args.get("window-attn-skip-freq"), "window-attn-skip-freq", layers, source, first=False)
+    return [window if on else None for on in used]
+
+
+def _position(args: Arguments, source: str) -> Position:
+    given = args.get("position-embedding-type", "learned_absolute")
+    if args.flag("use-rotary-position-embeddings"):
+        given = "rope"
+    if given in ("mrope", "relative"):
+        raise NotModelled(f"{source}: --position-embedding-type {given} is not modelled.")
+    if given not in _POSITIONS:
+        known = ", ".join(_POSITIONS)
+        raise InputError(f"{source}: --position-embedding-type must be one of {known}, but was '{readable(given)}'.")
+    if args.flag("no-position-embedding") and given == "learned_absolute":
+        return "none"
+    return _POSITIONS[given]
+
+
+def _vocabulary(args: Arguments, source: str) -> int:
+    """The vocabulary before padding: given, or that of a tokenizer which is the same everywhere."""
+    if "padded-vocab-size" in args:
+        return positive(args, "padded-vocab-size", source)
+    if "vocab-size" in args:
+        return positive(args, "vocab-size", source)
+    tokenizer = args.get("tokenizer-type")
+    if tokenizer in KNOWN_VOCABULARIES:
+        return KNOWN_VOCABULARIES[tokenizer]
+    shown = f"of --tokenizer-type {readable(tokenizer)}" if tokenizer else "and --tokenizer-type is absent"
+    raise InputError(f"{source}: --vocab-size must be given, because the vocabulary {shown} is not known.")

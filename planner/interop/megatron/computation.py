@@ -1,0 +1,198 @@
+"""Megatron arguments to the Implementation (kernels, fusions, buffers) and the Workload (batch, precision, optimizer).
+
+Where an argument is absent the value is Megatron's own default, which is often the slower or larger one: hidden dropout
+0.1, no communication overlap, the all-gather dispatcher, fp32 weights without --bf16 or --fp16.
+
+Sources: megatron/training/arguments.py: validate_args; megatron/training/determinism.py: apply_determinism_to_args;
+megatron/training/training.py: get_megatron_ddp_config; megatron/core/transformer/transformer_config.py.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+from planner.errors import InputError, NotModelled
+from planner.implementation import AttentionKernel, CrossEntropy, Implementation, LayerImplementation
+from planner.interop.megatron.architecture import dropout, positive
+from planner.interop.megatron.parse import Arguments, readable
+from planner.workload import Optimizer, Precision, Workload
+
+Chosen = TypeVar("Chosen")
+
+_KERNELS: dict[str, AttentionKernel] = {
+    "auto": "flash",
+    "flash": "flash",
+    "fused": "fused",
+    "unfused": "unfused",
+    "local": "unfused",
+}
+_IMPLEMENTATIONS: dict[str, LayerImplementation] = {
+    "transformer_engine": "transformer_engine",
+    "local": "local",
+}
+_DISPATCHERS: dict[str, Literal["allgather", "alltoall", "flex"]] = {
+    "allgather": "allgather",
+    "alltoall": "alltoall",
+    "alltoall_seq": "alltoall",
+    "flex": "flex",
+}
+_MOMENT_BYTES: dict[str, Literal[1, 2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
+_MAIN_BYTES: dict[str, Literal[2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2}
+_FSDP_GRADIENTS = {"auto": "auto", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+_OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": "adamw",
+    "adamw": "adamw",
+    "sgd": "sgd-momentum",
+    "muon": "muon",
+    "dist_muon": "muon",
+}
+
+
+def choose(args: Arguments, name: str, known: dict[str, Chosen], default: str, source: str) -> Chosen:
+    """The meaning of an argument that is one of a few words."""
+    given = str(args.get(name, default))
+    if given not in known:
+        raise InputError(f"{source}: --{name} must be one of {', '.join(known)}, but was given '{readable(given)}'.")
+    return known[given]
+
+
+def layer_implementation(args: Arguments, source: str) -> LayerImplementation:
+    """Transformer Engine unless `--transformer-impl local` or `--spec local`."""
+    if args.get("transformer-impl") == "inference_optimized":
+        raise NotModelled(f"{source}: --transformer-impl inference_optimized is not modelled.")
+    default = "local" if args.get("spec") == ["local"] else "transformer_engine"
+    return choose(args, "transformer-impl", _IMPLEMENTATIONS, default, source)
+
+
+def build_implementation(args: Arguments, source: str) -> Implementation:
+    """The framework's choices. Raises InputError where a word is none of Megatron's."""
+    local = layer_implementation(args, source) == "local"
+    gated_by_swiglu = args.flag("swiglu")
+    bias = not args.flag("disable-bias-linear")
+    precision_aware = args.flag("use-precision-aware-optimizer")
+    offloads = args.flag("optimizer-cpu-offload") or args.flag("cpu-optimizer")
+    fraction = args.get("optimizer-offload-fraction", 1.0) if offloads else 0.0
+    if not 0 <= fraction <= 1:
+        raise InputError(f"{source}: --optimizer-offload-fraction must be from 0 to 1, but was given {fraction}.")
+    capacity = args.get("moe-expert-capacity-factor")
+    padded = "padded-vocab-size" in args or args.flag("no-pad-vocab-size")
+    deterministic = args.flag("deterministic-mode")
+    return Implementation(
+        layer_implementation="local" if local else "transformer_engine",
+        attention=_attention(args, local, source),
+        masked_softmax_fusion=not args.flag("no-masked-softmax-fusion"),
+        bias_activation_fusion=not args.flag("no-bias-swiglu-fusion")
+        if gated_by_swiglu
+        else bias and not args.flag("no-bias-gelu-fusion"),
+        bias_dropout_fusion=not args.flag("no-bias-dropout-fusion"),
+        # The fused kernel comes with Transformer Engine; the local specification is what runs without it.
+        rope_fusion=not local and not args.flag("no-rope-fusion"),
+        hidden_dropout=dropout(args, "hidden-dropout", source),
+        attention_dropout=dropout(args, "attention-dropout", source),
+        cross_entropy=_cross_entropy(args, source),
+        gradient_accumulation_fusion=not args.flag("no-gradient-accumulation-fusion"),
+        grad_reduce_bytes=_grad_reduce_bytes(args, source),
+        overlap_grad_reduce=args.flag("overlap-grad-reduce"),
+        overlap_param_gather=args.flag("overlap-param-gather"),
+        tp_comm_overlap=args.flag("tp-comm-overlap") and not deterministic,
+        ddp_bucket_elements=positive(args, "ddp-bucket-size", source) if "ddp-bucket-size" in args else None,
+        pad_buckets_for_high_nccl_busbw=args.flag("ddp-pad-buckets-for-high-nccl-busbw"),
+        num_distributed_optimizer_instances=positive(args, "num-distributed-optimizer-instances", source, 1),
+        vocab_divisible_by=1 if padded else positive(args, "make-vocab-size-divisible-by", source, 128),
+        moe_capacity_factor=capacity if capacity is not None and capacity > 0 else None,
+        moe_pad_to_capacity=args.flag("moe-pad-expert-input-to-capacity"),
+        moe_grouped_gemm=args.flag("moe-grouped-gemm"),
+        moe_permute_fusion=args.flag("moe-permute-fusion"),
+        moe_dispatcher=choose(args, "moe-token-dispatcher-type", _DISPATCHERS, "allgather", source),
+        moe_router_fp32=args.get("moe-router-dtype") in ("fp32", "fp64"),
+        moe_shared_expert_overlap=args.flag("moe-shared-expert-overlap"),
+        overlap_moe_expert_parallel_comm=args.flag("overlap-moe-expert-parallel-comm"),
+        fp8_param_gather=args.flag("fp8-param-gather"),
+        fp32_residual_connection=args.flag("fp32-residual-connection"),
+        precision_aware_optimizer=precision_aware,
+        main_grads_bytes=choose(args, "main-grads-dtype", _MAIN_BYTES, "fp32", source),
+        main_params_bytes=choose(args, "main-params-dtype", _MAIN_BYTES, "fp32", source),
+        exp_avg_bytes=choose(args, "exp-avg-dtype", _MOMENT_BYTES, "fp32", source),
+        exp_avg_sq_bytes=choose(args, "exp-avg-sq-dtype", _MOMENT_BYTES, "fp32", source),
+        optimizer_offload_fraction=fraction,
+        offload_activation_layers=max(0, args.get("cpu-offloading-num-layers", 0)),
+        sharded_framework=_sharded_framework(args),
+        microbatch_group_size=args.get("microbatch-group-size-per-virtual-pipeline-stage"),
+        calculate_per_token_loss=args.flag("calculate-per-token-loss"),
+        framework="megatron-deepspeed" if args.flag("deepspeed") or "zero-stage" in args else "megatron",
+    )
+
+
+def _attention(args: Arguments, local: bool, source: str) -> AttentionKernel:
+    """Transformer Engine picks a flash kernel by itself; Megatron's own module is unfused unless told otherwise."""
+    given = choose(args, "attention-backend", _KERNELS, "auto", source)
+    flash = any(args.flag(name) for name in ("use-flash-attn", "use-flash-attn-v1", "use-flash-attn-v2"))
+    if args.get("attention-backend", "auto") == "auto":
+        return "flash" if flash or not (local or args.flag("deepspeed")) else "unfused"
+    return given
+
+
+def _cross_entropy(args: Arguments, source: str) -> CrossEntropy:
+    fused: dict[str, CrossEntropy] = {"native": "native", "te": "te"}
+    kind = choose(args, "cross-entropy-fusion-impl", fused, "native", source)
+    # Deterministic mode switches the fusion off (determinism.py: ARG_VALUES_REQUIRED_FOR_DETERMINISM).
+    return kind if args.flag("cross-entropy-loss-fusion") and not args.flag("deterministic-mode") else "unfused"
+
+
+def precision(args: Arguments, source: str) -> Precision:
+    """fp32 unless --bf16 or --fp16; fp8 is the matrix products' on top of either."""
+    if args.flag("bf16") and args.flag("fp16"):
+        raise InputError(f"{source}: either --bf16 or --fp16 may be given, but both are.")
+    if args.get("fp8-format") or args.get("fp8"):
+        return "fp8"
+    return "bf16" if args.flag("bf16") else "fp16" if args.flag("fp16") else "fp32"
+
+
+def _grad_reduce_bytes(args: Arguments, source: str) -> Literal[2, 4]:
+    """Bytes of a main gradient. bf16 implies fp32 gradients unless --grad-reduce-in-bf16 (or bf16 main gradients); fp16
+    keeps them in fp16 unless --accumulate-allreduce-grads-in-fp32; Megatron-FSDP keeps the weights' own type."""
+    if not (args.flag("bf16") or args.flag("fp16")):
+        return 4
+    if args.flag("use-megatron-fsdp") or args.flag("use-custom-fsdp"):
+        return 4 if choose(args, "megatron-fsdp-main-grads-dtype", _FSDP_GRADIENTS, "auto", source) == "fp32" else 2
+    if args.flag("grad-reduce-in-bf16") and args.flag("bf16"):
+        return 2
+    if args.flag("accumulate-allreduce-grads-in-fp32"):
+        return 4
+    return 4 if args.flag("bf16") and args.get("main-grads-dtype", "fp32") == "fp32" else 2
+
+
+def _sharded_framework(args: Arguments) -> Literal["fsdp2", "megatron_fsdp", "deepspeed"]:
+    if args.flag("use-megatron-fsdp") or args.flag("use-custom-fsdp"):
+        return "megatron_fsdp"
+    return "deepspeed" if args.flag("deepspeed") or "zero-stage" in args else "fsdp2"
+
+
+def build_workload(args: Arguments, source: str, micro_batch: int, dp: int) -> Workload:
+    """One step. The global batch defaults to one microbatch on each rank; a ramp counts at its full size."""
+    seq_length = positive(args, "seq-length", source, args.get("encoder-seq-length"))
+    if "global-batch-size" in args:
+        batch = positive(args, "global-batch-size", source)
+    else:
+        batch = _scheduled_batch(args, source) or micro_batch * dp
+    name = str(args.get("optimizer", "adam"))
+    if name in ("lion", "soap", "adaptive_muon"):
+        raise NotModelled(f"{source}: --optimizer {name} is not modelled.")
+    optimizer = choose(args, "optimizer", _OPTIMIZERS, "adam", source)
+    if optimizer == "sgd-momentum" and args.get("sgd-momentum", 0.9) == 0:
+        optimizer = "sgd"
+    return Workload(seq_length, batch, precision(args, source), optimizer)
+
+
+def _scheduled_batch(args: Arguments, source: str) -> int | None:
+    """The last batch of `--step-batch-size-schedule "0:384 200B:768"`: the size that training settles at."""
+    text = args.get("step-batch-size-schedule")
+    if text is None:
+        return None
+    last = text.replace(",", " ").split()[-1:] or [""]
+    batch = last[0].rpartition(":")[2]
+    if not (batch.isascii() and batch.isdigit() and 0 < len(batch) < 12 and int(batch)):
+        raise InputError(
+            f"{source}: --step-batch-size-schedule must be like '0:384 200B:768', but was given '{readable(text)}'."
+        )
+    return int(batch)

@@ -1,0 +1,87 @@
+"""A Megatron-LM launch as the planner's own objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.errors import InputError, NotModelled
+from planner.implementation import Implementation
+from planner.interop.megatron.architecture import build_model, positive
+from planner.interop.megatron.computation import build_implementation, build_workload
+from planner.interop.megatron.parallelism import build_layout
+from planner.interop.megatron.parse import Arguments, parse
+from planner.interop.megatron.problem import Problem
+from planner.interop.megatron.sources import MAX_WORLD, Source, read_source, source_from_text
+from planner.layout import Layout
+from planner.model import Model
+from planner.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class MegatronLaunch:
+    """What a launch asks for. `layout.stages` is empty where no stage split can be built; `problems` then says why."""
+
+    model: Model
+    workload: Workload
+    implementation: Implementation
+    layout: Layout
+    world_size: int | None
+    """GPUs of the launch: given by the caller, else by the file; None where neither says."""
+    unrecognised: tuple[str, ...] = ()
+    not_accounted: tuple[str, ...] = ()
+    """Arguments that are understood but have no term in the accounting, each with what is assumed."""
+    notes: tuple[str, ...] = ()
+    """What could not be followed in a script."""
+    problems: tuple[Problem, ...] = ()
+
+
+def read_megatron(path: str | Path, world_size: int | None = None) -> MegatronLaunch:
+    """The launch in a shell script, an argument file or a YAML of arguments; nothing in it is run.
+
+    `world_size` (from `--gpus`) goes before what the file says. Raises InputError where the file does not determine a
+    model, a batch and a layout, and NotModelled where it asks for what is not accounted for.
+    """
+    return _launch(read_source(path), str(path), world_size)
+
+
+def launch_from_text(text: str, name: str, world_size: int | None = None) -> MegatronLaunch:
+    """As read_megatron, from the text of a file called `name`."""
+    return _launch(source_from_text(text, name), name, world_size)
+
+
+def launch_from_words(words: Sequence[str], name: str, world_size: int | None = None) -> MegatronLaunch:
+    """As read_megatron, from an argument list."""
+    return _launch(Source(list(words), None), name, world_size)
+
+
+def _launch(found: Source, name: str, world_size: int | None) -> MegatronLaunch:
+    if world_size is not None and not 1 <= world_size <= MAX_WORLD:
+        raise InputError(f"{name}: the number of GPUs must be from 1 to {MAX_WORLD}, but was given {world_size}.")
+    args = parse(found.words, name)
+    _check_spec(args, name)
+    world = found.world_size if world_size is None else world_size
+    problems: list[Problem] = []
+    model = build_model(args, name, Path(name).stem or "model", problems)
+    layout = build_layout(args, name, model, world, problems)
+    return MegatronLaunch(
+        model=model,
+        workload=build_workload(args, name, positive(args, "micro-batch-size", name), layout.dp),
+        implementation=build_implementation(args, name),
+        layout=layout,
+        world_size=world,
+        unrecognised=tuple(args.unrecognised),
+        not_accounted=tuple(args.not_accounted),
+        notes=tuple(found.notes),
+        problems=tuple(problems),
+    )
+
+
+def _check_spec(args: Arguments, name: str) -> None:
+    """A layer specification of its own: refused where it names another architecture, else named in the report."""
+    spec = " ".join(args.get("spec", []))
+    if "mamba" in spec or "hybrid" in spec:
+        raise NotModelled(f"{name}: --spec: a hybrid of Mamba and attention layers is not modelled.")
+    if spec and spec != "local":
+        args.not_accounted.append(f"--spec {spec[:80]}: layers are counted as the default specification's")

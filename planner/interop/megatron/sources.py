@@ -1,0 +1,188 @@
+"""From a user's file to one launch: the words of its Megatron arguments and the number of GPUs it starts on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from planner.errors import InputError
+from planner.interop.files import parse_mapping, read_text
+from planner.interop.megatron.expand import Expander, Variables
+from planner.interop.megatron.known import HONOURED
+from planner.interop.megatron.parse import UNRESOLVED
+from planner.interop.megatron.shell import read_script
+
+MAX_WORLD = 10_000_000
+
+_LAUNCHER_FLAGS = {"standalone", "no-python", "use-env", "run-path", "exclusive", "overcommit", "no-local-rank"}
+_PER_NODE = ("nproc-per-node", "gpus-per-node", "ntasks-per-node", "num-gpus")
+_NODES = ("nnodes", "nodes", "num-nodes")
+_VARIABLES = (
+    ("NNODES", "NUM_NODES", "N_NODES", "SLURM_NNODES", "NODES", "NODE_COUNT"),
+    ("GPUS_PER_NODE", "NPROC_PER_NODE", "NGPUS_PER_NODE", "NUM_GPUS_PER_NODE", "GPU_PER_NODE", "N_GPUS", "NUM_GPUS"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a file says, before any argument is interpreted."""
+
+    words: list[str]
+    world_size: int | None
+    notes: list[str] = field(default_factory=list)
+
+
+def read_source(path: str | Path) -> Source:
+    """The launch in a file. Raises InputError where the file holds no Megatron arguments."""
+    return source_from_text(read_text(path), str(path))
+
+
+def source_from_text(text: str, name: str) -> Source:
+    """The launch in a file's text; the name's suffix tells YAML from shell."""
+    if Path(name).suffix.lower() in (".yaml", ".yml"):
+        return _from_mapping(parse_mapping(text, name), name)
+    script = read_script(text, name)
+    launcher, words = _arguments(script.commands)
+    if not words:
+        words = _from_variables(script.variables)
+    if not words:
+        raise InputError(
+            f"{name}: a launch with Megatron arguments (--num-layers ...) is required, but none was found."
+        )
+    return Source(words, _world_size(launcher, script.commands, script.variables), script.notes)
+
+
+def _arguments(commands: list[list[str]]) -> tuple[list[str], list[str]]:
+    """The launcher's words and the Megatron arguments of the command that has most of them (the last such)."""
+    listed = [word for command in commands if command[0].startswith("--") for word in command]
+    best: list[str] = listed
+    most = _count(listed)
+    for command in commands:
+        if not command[0].startswith("--"):
+            number = _count(command)
+            if number and number >= most:
+                best, most = command, number
+    if not most:
+        return [], []
+    if best is listed:
+        return [], listed
+    cut = _first_argument(best)
+    return best[:cut], best[cut:]
+
+
+def _count(words: list[str]) -> int:
+    return sum(_name(word) in HONOURED for word in words if word.startswith("--"))
+
+
+def _name(word: str) -> str:
+    return word[2:].partition("=")[0].replace("_", "-")
+
+
+def _first_argument(words: list[str]) -> int:
+    """Where the script's own arguments begin: after the last .py before the first argument that we honour."""
+    first = next(i for i, word in enumerate(words) if word.startswith("--") and _name(word) in HONOURED)
+    scripts = [i for i, word in enumerate(words[:first]) if word.endswith(".py")]
+    if scripts:
+        return scripts[-1] + 1
+    if "-m" in words[:first]:
+        modules = [i for i, word in enumerate(words[:first]) if word == "-m" and not words[i + 1].startswith("torch.")]
+        if modules:
+            return modules[-1] + 2
+    return first
+
+
+def _from_variables(variables: Variables) -> list[str]:
+    """The arguments that variables hold, for a file that is sourced by the script which launches."""
+    words: list[str] = []
+    for value in variables.values():
+        held = value if isinstance(value, list) else value.split()
+        if _count(held):
+            words += held
+    return words
+
+
+def _options(words: list[str]) -> dict[str, str]:
+    """The launcher's options by name."""
+    found: dict[str, str] = {}
+    for i, word in enumerate(words):
+        if not word.startswith("-"):
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        name = name.replace("_", "-")
+        if equals:
+            found[name] = value
+        elif i + 1 < len(words) and name not in _LAUNCHER_FLAGS:
+            found[name] = words[i + 1]
+    if "N" in found:
+        found.setdefault("nodes", found["N"])
+    return found
+
+
+def _world_size(launcher: list[str], commands: list[list[str]], variables: Variables) -> int | None:
+    """GPUs of the launch: torchrun's options, else WORLD_SIZE, else NNODES x GPUS_PER_NODE, else the batch header."""
+    given = _options(launcher)
+    per_node = next((given[name] for name in _PER_NODE if name in given), None)
+    nodes = next((given[name] for name in _NODES if name in given), None)
+    if per_node is not None and (count := _number(per_node)):
+        return _sane(count * (_number(nodes) or 1)) if nodes is None or _number(nodes) else None
+    world = _number(variables.get("WORLD_SIZE"))
+    if world:
+        return _sane(world)
+    count_nodes, count_gpus = (next((n for v in names if (n := _number(variables.get(v)))), 0) for names in _VARIABLES)
+    if count_gpus:
+        return _sane(count_gpus * (count_nodes or 1))
+    header = _options([word for command in commands if command[0] in ("sbatch", "srun") for word in command[1:]])
+    gpus = next((n for name in ("gpus-per-node", "ntasks-per-node") if (n := _number(header.get(name)))), 0)
+    if not gpus and header.get("gres", "").startswith("gpu"):
+        gpus = _number(header["gres"].rpartition(":")[2]) or 0
+    return _sane(gpus * (_number(header.get("nodes")) or 1)) if gpus else None
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    text = str(value).strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and int(text) else None
+
+
+def _sane(world: int) -> int | None:
+    return world if world <= MAX_WORLD else None
+
+
+def _from_mapping(mapping: dict[str, Any], name: str) -> Source:
+    """A YAML of arguments: Megatron CI's `MODEL_ARGS: {--num-layers: 12}` beside `ENV_VARS`, or flat."""
+    groups = [value for key, value in mapping.items() if key.upper().endswith("ARGS") and isinstance(value, dict)]
+    environment = mapping.get("ENV_VARS")
+    scalars = {k: v for k, v in mapping.items() if k.isupper() and isinstance(v, str | int) and not isinstance(v, bool)}
+    variables: Variables = {
+        str(k): str(v)
+        for k, v in [*(environment.items() if isinstance(environment, dict) else ()), *scalars.items()]
+        if isinstance(v, str | int)
+    }
+    if not groups:
+        groups = [{k: v for k, v in mapping.items() if k not in scalars and k != "ENV_VARS"}]
+    expander = Expander(variables, name)
+    words: list[str] = []
+    for group in groups:
+        for key, value in group.items():
+            words += _mapping_words(str(key), value, expander, name)
+    if not _count(words):
+        raise InputError(f"{name}: a mapping of Megatron arguments (--num-layers: ...) is required, but it has none.")
+    return Source(words, _world_size([], [], variables))
+
+
+def _mapping_words(key: str, value: Any, expander: Expander, name: str) -> list[str]:
+    """One argument of a YAML: true is a flag, false and null are absent, a list is several words."""
+    flag = "--" + key.lstrip("-").replace("_", "-")
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [flag]
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(item, dict) for item in values) or UNRESOLVED in key:
+        raise InputError(f"{name}: {flag[:60]} must be a value or a list of values, but is a mapping.")
+    if _name(flag) == "moe-layer-freq" and isinstance(value, list):
+        return [flag, "[" + ",".join(map(str, values)) + "]"]
+    texts = [str(item) for item in values]
+    return [flag, *(expander.text(text) if "$" in text else text for text in texts)]
