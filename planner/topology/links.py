@@ -45,7 +45,7 @@ class GroupLink:
     intra_bytes_per_second: float
     """Between members of one domain, for one GPU."""
     inter_bytes_per_second: float
-    """Between domains, one member's part of a ring or pipeline hop, after sharing ports and spine (intra inside one)."""
+    """Between domains, one member's part of a ring, or a pipeline hop, after sharing ports and spine (intra in one)."""
     all_to_all_bytes_per_second: float
     """What one GPU sends out of its domain when every member sends as much to every other (intra inside one)."""
     latency_seconds: float

@@ -1,0 +1,16 @@
+"""Cards and clusters: the built-in ones, users' own, and what `--gpus` and `--cluster` mean."""
+
+from planner.hardware.cards import card_names, load_card
+from planner.hardware.clusters import cluster_names, load_cluster
+from planner.hardware.describe import describe, spec_hash
+from planner.hardware.gpus import parse_gpus
+
+__all__ = [
+    "card_names",
+    "cluster_names",
+    "describe",
+    "load_card",
+    "load_cluster",
+    "parse_gpus",
+    "spec_hash",
+]

@@ -1,0 +1,97 @@
+"""Whole clusters: the built-in ones by name, users' own by path.
+
+    name: my-cluster
+    groups:
+      - {card: H100-80G, nodes: 16, gpus_per_node: 8}        # a built-in card
+      - card: {like: A100-80G, name: A100-slow, figures: {memory_bytes_per_second: 1.8e12}}   # one with changes
+        nodes: 4
+    fabric: {kind: ethernet, bytes_per_second_per_gpu: 25e9}
+    calibration: {...}                                       # what `plan calibrate` writes
+
+A figure is a number or {value: number, source: text}.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from planner.cluster import Card, Cluster, Fabric, NodeGroup
+from planner.errors import InputError, unknown
+from planner.hardware import specs
+from planner.hardware.cards import card_from, load_card, value_of
+from planner.hardware.gpus import MOST_GPUS, rack_scale, reference_fabric
+
+
+def cluster_from(data: Mapping[str, Any], name: str, source: str) -> Cluster:
+    """A Cluster from a mapping that has been validated."""
+    groups = []
+    for item in data["groups"]:
+        card = _card(item["card"])
+        per_node = item.get("gpus_per_node", card.gpus_per_node)
+        group = NodeGroup(card, item["nodes"], per_node, item.get("domain_gpus", 0))
+        groups.append(group if group.domain_gpus else rack_scale(group))
+    reference = reference_fabric(groups)
+    fabric = data.get("fabric", {})
+    given = {key: value_of(value) for key, value in fabric.items()}
+    return Cluster(
+        name=data.get("name", name),
+        groups=tuple(groups),
+        fabric=Fabric(
+            **{"kind": reference.kind, "bytes_per_second_per_gpu": reference.bytes_per_second_per_gpu} | given
+        ),
+        calibration=data.get("calibration") or {},
+        source=source,
+    )
+
+
+def _card(item: str | Mapping[str, Any]) -> Card:
+    if isinstance(item, str):
+        return load_card(item)
+    base = load_card(item["like"]) if "like" in item else None
+    if base is not None and "name" not in item:
+        item = {**item, "name": f"{base.name} (changed)"}
+    return card_from(item, base)
+
+
+@lru_cache(maxsize=64)
+def _load(path: Path) -> Cluster:
+    data = specs.read(path)
+    return cluster_from(data, path.stem, f"cluster_specs/clusters/{path.name}")
+
+
+def load_cluster(name_or_path: str) -> Cluster:
+    """A built-in cluster by name, or the one in a user's file. Raises InputError with every mistake of the file."""
+    text = str(name_or_path)
+    if not text.strip():
+        raise InputError("a cluster's name or the path to its file is required; `plan gpus` lists those built in.")
+    path = specs.find("clusters", text) if len(text) <= 80 and os.sep not in text else None
+    if path is not None and not os.path.isfile(text):
+        return _load(path)
+    if not os.path.exists(text) and not _looks_like_path(text):
+        raise unknown("cluster", text if len(text) <= 60 else text[:59] + "…", cluster_names(), "plan gpus")
+    return user_cluster(text)
+
+
+def user_cluster(path: str) -> Cluster:
+    """The cluster in a user's YAML or JSON file, validated field by field."""
+    from planner.hardware.schema import validate_cluster
+    from planner.interop.files import read_mapping
+
+    data = validate_cluster(read_mapping(path), path)
+    cluster = cluster_from(data, Path(path).stem, path)
+    if cluster.gpus > MOST_GPUS:
+        raise InputError(f"{path}: at most {MOST_GPUS} GPUs are accepted, but the groups have {cluster.gpus}.")
+    return cluster
+
+
+def _looks_like_path(text: str) -> bool:
+    return os.sep in text or text.lower().endswith((".yaml", ".yml", ".json"))
+
+
+def cluster_names() -> list[str]:
+    """Every built-in cluster."""
+    return list(specs.names("clusters"))
