@@ -1,0 +1,55 @@
+"""`plan check`: an existing launch, judged before it is queued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from planner.commands.exits import Exit
+from planner.commands.options import accounting_options, hardware_options, model_option, output_options
+from planner.commands.output import choose_format, emit
+from planner.errors import InputError
+
+
+@click.command(short_help="Judge an existing launch.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@hardware_options(card=True)
+@model_option(required=False, help="The model of a DeepSpeed JSON, which does not say it.")
+@click.option("--seq-length", type=click.IntRange(1, 10**9), help="Of a DeepSpeed JSON. [the model's training context]")
+@accounting_options()
+@click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
+@output_options()
+def check(files: tuple[str, ...], format: str | None, output: Path | None, detail: bool, **options: Any) -> int:
+    """Which rules a launch breaks, whether it will fit, where the peak is, and how long a step takes.
+
+    FILE is a Megatron-LM launch script (its variables are resolved, it is not run), a file of Megatron arguments, a
+    Megatron YAML, or a DeepSpeed JSON. The number of GPUs comes from --gpus or --cluster, else from the launch (--gpu).
+
+    Exit code 2 when a file could not be judged, else 5 when a launch breaks a rule or does not fit, else 0. A file that
+    cannot be judged does not hide the answers about the others.
+
+    \b
+    Examples:
+      plan check pretrain_gpt.sh --gpus 16xH100-80G
+      plan check runs/*.sh --gpu H100-80G --json
+      plan check ds_config.json --model 13b --gpus 8xA100-80G
+    """
+    from planner.commands.launches import Judge
+    from planner.reports.check_report import check_report
+
+    format = choose_format(format, output)
+    if sum(options[name] is not None for name in ("gpus", "cluster", "gpu")) != 1:
+        raise InputError(
+            "exactly one of --gpus (such as 16xH100-80G), --cluster and --gpu (just the card) is required."
+        )
+    judge = Judge(options)
+    answers = [judge.answer(file, detail) for file in files]
+    emit(check_report(answers, detail), format, output)
+    for answer in answers:
+        if answer.error:
+            click.echo(f"Error: {answer.error}", err=True)
+    if any(answer.error for answer in answers):
+        return Exit.USAGE
+    return Exit.OK if all(answer.passed for answer in answers) else Exit.CHECK_FAILED

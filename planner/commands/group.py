@@ -1,0 +1,48 @@
+"""The command `plan`, its subcommands, and the default one."""
+
+from __future__ import annotations
+
+import click
+
+from planner import __version__
+from planner.commands.check import check
+from planner.commands.gpus import gpus
+from planner.commands.memory import memory
+from planner.commands.models import models
+from planner.commands.rules import rules
+from planner.commands.search import search
+
+EXAMPLES = """\b
+Examples:
+  plan --model 13b --gpus 8xA100-80G                the fastest layout that fits, with a proof
+  plan --model 70b --gpus 16x8xH100 --tp 4,8 --json restrict a degree, answer for a program
+  plan memory --model 13b --gpus 8xA100 --pp 4      memory of one layout, no search
+  plan check pretrain.sh --gpus 16xH100             judge an existing launch
+"""
+
+
+class DefaultCommand(click.Group):
+    """A group that runs `search` when the first word is an option rather than a command.
+
+    Only --help and --version belong to the group: an option of its own would be dropped silently in front of a command.
+    """
+
+    default = "search"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if args and args[0].startswith("-") and args[0].split("=")[0] not in own:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DefaultCommand, epilog="Without a command, `plan` searches: `plan search --help` shows its options.")
+@click.version_option(__version__, prog_name="plan")
+def plan() -> None:
+    """How to lay a transformer out over GPUs: what fits, what is fastest, and how we know."""
+
+
+plan.help = f"{plan.help}\n\n{EXAMPLES}"
+
+for command in (search, memory, check, models, gpus, rules):
+    plan.add_command(command)

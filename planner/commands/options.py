@@ -1,0 +1,131 @@
+"""Options that several commands share: one name, one meaning, everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from planner.commands.output import OutputFile
+from planner.commands.types import CARD, CLUSTER, GPUS, MODEL, Choice, Size, StageLayers, Values
+from planner.reports import FORMATS
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _all(*decorators: Decorator) -> Decorator:
+    """The options in the order in which they are written."""
+
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def model_option(required: bool = True, help: str = "") -> Decorator:
+    text = help or "A catalogue name (`plan models`), a model YAML, or a Hugging Face config.json."
+    return click.option("--model", type=MODEL, required=required, metavar="NAME|FILE", help=text)
+
+
+def hardware_options(card: bool = False) -> Decorator:
+    """--gpus and --cluster; with `card` also --gpu, for launches that say themselves how many there are."""
+    options = [
+        click.option(
+            "--gpus", type=GPUS, metavar="8xA100-80G", help="GPUs: 8xA100-80G, 16x8xH100 (nodes x GPUs), or a sum."
+        ),
+        click.option(
+            "--cluster", type=CLUSTER, metavar="NAME|FILE", help="A cluster of `plan gpus`, or a YAML like those."
+        ),
+    ]
+    if card:
+        text = "Just the card; the number of GPUs comes from the launch."
+        options.append(click.option("--gpu", type=CARD, metavar="H100-80G", help=text))
+    return _all(*options)
+
+
+def workload_options() -> Decorator:
+    return _all(
+        click.option(
+            "--seq-length", type=click.IntRange(1, 10**9), help="Tokens of a sequence. [the model's training context]"
+        ),
+        click.option(
+            "--global-batch", type=click.IntRange(1, 10**9), help="Sequences of one step. [about 4 Mi tokens]"
+        ),
+        click.option("--precision", type=Choice(["bf16", "fp16", "fp8"]), help="[bf16; fp16 on cards without it]"),
+        click.option(
+            "--optimizer",
+            type=Choice(["adamw", "adamw-8bit", "sgd", "sgd-momentum", "muon"]),
+            default="adamw",
+            show_default=True,
+        ),
+        click.option("--attention", type=Choice(["flash", "unfused"]), default="flash", show_default=True),
+    )
+
+
+def layout_options(many: bool, free: str) -> Decorator:
+    """The degrees. `many` accepts lists; `free` says what leaving one out means."""
+
+    def degree(name: str, help: str) -> Decorator:
+        return click.option(f"--{name}", type=Values(name, many=many), help=help)
+
+    return _all(
+        degree("tp", f"Tensor parallelism. {free}"),
+        degree("cp", "Context parallelism."),
+        degree("pp", "Pipeline parallelism."),
+        degree("vpp", "Virtual pipeline chunks of each stage."),
+        degree("ep", "Expert parallelism."),
+        degree("etp", "Tensor parallelism of the experts."),
+        degree("dp", "Data parallelism."),
+        degree("micro-batch", "Sequences of one microbatch."),
+        click.option(
+            "--zero",
+            type=Values("zero", (0, 1, 2, 3), many),
+            help="Sharded over data parallelism: 1 optimizer, 2 and gradients, 3 and weights.",
+        ),
+        click.option("--recompute", type=Values("recompute", ("none", "selective", "full"), many)),
+        click.option(
+            "--sequence-parallel/--no-sequence-parallel",
+            default=None,
+            help="Activations between tensor-parallel regions split too. [on where TP > 1]",
+        ),
+        click.option(
+            "--stage-layers",
+            type=StageLayers(),
+            metavar="10,10,...",
+            help="Layers of each stage; 5,5/5,5 gives each stage's virtual chunks.",
+        ),
+    )
+
+
+def accounting_options() -> Decorator:
+    return _all(
+        click.option(
+            "--accounting",
+            type=Choice(["exact", "rule-of-thumb"]),
+            default="exact",
+            show_default=True,
+            help="Per tensor, or the sums done by hand.",
+        ),
+        click.option(
+            "--reserve",
+            type=Size(),
+            metavar="4GiB",
+            help="Memory kept free for CUDA, NCCL and fragmentation. [the card's]",
+        ),
+    )
+
+
+def output_options() -> Decorator:
+    return _all(
+        click.option("-f", "--format", "format", type=Choice(FORMATS), help="[table, or what -o's extension says]"),
+        click.option("--json", "format", flag_value="json", help="Short for --format json."),
+        click.option("-o", "--output", type=OutputFile(), metavar="FILE", help="Write the answer to FILE."),
+    )
+
+
+def flags_option() -> Decorator:
+    text = "Only the arguments for the framework, to paste into a launch script."
+    return click.option("--flags", type=Choice(["megatron", "deepspeed"]), help=text)

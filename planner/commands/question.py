@@ -1,0 +1,101 @@
+"""What was asked, with every default filled in and stated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from planner.cluster import Cluster
+    from planner.implementation import Implementation
+    from planner.model import Model
+    from planner.workload import Optimizer, Precision, Workload
+
+DEFAULT_TOKENS = 2**22
+"""A step of about 4 million tokens: 1024 sequences of 4096."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A model, a workload and the hardware, ready to be answered."""
+
+    model: Model
+    cluster: Cluster
+    workload: Workload
+    implementation: Implementation
+    accounting: str
+    reserve_bytes: int
+    """What is kept free on each GPU; the rule of thumb keeps nothing."""
+    defaults: tuple[str, ...]
+    """One sentence for each value that the user left out."""
+    batch_given: bool = True
+
+
+def default_global_batch(seq_length: int, gpus: int) -> int:
+    """About 4 Mi tokens in sequences, rounded so that the odd part of the GPU count and a power of two divide it: a
+    batch that no data-parallel degree divides would rule out layouts for no reason of theirs."""
+    target = max(1, DEFAULT_TOKENS // seq_length)
+    unit = gpus // (gpus & -gpus)
+    while unit * 16 <= target:
+        unit *= 2
+    return max(unit, round(target / unit) * unit)
+
+
+def the_cluster(gpus: Cluster | None, cluster: Cluster | None) -> Cluster:
+    """The one of --gpus and --cluster that was given."""
+    if gpus is not None and cluster is not None:
+        raise InputError("one of --gpus and --cluster is required, but both were given.")
+    chosen = gpus or cluster
+    if chosen is None:
+        raise InputError("one of --gpus (such as 8xA100-80G) and --cluster is required; `plan gpus` lists both.")
+    return chosen
+
+
+def ask(options: dict[str, Any]) -> Question:
+    """The question in a command's options (`hardware_options`, `workload_options`, `accounting_options`)."""
+    from planner.implementation import Implementation
+    from planner.workload import Workload
+
+    model: Model = options["model"]
+    cluster = the_cluster(options["gpus"], options["cluster"])
+    defaults = []
+    seq_length = options["seq_length"]
+    if seq_length is None:
+        seq_length = model.max_positions
+        defaults.append(f"sequence length {seq_length}: the model's training context")
+    global_batch = options["global_batch"]
+    batch_given = global_batch is not None
+    if global_batch is None:
+        global_batch = default_global_batch(seq_length, cluster.gpus)
+        tokens = seq_length * global_batch / 1e6
+        defaults.append(f"global batch {global_batch} sequences: about 4 million tokens a step ({tokens:.2f} M)")
+    precision = options["precision"]
+    if precision is None:
+        precision = "bf16" if cluster.card.capability_bf16 else "fp16"
+        defaults.append(f"precision {precision} with fp32 main gradients")
+    defaults.append(
+        f"optimizer {options['optimizer']}, {options['attention']} attention, Megatron-Core on Transformer Engine"
+    )
+    accounting = options["accounting"]
+    reserve_bytes = options["reserve"]
+    if reserve_bytes is None:
+        reserve_bytes = cluster.reserve_bytes if accounting == "exact" else 0
+        if reserve_bytes:
+            reserve = reserve_bytes / 2**30
+            defaults.append(
+                f"reserve {reserve:.1f} GiB a GPU for CUDA, NCCL and fragmentation: not measured on your cluster"
+            )
+    return Question(
+        model=model,
+        cluster=cluster,
+        workload=Workload(
+            seq_length, global_batch, cast("Precision", precision), cast("Optimizer", options["optimizer"])
+        ),
+        implementation=Implementation(attention=options["attention"]),
+        accounting=accounting,
+        reserve_bytes=reserve_bytes,
+        defaults=tuple(defaults),
+        batch_given=batch_given,
+    )

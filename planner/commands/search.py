@@ -1,0 +1,149 @@
+"""`plan search`, the default command: the best layouts that fit, ranked and proven."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from planner.commands import words
+from planner.commands.exits import Exit
+from planner.commands.options import (
+    accounting_options,
+    flags_option,
+    hardware_options,
+    layout_options,
+    model_option,
+    output_options,
+    workload_options,
+)
+from planner.commands.output import choose_format, emit
+from planner.commands.question import Question, ask
+from planner.errors import RuleBroken
+
+if TYPE_CHECKING:
+    from planner.layout import Layout
+    from planner.solver.space import Pins
+
+EXIT_OF_STATUS = {
+    "optimal": Exit.OK,
+    "feasible": Exit.OK,
+    "infeasible": Exit.INFEASIBLE,
+    "unknown": Exit.UNKNOWN,
+}
+
+
+@click.command(short_help="The fastest layouts that fit, with a proof (the default).")
+@model_option()
+@hardware_options()
+@layout_options(many=True, free="A number pins, a list (2,4) restricts, nothing leaves free.")
+@workload_options()
+@accounting_options()
+@click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Layouts to report.")
+@click.option(
+    "--time-limit", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, help="Seconds."
+)
+@click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
+@click.option("--per-rank", is_flag=True, help="One entry for every GPU: where it is and what it holds.")
+@flags_option()
+@output_options()
+@click.pass_context
+def search(
+    ctx: click.Context,
+    format: str | None,
+    output: Path | None,
+    top: int,
+    time_limit: float,
+    detail: bool,
+    per_rank: bool,
+    flags: str | None,
+    **options: Any,
+) -> int:
+    """The layouts of a model over GPUs that fit and are fastest, ranked, with a proof.
+
+    \b
+    Examples:
+      plan --model 13b --gpus 8xA100-80G
+      plan --model 70b --gpus 16x8xH100-80G --seq-length 8192 --tp 4,8 --recompute none,selective
+      plan --model 13b --gpus 8xA100-80G --flags megatron
+    """
+    format = choose_format(format, output)
+    question = ask(options)
+    pinned = pins(question, options)
+
+    from planner.commands.progress import Progress
+    from planner.reports.flags import flags_report
+    from planner.reports.search_report import search_report
+    from planner.solver.search import search as solve
+
+    with Progress() as progress:
+        result = solve(
+            question.model,
+            question.workload,
+            question.implementation,
+            question.cluster,
+            question.accounting,
+            pinned,
+            top,
+            time_limit,
+            question.reserve_bytes,
+            progress=progress,
+        )
+    if result.status == "feasible":
+        click.echo("Warning: the time limit came before the proof; the plan may not be the best.", err=True)
+
+    def next_commands(layout: Layout) -> tuple[tuple[str, str], ...]:
+        shared = words.typed(ctx, (*words.QUESTION, *words.WORKLOAD, *words.ACCOUNTING))
+        return (
+            ("what the memory of this layout is made of", f"plan memory {shared} {layout_arguments(layout)} --detail"),
+            ("its arguments for a launch script", f"plan {shared} {layout_arguments(layout)} --flags megatron"),
+        )
+
+    if flags and result.plans:
+        emit(flags_report(flags, question, result.plans[0].layout), format, output)
+    else:
+        emit(search_report(question, result, detail, per_rank, next_commands), format, output)
+    return EXIT_OF_STATUS[result.status]
+
+
+def pins(question: Question, options: dict[str, Any]) -> Pins:
+    """What the user fixed or restricted; the stage split fixes pp and vpp as well."""
+    from planner.solver.space import Pins
+    from planner.stages import split_from_counts
+
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "micro_batch", "recompute")
+    given = {name: options[name] for name in names}
+    counts = options["stage_layers"]
+    stages = None
+    if counts:
+        implied = {"pp": len(counts), "vpp": len(counts[0]) if isinstance(counts[0], tuple) else 1}
+        for name, value in implied.items():
+            if given[name] is not None and value not in given[name]:
+                allowed = ", ".join(map(str, given[name]))
+                raise RuleBroken(f"--stage-layers means {name} {value}, but --{name} allows {allowed}.")
+            given[name] = (value,)
+        stages = split_from_counts(question.model, counts)
+    return Pins(**given, sequence_parallel=options["sequence_parallel"], stages=stages)
+
+
+def layout_arguments(layout: Layout) -> str:
+    """The options of `plan memory` that name this layout."""
+    arguments = [f"--tp {layout.tp}"]
+    arguments += [
+        f"--{name} {getattr(layout, name)}" for name in ("cp", "pp", "vpp", "ep") if getattr(layout, name) > 1
+    ]
+    if layout.ep > 1 or layout.etp > 1:
+        arguments.append(f"--etp {layout.etp}")
+    arguments += [f"--zero {layout.zero}", f"--micro-batch {layout.micro_batch}"]
+    if layout.recompute.granularity != "none":
+        arguments.append(f"--recompute {layout.recompute.granularity}")
+    if layout.recompute.stage_layers:
+        arguments.append("--recompute-layers " + ",".join(map(str, layout.recompute.stage_layers)))
+    if layout.tp > 1 and not layout.sequence_parallel:
+        arguments.append("--no-sequence-parallel")
+    if len({tuple(chunk.num_layers for chunk in stage) for stage in layout.stages}) > 1 or layout.vpp > 1:
+        split = [",".join(str(chunk.num_layers) for chunk in stage) for stage in layout.stages]
+        arguments.append("--stage-layers " + shlex.quote(("/" if layout.vpp > 1 else ",").join(split)))
+    return " ".join(arguments)

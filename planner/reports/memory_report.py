@@ -1,0 +1,53 @@
+"""The report of `plan memory`: one layout, its memory, and its time where that is modelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from planner.reports import body
+from planner.reports.blocks import Block, Command, Heading, Report, Text
+from planner.reports.ranks import rank_blocks
+from planner.reports.sections import assumptions, detail_blocks, memory_blocks, stage_rows, step_blocks, understood
+from planner.reports.words import layout_words, split_words
+
+if TYPE_CHECKING:
+    from planner.commands.question import Question
+    from planner.layout import Layout
+    from planner.memory.report import MemoryReport
+    from planner.timing.report import StepTime
+
+
+def memory_report(
+    question: Question,
+    layout: Layout,
+    memory: MemoryReport,
+    step: StepTime | None,
+    detail: bool = False,
+    ranks: list[dict[str, Any]] | None = None,
+    next_command: str = "",
+) -> Report:
+    """The report of a given layout. Without `step` there is no time: the data says null."""
+    data = {
+        "version": body.VERSION,
+        "inputs": body.inputs(question),
+        "layout": body.layout(layout, question.workload.global_batch),
+        "memory": body.memory(memory, detail, ranks),
+        "step": body.step(step) if step else None,
+    }
+    title = f"Memory of {question.model.name} on {question.cluster.gpus} x {question.cluster.card.name}"
+    blocks: list[Block] = [
+        Text(title, "title"),
+        understood(question, memory.capacity_bytes),
+        Text(f"Layout: {layout_words(layout)} · {split_words(layout)}", "title"),
+        *memory_blocks(memory),
+    ]
+    if detail:
+        blocks += detail_blocks(memory)
+    if ranks is not None:
+        blocks += rank_blocks(ranks)
+    if step:
+        blocks += step_blocks(step)
+    blocks += assumptions(question, memory.assumptions, step.assumptions if step else ())
+    if next_command:
+        blocks += [Heading("Next"), Command("the best layout of all", next_command)]
+    return Report(title, data, tuple(blocks), stage_rows(memory))

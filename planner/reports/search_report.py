@@ -1,0 +1,237 @@
+"""The report of the main job: the chosen layout and why it wins, or why nothing fits and what would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from planner.reports import body
+from planner.reports.blocks import Block, Command, Heading, Items, Report, Table, Text
+from planner.reports.ranks import rank_blocks, rank_entries
+from planner.reports.sections import (
+    assumptions,
+    detail_blocks,
+    memory_blocks,
+    peak_words,
+    stage_rows,
+    step_blocks,
+    understood,
+)
+from planner.reports.units import gib, percent, plural, seconds
+from planner.reports.words import layout_words, margin_words, split_words
+from planner.solver.result import Status
+
+if TYPE_CHECKING:
+    from planner.commands.question import Question
+    from planner.layout import Layout
+    from planner.solver.result import Plan, SearchResult
+
+TIGHT = 0.05
+"""A peak with less than this share of the card free is called tight."""
+
+
+def search_report(
+    question: Question,
+    result: SearchResult,
+    detail: bool = False,
+    per_rank: bool = False,
+    next_commands: Callable[[Layout], tuple[tuple[str, str], ...]] = lambda layout: (),
+) -> Report:
+    """The report of a search; `next_commands` gives (purpose, command) pairs for the chosen layout."""
+    ranks = (
+        rank_entries(result.plans[0].memory, result.plans[0].layout, question.cluster)
+        if per_rank and result.plans
+        else None
+    )
+    title = f"{question.model.name} on {question.cluster.gpus} x {question.cluster.card.name}"
+    capacity = result.plans[0].memory.capacity_bytes if result.plans else _capacity(question)
+    blocks: list[Block] = [Text(title, "title"), understood(question, capacity)]
+    if result.plans:
+        blocks += _found(question, result, detail, ranks, next_commands)
+    else:
+        blocks += _not_found(question, result)
+    rows = [
+        row
+        for place, plan in enumerate(result.plans, start=1)
+        for row in stage_rows(plan.memory, plan=place, **_flat(plan, question.workload.global_batch))
+    ]
+    return Report(title, _data(question, result, detail, ranks), tuple(blocks), rows)
+
+
+def _capacity(question: Question) -> int:
+    """The rule of thumb counts memory as sold, the exact accounting what a process gets."""
+    cluster = question.cluster
+    if question.accounting == "rule-of-thumb":
+        return min(group.card.sold_bytes for group in cluster.groups)
+    return cluster.capacity_bytes
+
+
+def _data(question: Question, result: SearchResult, detail: bool, ranks: list[dict[str, Any]] | None) -> dict[str, Any]:
+    global_batch = question.workload.global_batch
+
+    def plan_body(plan: Plan, ranks: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+        return {
+            "layout": body.layout(plan.layout, global_batch),
+            "memory": body.memory(plan.memory, detail, ranks),
+            "step": body.step(plan.step),
+        }
+
+    explanation = None
+    if result.explanation is not None:
+        explanation = {
+            "facts": [{"id": f.id, "sentence": f.sentence, "data": dict(f.data)} for f in result.explanation.facts],
+            "hints": [
+                {"sentence": h.sentence, "command": h.command, "plan": plan_body(h.plan)}
+                for h in result.explanation.hints
+            ],
+        }
+    return {
+        "version": body.VERSION,
+        "status": str(result.status),
+        "objective": {"name": result.objective, "value": result.value, "lower_bound": result.lower_bound},
+        "inputs": body.inputs(question),
+        "plans": [plan_body(plan, None if i else ranks) for i, plan in enumerate(result.plans)],
+        "explanation": explanation,
+        "meta": dict(result.statistics),
+    }
+
+
+def _flat(plan: Plan, global_batch: int) -> dict[str, Any]:
+    """A plan's layout and time as columns of a flat row."""
+    layout = body.layout(plan.layout, global_batch)
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "micro_batch", "num_microbatches", "recompute")
+    return {**{name: layout[name] for name in names}, "step_seconds": plan.step.seconds, "mfu": plan.step.mfu}
+
+
+def _found(
+    question: Question,
+    result: SearchResult,
+    detail: bool,
+    ranks: list[dict[str, Any]] | None,
+    next_commands: Callable[[Layout], tuple[tuple[str, str], ...]],
+) -> Iterator[Block]:
+    best = result.plans[0]
+    yield Text(f"Chosen: {layout_words(best.layout)}", "title")
+    yield Text(f"{split_words(best.layout)}, {_sequence_words(best.layout)}.", "quiet")
+    yield Text(proof_words(result), "good" if result.status is Status.OPTIMAL else "bad")
+    yield Heading("Why this one")
+    yield Items(tuple(_reasons(result)))
+    if len(result.plans) > 1:
+        yield Heading("The best layouts that fit")
+        yield layouts_table(result.plans)
+    yield from memory_blocks(best.memory)
+    if detail:
+        yield from detail_blocks(best.memory)
+    if ranks is not None:
+        yield from rank_blocks(ranks)
+    yield from step_blocks(best.step)
+    yield from assumptions(question, best.memory.assumptions, best.step.assumptions)
+    commands = next_commands(best.layout)
+    if commands:
+        yield Heading("Next")
+        yield from (Command(purpose, command) for purpose, command in commands)
+
+
+def _sequence_words(layout: Layout) -> str:
+    return "sequence parallelism " + ("on" if layout.sequence_parallel else "off")
+
+
+def proof_words(result: SearchResult) -> str:
+    """What was proved, over how much."""
+    candidates = result.statistics.get("candidates")
+    over = f" over {plural(int(candidates), 'candidate')}" if candidates else ""
+    if result.status is Status.OPTIMAL:
+        return f"Proved optimal{over}: under this model of time and memory no layout that fits is faster."
+    bound = f"; none can be faster than {seconds(result.lower_bound)}" if result.lower_bound else ""
+    return f"Found, not proved optimal{over}: the time limit came first{bound}."
+
+
+def _reasons(result: SearchResult) -> Iterator[str]:
+    """Why the first plan wins: the margin, what binds, where the time goes."""
+    best = result.plans[0]
+    if len(result.plans) > 1:
+        second = result.plans[1]
+        margin = second.step.seconds / best.step.seconds - 1
+        yield (
+            f"{seconds(best.step.seconds)} a step; "
+            f"the runner-up ({layout_words(second.layout)}) is {margin_words(margin)}."
+        )
+        error = best.step.relative_error
+        if error is not None and margin < error:
+            close = [p for p in result.plans if p.step.seconds / best.step.seconds - 1 < error]
+            yield (
+                f"The first {len(close)} lie within the {percent(error, 0)} that this model of time is off by: "
+                "measure them before you rely on their order."
+            )
+    else:
+        yield f"{seconds(best.step.seconds)} a step; no other layout that was allowed fits."
+    yield peak_words(best.memory)
+    peak = best.memory.peak_stage
+    if peak.headroom_bytes < TIGHT * peak.capacity_bytes:
+        yield "Memory is tight: if your reserve is larger than assumed, take a layout with more headroom below."
+    compute = best.step.components.get("compute", 0.0)
+    losses = sorted(((v, k) for k, v in best.step.components.items() if k != "compute" and v > 0), reverse=True)
+    if losses:
+        amount, name = losses[0]
+        yield (
+            f"{percent(compute / best.step.seconds, 0)} of the step is computation; the largest loss is "
+            f"{name.replace('_', ' ')} ({percent(amount / best.step.seconds)})."
+        )
+
+
+def layouts_table(plans: tuple[Plan, ...]) -> Table:
+    """The ranked plans; a degree that is 1 in all of them has no column."""
+    degrees = [("TP", "tp"), ("CP", "cp"), ("PP", "pp"), ("VPP", "vpp"), ("EP", "ep"), ("ETP", "etp"), ("DP", "dp")]
+    always = {"tp", "pp", "dp"}
+    shown = [(t, n) for t, n in degrees if n in always or any(getattr(p.layout, n) > 1 for p in plans)]
+    best = plans[0].step.seconds
+    rows = tuple(
+        (
+            str(place),
+            *(str(getattr(p.layout, name)) for _, name in shown),
+            str(p.layout.zero),
+            str(p.layout.micro_batch),
+            p.layout.recompute.granularity,
+            seconds(p.step.seconds),
+            f"+{percent(p.step.seconds / best - 1)}" if place > 1 else "",
+            percent(p.step.mfu),
+            gib(p.memory.peak_stage.total_bytes),
+            gib(p.memory.peak_stage.headroom_bytes),
+        )
+        for place, p in enumerate(plans, start=1)
+    )
+    titles = [title for title, _ in shown]
+    columns = ("#", *titles, "ZeRO", "MB", "<recompute", "step", "behind", "MFU", "peak GiB", "free GiB")
+    return Table(columns, rows, marked=0)
+
+
+def _not_found(question: Question, result: SearchResult) -> Iterator[Block]:
+    on = f"{question.cluster.gpus} x {question.cluster.card.name}"
+    w = question.workload
+    if result.status is Status.UNKNOWN:
+        yield Text(
+            f"? Unknown: the time limit came before a layout of {question.model.name} on {on} or a proof.", "bad"
+        )
+        yield Text("Give it longer with --time-limit, or restrict a degree, such as --tp 8.", "hint")
+        return
+    yield Text(
+        f"× No layout of {question.model.name} fits {on} with global batch {w.global_batch:,} and sequences of "
+        f"{w.seq_length:,} tokens.",
+        "bad",
+    )
+    candidates = result.statistics.get("candidates")
+    if candidates:
+        yield Text(f"Proved over {plural(int(candidates), 'candidate')}.", "quiet")
+    explanation = result.explanation
+    if explanation is None:
+        return
+    if explanation.facts:
+        yield Heading("Why")
+        yield Items(tuple(fact.sentence for fact in explanation.facts))
+    if explanation.hints:
+        yield Heading("What would fit (each was solved)")
+        for hint in explanation.hints:
+            yield Text(f"hint: {hint.sentence}", "hint")
+            if hint.command:
+                yield Command("", hint.command)
+    yield from assumptions(question)

@@ -1,0 +1,206 @@
+"""Parts that several reports share: the question as understood, the memory of each stage, the time of a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from planner.memory.form import COMPONENTS
+from planner.reports.blocks import Bars, Block, Fields, Heading, Items, Table, Text
+from planner.reports.units import count, gib, percent, seconds, size
+from planner.reports.words import cluster_words, memory_words, model_words, workload_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from planner.commands.question import Question
+    from planner.memory.report import MemoryReport, StageMemory
+    from planner.timing.report import StepTime
+
+MOST_COLUMNS = 8
+"""With more distinct stages than this, each stage is a line rather than a column."""
+
+
+def understood(question: Question, capacity_bytes: int) -> Fields:
+    """The question as it was read, in full words."""
+    return Fields(
+        (
+            ("model", model_words(question.model)),
+            ("cluster", cluster_words(question.cluster)),
+            ("memory", memory_words(question, capacity_bytes)),
+            ("workload", workload_words(question)),
+        )
+    )
+
+
+def assumptions(question: Question | None, *more: tuple[str, ...]) -> Iterator[Block]:
+    """Every default and assumption once, in order."""
+    stated = question.defaults if question else ()
+    lines = tuple(dict.fromkeys([*stated, *(line for lines in more for line in lines)]))
+    if lines:
+        yield Heading("Assumptions")
+        yield Items(lines)
+
+
+def fold(stages: tuple[StageMemory, ...]) -> list[tuple[str, StageMemory]]:
+    """Neighbouring stages that are alike as one, with their name: `0`, `1-6`."""
+    groups: list[list[StageMemory]] = []
+    for stage in stages:
+        if groups and _alike(groups[-1][0], stage):
+            groups[-1].append(stage)
+        else:
+            groups.append([stage])
+    return [(str(g[0].stage) if len(g) == 1 else f"{g[0].stage}-{g[-1].stage}", g[0]) for g in groups]
+
+
+def _alike(a: StageMemory, b: StageMemory) -> bool:
+    return (
+        a.components == b.components
+        and (a.layers, a.parameters, a.in_flight_microbatches, a.moment, a.rule_of_thumb_bytes, a.capacity_bytes)
+        == (b.layers, b.parameters, b.in_flight_microbatches, b.moment, b.rule_of_thumb_bytes, b.capacity_bytes)
+    )  # fmt: skip
+
+
+def memory_blocks(report: MemoryReport) -> Iterator[Block]:
+    """Verdict, table and bars of each stage's memory."""
+    groups = fold(report.stages)
+    yield Heading("Memory of one GPU on each pipeline stage, in GiB")
+    yield (_by_column if len(groups) <= MOST_COLUMNS else _by_line)(groups)
+    yield Text(peak_words(report), "good" if report.fits else "bad")
+    bars = tuple(
+        (f"stage {name}", tuple((part, stage.components[part]) for part in COMPONENTS)) for name, stage in groups
+    )
+    yield Bars(bars, report.capacity_bytes)
+
+
+def peak_words(report: MemoryReport) -> str:
+    """Whether it fits, and where and when memory is tightest."""
+    peak = report.peak_stage
+    largest = size(peak.components[peak.peak_component])
+    where = "on every stage alike" if len(fold(report.stages)) == 1 else f"on stage {peak.stage}"
+    verdict = (
+        f"Fits with {size(peak.headroom_bytes)} free"
+        if report.fits
+        else f"Does not fit: over by {size(-peak.headroom_bytes)}"
+    )
+    return (
+        f"{verdict} at the peak, {where} during {peak.moment}; the largest part is {peak.peak_component} ({largest})."
+    )
+
+
+def _flight(stage: StageMemory) -> str:
+    return f"{float(stage.in_flight_microbatches):.4g}"
+
+
+def _verdict(stage: StageMemory) -> str:
+    return "fits" if stage.fits else "over"
+
+
+def _by_column(groups: list[tuple[str, StageMemory]]) -> Table:
+    """A sum to read downwards: one column for each stage."""
+    stages = [stage for _, stage in groups]
+    rows = [
+        ("layers", *(str(s.layers) for s in stages)),
+        ("parameters", *(count(s.parameters) for s in stages)),
+        ("microbatches in flight", *(_flight(s) for s in stages)),
+        *((part, *(gib(s.components[part]) for s in stages)) for part in COMPONENTS),
+        ("total", *(gib(s.total_bytes) for s in stages)),
+        ("capacity", *(gib(s.capacity_bytes) for s in stages)),
+        ("headroom", *(gib(s.headroom_bytes) for s in stages)),
+        ("verdict", *(_verdict(s) for s in stages)),
+        ("by rule of thumb", *(gib(s.rule_of_thumb_bytes) for s in stages)),
+    ]
+    titles = [f"stage{'s' if '-' in name else ''} {name}" for name, _ in groups]
+    return Table(("<", *titles), tuple(rows))
+
+
+def _by_line(groups: list[tuple[str, StageMemory]]) -> Table:
+    """One line for each stage, when there are too many for columns."""
+    rows = tuple(
+        (
+            name,
+            str(s.layers),
+            count(s.parameters),
+            _flight(s),
+            *(gib(s.components[part]) for part in COMPONENTS),
+            gib(s.total_bytes),
+            gib(s.headroom_bytes),
+            _verdict(s),
+            gib(s.rule_of_thumb_bytes),
+        )
+        for name, s in groups
+    )
+    titles = (
+        "stage",
+        "layers",
+        "parameters",
+        "in flight",
+        *COMPONENTS,
+        "total",
+        "headroom",
+        "verdict",
+        "rule of thumb",
+    )
+    return Table(titles, rows)
+
+
+def detail_blocks(report: MemoryReport) -> Iterator[Block]:
+    """What each distinct stage is made of: pieces, and the terms that are alive at its peak."""
+    for name, stage in fold(report.stages):
+        if stage.pieces:
+            yield Heading(f"Pieces of stage {name}")
+            yield Table(
+                ("<piece", "count", "parameters", "kept per microbatch MiB", "transient MiB"),
+                tuple(
+                    (
+                        piece.kind,
+                        str(piece.count),
+                        f"{piece.parameters:,}",
+                        f"{piece.saved_bytes_per_microbatch / 2**20:,.1f}",
+                        f"{piece.transient_bytes / 2**20:,.1f}",
+                    )
+                    for piece in stage.pieces
+                ),
+            )
+        if stage.terms:
+            yield Heading(f"Alive on stage {name} at its peak ({stage.moment})")
+            rows = tuple((part, term, gib(amount, 3), sure) for part, term, amount, sure in stage.terms if amount)
+            yield Table(("<component", "<term", "GiB", "<certainty"), rows, keys=2)
+
+
+def step_blocks(step: StepTime) -> Iterator[Block]:
+    """Seconds of a step, what they are made of, and how sure they are."""
+    error = f", give or take {percent(step.relative_error, 0)}" if step.relative_error is not None else ""
+    unknown = "" if step.relative_error is not None else " No error is known for this kind of card."
+    yield Heading("Predicted time of one step")
+    yield Text(
+        f"{seconds(step.seconds)}{error}: {step.tokens_per_second:,.0f} tokens/s "
+        f"({step.tokens_per_second_per_gpu:,.0f} a GPU), {step.model_tflops_per_gpu:,.0f} TFLOP/s a GPU, "
+        f"MFU {percent(step.mfu)}, pipeline bubble {percent(step.bubble_fraction)}.{unknown}"
+    )
+    shown = [(name, value) for name, value in step.components.items() if value > 0]
+    yield Table(
+        ("<part", "time", "share"),
+        tuple((name.replace("_", " "), seconds(value), percent(value / step.seconds)) for name, value in shown),
+    )
+
+
+def stage_rows(report: MemoryReport, **more: Any) -> list[dict[str, Any]]:
+    """One flat row for each stage, in bytes."""
+    return [
+        {
+            **more,
+            "stage": s.stage,
+            "ranks": s.ranks,
+            "layers": s.layers,
+            "parameters": s.parameters,
+            "in_flight_microbatches": float(s.in_flight_microbatches),
+            **{f"{part}_bytes": s.components[part] for part in COMPONENTS},
+            "allocated_bytes": s.allocated_bytes,
+            "total_bytes": s.total_bytes,
+            "capacity_bytes": s.capacity_bytes,
+            "headroom_bytes": s.headroom_bytes,
+            "fits": s.fits,
+            "rule_of_thumb_bytes": s.rule_of_thumb_bytes,
+        }
+        for s in report.stages
+    ]
