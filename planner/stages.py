@@ -125,6 +125,26 @@ def split_from_counts(model: Model, counts: Sequence[int] | Sequence[Sequence[in
     return _stages(chunks, pp)
 
 
+def balanced_split(model: Model, pp: int, vpp: int = 1) -> tuple[Stage, ...]:
+    """The split closest to even where the layers do not divide, the embedding and the loss counted as one layer each.
+
+    What DeepSpeed's partition by `type:transformer|embedding` gives, and what uneven launches commonly mean: 70 layers
+    on 12 stages are 5, ten times 6, 5. Slices that must take one more are the first of those between.
+    """
+    _positive("pp", pp)
+    _positive("vpp", vpp)
+    slices = pp * vpp
+    if slices == 1:
+        return split_from_counts(model, [model.num_layers])
+    if slices > model.num_layers + 2:
+        raise RuleBroken(f"num_layers ({model.num_layers}) are too few for pp x vpp = {slices} chunks.")
+    each, extra = divmod(model.num_layers + 2, slices)
+    middle = range(1, slices - 1)
+    takers = {*middle[:extra], *([0, slices - 1][: max(0, extra - len(middle))])}
+    counts = [each + (index in takers) - (index in (0, slices - 1)) for index in range(slices)]
+    return split_from_counts(model, [[counts[k * pp + stage] for k in range(vpp)] for stage in range(pp)])
+
+
 def _rows(counts: Sequence[int] | Sequence[Sequence[int]]) -> list[list[int]]:
     """One list of chunk counts for each stage, of equal lengths."""
     rows = [[row] if isinstance(row, int) else list(row) for row in counts]

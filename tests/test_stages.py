@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from planner.errors import InputError, RuleBroken
 from planner.layout import Chunk, Layout
 from planner.model import MLP, Attention, Layer, Model
-from planner.stages import even_split, layout_string, split_from_counts, split_from_layout_string, uneven_split
+from planner.stages import (
+    balanced_split,
+    even_split,
+    layout_string,
+    split_from_counts,
+    split_from_layout_string,
+    uneven_split,
+)
 
 LAYER = Layer(Attention(4, 4, 2), MLP(32))
 
@@ -71,6 +78,34 @@ def test_a_split_that_breaks_a_rule_says_both_numbers(layers, pp, vpp, options, 
     with pytest.raises(RuleBroken) as error:
         uneven_split(model(layers), pp, vpp, **options)
     assert all(number in str(error.value) for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("layers", "pp", "vpp", "expected"),
+    [
+        (70, 12, 1, [[5]] + [[6]] * 10 + [[5]]),
+        (61, 4, 1, [[15], [16], [16], [14]]),
+        (7, 1, 1, [[7]]),
+        (5, 2, 1, [[3], [2]]),
+        (8, 3, 2, [[0, 2], [2, 2], [2, 0]]),
+    ],
+)
+def test_balanced_split_counts_embedding_and_loss(layers, pp, vpp, expected):
+    """Where layers do not divide, the embedding and the loss take the place of one layer each (BLOOM: 5, 6 ..., 5)."""
+    assert counts(balanced_split(model(layers), pp, vpp)) == expected
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 3))
+def test_balanced_split_always_holds_every_layer(layers, pp, vpp):
+    """Any number of layers is split, as evenly as possible, or refused because the chunks are too many."""
+    try:
+        stages = balanced_split(model(layers), pp, vpp)
+    except RuleBroken:
+        assert pp * vpp > layers + 2
+        return
+    held = [chunk.num_layers + chunk.embedding + chunk.loss for stage in stages for chunk in stage]
+    assert sum(held) == layers + 2
+    assert max(held) - min(held) <= 1
 
 
 def test_counts_must_sum_to_the_layers_and_hold_something():

@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from planner.interop.megatron.launch import MegatronLaunch, launch_from_text, launch_from_words, read_megatron
 from planner.interop.megatron.problem import Problem
+from planner.interop.megatron.write import megatron_arguments
 
-__all__ = ["MegatronLaunch", "Problem", "launch_from_text", "launch_from_words", "read_megatron"]
+__all__ = ["MegatronLaunch", "Problem", "launch_from_text", "launch_from_words", "megatron_arguments", "read_megatron"]

@@ -21,7 +21,8 @@ from planner.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class MegatronLaunch:
-    """What a launch asks for. `layout.stages` is empty where no stage split can be built; `problems` then says why."""
+    """What a launch asks for. Where the launch has no legal stage split, `problems` says why and a balanced one is
+    assumed; `layout.stages` is empty where there is none at all."""
 
     model: Model
     workload: Workload

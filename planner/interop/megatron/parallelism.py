@@ -18,7 +18,7 @@ from planner.interop.megatron.parse import Arguments
 from planner.interop.megatron.problem import Problem
 from planner.layout import NO_RECOMPUTE, Layout, Recompute, Stage
 from planner.model import Model
-from planner.stages import split_from_layout_string, uneven_split
+from planner.stages import balanced_split, split_from_layout_string, uneven_split
 
 MAX_DEGREE = 1_000_000
 
@@ -121,7 +121,7 @@ def _plain(layout: str) -> str:
 
 
 def _stages(args: Arguments, model: Model, pp: int, vpp: int, problems: list[Problem]) -> tuple[Stage, ...]:
-    """The stage split; empty, with the reason among the problems, where none can be built."""
+    """The stage split; where the launch has no legal one, the reason is a problem and a balanced split is assumed."""
     layout = args.get("pipeline-model-parallel-layout")
     try:
         if layout is not None:
@@ -139,14 +139,22 @@ def _stages(args: Arguments, model: Model, pp: int, vpp: int, problems: list[Pro
         file = "pipeline_parallel_layer_layout.py: validate_layer_layout"
         if layout is None:
             file = "transformer_block.py: get_num_layers_to_build"
-        problems.append(
-            Problem(
-                "stage-split",
-                str(error),
-                f"megatron/core/transformer/{file}",
-                f"num_layers = {model.num_layers}, pp = {pp}, vpp = {vpp}",
+        given = f"num_layers = {model.num_layers}, pp = {pp}, vpp = {vpp}"
+        stages = _assumed_stages(model, pp, vpp)
+        if stages:
+            given += "; the report assumes stages of " + ", ".join(
+                str(sum(chunk.num_layers for chunk in stage)) for stage in stages[:16]
             )
-        )
+            given += ", ..." if len(stages) > 16 else ""
+        problems.append(Problem("stage-split", str(error), f"megatron/core/transformer/{file}", given))
+        return stages
+
+
+def _assumed_stages(model: Model, pp: int, vpp: int) -> tuple[Stage, ...]:
+    """A split that the report can go on with where the launch has no legal one; empty where there is none at all."""
+    try:
+        return balanced_split(model, pp, vpp)
+    except InputError:
         return ()
 
 

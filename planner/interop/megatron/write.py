@@ -1,0 +1,279 @@
+"""The planner's objects as Megatron-LM arguments to paste.
+
+The way back of `launch_from_words`: arguments that are read to some objects are written to arguments that are read to
+the same objects. What Megatron-LM has no argument for raises NotModelled.
+"""
+
+from __future__ import annotations
+
+from planner.errors import NotModelled
+from planner.implementation import Implementation
+from planner.layout import Layout, Recompute
+from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm
+from planner.stages import balanced_split, even_split, layout_string
+from planner.workload import Workload
+
+_POSITIONS = {"rope": "rope", "learned": "learned_absolute", "none": "none"}
+_OPTIMIZERS = {"adamw": ["adam"], "sgd-momentum": ["sgd"], "sgd": ["sgd", "--sgd-momentum", "0.0"], "muon": ["muon"]}
+_SHARDING = {0: "no_shard", 1: "optim", 2: "optim_grads", 3: "optim_grads_params"}
+_MOMENTS = {4: "fp32", 2: "bf16", 1: "fp8"}
+
+
+def megatron_arguments(model: Model, workload: Workload, implementation: Implementation, layout: Layout) -> list[str]:
+    """The words of an argument list for `pretrain_gpt.py`; the number of GPUs is the launcher's, not among them."""
+    words: list[str] = []
+    words += _model(model)
+    words += _batch(workload, layout)
+    words += _precision(workload, implementation)
+    words += _degrees(model, layout)
+    words += _states(workload, implementation, layout)
+    words += _kernels(model, implementation)
+    words += _recompute(layout.recompute)
+    if model.is_moe:
+        words += _moe_computation(implementation)
+    return words
+
+
+def _flags(choices: dict[str, bool]) -> list[str]:
+    return ["--" + name for name, on in choices.items() if on]
+
+
+def _no_argument(what: str) -> NotModelled:
+    return NotModelled(f"Megatron-LM has no argument for {what}.")
+
+
+def _model(model: Model) -> list[str]:
+    kinds = model.layer_kinds
+    if any(kind.norms != 2 or kind.parallel for kind in kinds):
+        raise _no_argument("layers with other than two norms, or with attention and MLP in parallel")
+    for present, what in (
+        (model.position not in _POSITIONS, f"{model.position} positions"),
+        (model.head_bias, "a bias of the head"),
+        (model.embedding_norm, "a norm after the embedding"),
+        (model.embedding_width not in (None, model.hidden_size), "an embedding of another width"),
+        (not model.final_norm, "a model without final norm"),
+        (model.norm not in (Norm("RMSNorm"), Norm("LayerNorm", bias=True)), "this kind of norm"),
+        (model.position == "learned" and model.learned_positions != model.max_positions, "extra learned positions"),
+    ):
+        if present:
+            raise _no_argument(what)
+    words = ["--num-layers", str(model.num_layers), "--hidden-size", str(model.hidden_size)]
+    words += ["--vocab-size", str(model.vocab_size), "--max-position-embeddings", str(model.max_positions)]
+    words += ["--position-embedding-type", _POSITIONS[model.position], "--normalization", model.norm.type]
+    if model.rotary_percent != 1.0:
+        words += ["--rotary-percent", repr(model.rotary_percent)]
+    words += _flags({"untie-embeddings-and-output-weights": not model.tied})
+    if model.mtp_num_layers:
+        words += ["--mtp-num-layers", str(model.mtp_num_layers)]
+    return words + _attention(model) + _mlps(kinds, [int(layer.kind == "moe") for layer in model.layers])
+
+
+def _attention(model: Model) -> list[str]:
+    windowless = {_without_window(kind.attention) for kind in model.layer_kinds}
+    if len(windowless) > 1:
+        raise _no_argument("attention that differs from layer to layer")
+    attention = windowless.pop()
+    words = ["--num-attention-heads", str(attention.num_heads)]
+    if isinstance(attention, LatentAttention):
+        words += ["--multi-latent-attention", "--kv-lora-rank", str(attention.kv_lora_rank)]
+        words += ["--q-lora-rank", str(attention.q_lora_rank)] if attention.q_lora_rank else []
+        words += ["--qk-head-dim", str(attention.qk_head_dim), "--v-head-dim", str(attention.v_head_dim)]
+        words += ["--qk-pos-emb-head-dim", str(attention.qk_pos_emb_head_dim)]
+        return words + _flags({"qk-layernorm": attention.latent_norms})
+    if attention.qk_norm not in ("none", "head"):
+        raise _no_argument("norms over all heads of queries and keys")
+    words += ["--kv-channels", str(attention.head_dim)]
+    if attention.num_query_groups != attention.num_heads:
+        words += ["--group-query-attention", "--num-query-groups", str(attention.num_query_groups)]
+    words += ["--softmax-type", "learnable"] if attention.sinks else []
+    words += _flags({"qk-layernorm": attention.qk_norm == "head"})
+    words += _flags({"add-qkv-bias": attention.qkv_bias and not attention.output_bias})
+    if attention.output_bias and not attention.qkv_bias:
+        raise _no_argument("a bias of the attention's output without one of its input")
+    return words + _windows(model)
+
+
+def _without_window(attention: Attention | LatentAttention) -> Attention | LatentAttention:
+    if isinstance(attention, LatentAttention) or attention.window is None:
+        return attention
+    return Attention(**{name: getattr(attention, name) for name in Attention.__slots__} | {"window": None})
+
+
+def _windows(model: Model) -> list[str]:
+    windows = [layer.attention.window if isinstance(layer.attention, Attention) else None for layer in model.layers]
+    sizes = set(windows) - {None}
+    if not sizes:
+        return []
+    if len(sizes) > 1:
+        raise _no_argument("windows of different sizes")
+    words = ["--window-size", f"{max(w for w in sizes if w is not None) - 1},0"]
+    if None in windows:
+        words += ["--window-attn-skip-freq", "[" + ",".join(str(int(w is not None)) for w in windows) + "]"]
+    return words
+
+
+def _mlps(kinds: tuple[Layer, ...], moe_pattern: list[int]) -> list[str]:
+    dense = {kind.mlp for kind in kinds if isinstance(kind.mlp, MLP)}
+    moes = {kind.mlp for kind in kinds if isinstance(kind.mlp, MoE)}
+    if len(dense) > 1 or len(moes) > 1:
+        raise _no_argument("MLPs that differ from layer to layer")
+    moe = next(iter(moes), None)
+    mlp = next(iter(dense)) if dense else moe.expert if moe else MLP(1)
+    attention = kinds[0].attention
+    bias = attention.output_bias if isinstance(attention, Attention) else mlp.bias
+    every = [mlp, *([moe.expert] if moe else []), *([moe.shared] if moe and moe.shared else [])]
+    if any(one.bias != bias or one.gated != mlp.gated for one in every):
+        raise _no_argument("biases or gates in some layers only")
+    words = ["--ffn-hidden-size", str(mlp.ffn_hidden_size)]
+    words += _flags({"swiglu": mlp.gated, "disable-bias-linear": not bias})
+    if not moe:
+        return words
+    if moe.router_bias:
+        raise _no_argument("a learned bias of the router")
+    words += ["--num-experts", str(moe.num_experts), "--moe-router-topk", str(moe.top_k)]
+    words += ["--moe-ffn-hidden-size", str(moe.expert.ffn_hidden_size)]
+    if moe.shared:
+        words += ["--moe-shared-expert-intermediate-size", str(moe.shared.ffn_hidden_size)]
+        words += _flags({"moe-shared-expert-gate": moe.shared_gate})
+    if 0 in moe_pattern:
+        words += ["--moe-layer-freq", "[" + ",".join(map(str, moe_pattern)) + "]"]
+    return words
+
+
+def _batch(workload: Workload, layout: Layout) -> list[str]:
+    words = ["--seq-length", str(workload.seq_length), "--micro-batch-size", str(layout.micro_batch)]
+    return [*words, "--global-batch-size", str(workload.global_batch)]
+
+
+def _precision(workload: Workload, implementation: Implementation) -> list[str]:
+    if workload.precision == "fp32":
+        return []
+    if workload.precision == "fp16":
+        return ["--fp16", *_flags({"accumulate-allreduce-grads-in-fp32": implementation.grad_reduce_bytes == 4})]
+    words = ["--bf16"]
+    if workload.precision == "fp8":
+        words += ["--fp8-format", "hybrid", *_flags({"fp8-param-gather": implementation.fp8_param_gather})]
+    return words
+
+
+def _degrees(model: Model, layout: Layout) -> list[str]:
+    words = ["--tensor-model-parallel-size", str(layout.tp), "--pipeline-model-parallel-size", str(layout.pp)]
+    words += ["--context-parallel-size", str(layout.cp)] if layout.cp > 1 else []
+    if model.is_moe:
+        words += ["--expert-model-parallel-size", str(layout.ep), "--expert-tensor-parallel-size", str(layout.etp)]
+    words += _flags({"sequence-parallel": layout.sequence_parallel})
+    even = model.num_layers % (layout.pp * layout.vpp) == 0
+    if not layout.stages or (even and layout.stages == even_split(model, layout.pp, layout.vpp)):
+        if not even:
+            layout_text = layout_string(balanced_split(model, layout.pp, layout.vpp))
+            return [*words, "--pipeline-model-parallel-layout", layout_text]
+        return words + (["--num-virtual-stages-per-pipeline-rank", str(layout.vpp)] if layout.vpp > 1 else [])
+    return [*words, "--pipeline-model-parallel-layout", layout_string(layout.stages)]
+
+
+def _states(workload: Workload, implementation: Implementation, layout: Layout) -> list[str]:
+    if workload.optimizer not in _OPTIMIZERS:
+        raise _no_argument(f"the optimizer {workload.optimizer}")
+    words = ["--optimizer", *_OPTIMIZERS[workload.optimizer]]
+    instances = max(implementation.num_distributed_optimizer_instances, layout.hsdp_replicas)
+    if instances > 1:
+        words += ["--num-distributed-optimizer-instances", str(instances)]
+    words += _sharding(workload, implementation, layout)
+    words += _flags(
+        {
+            "overlap-grad-reduce": implementation.overlap_grad_reduce,
+            "overlap-param-gather": implementation.overlap_param_gather and layout.zero > 0,
+            "ddp-pad-buckets-for-high-nccl-busbw": implementation.pad_buckets_for_high_nccl_busbw,
+            "use-precision-aware-optimizer": implementation.precision_aware_optimizer,
+        }
+    )
+    if implementation.ddp_bucket_elements:
+        words += ["--ddp-bucket-size", str(implementation.ddp_bucket_elements)]
+    for name, size in (("main-grads", implementation.main_grads_bytes), ("exp-avg", implementation.exp_avg_bytes)):
+        words += [f"--{name}-dtype", _MOMENTS[size]] if size != 4 else []
+    words += ["--main-params-dtype", "fp16"] if implementation.main_params_bytes != 4 else []
+    size = implementation.exp_avg_sq_bytes
+    words += ["--exp-avg-sq-dtype", _MOMENTS[size]] if size != 4 else []
+    if implementation.optimizer_offload_fraction:
+        words += ["--optimizer-cpu-offload"]
+        words += ["--optimizer-offload-fraction", repr(implementation.optimizer_offload_fraction)]
+    if implementation.offload_activation_layers:
+        words += ["--cpu-offloading-num-layers", str(implementation.offload_activation_layers)]
+    return words
+
+
+def _sharding(workload: Workload, implementation: Implementation, layout: Layout) -> list[str]:
+    """What is sharded over data parallelism, and the type of the gradients where that depends on it."""
+    small_gradients = implementation.grad_reduce_bytes == 2 and workload.precision in ("bf16", "fp8")
+    reduced = ["--grad-reduce-in-bf16"] if small_gradients else []
+    if implementation.framework == "megatron-deepspeed":
+        return ["--deepspeed", "--zero-stage", str(layout.zero), *reduced]
+    if implementation.sharded_framework == "megatron_fsdp" or layout.zero == 2:
+        words = ["--use-megatron-fsdp", "--data-parallel-sharding-strategy", _SHARDING[layout.zero]]
+        words += ["--ckpt-format", "fsdp_dtensor"]
+        full = implementation.grad_reduce_bytes == 4 and workload.precision != "fp32"
+        return words + (["--megatron-fsdp-main-grads-dtype", "fp32"] if full else [])
+    if layout.zero == 3:
+        return ["--use-torch-fsdp2", "--ckpt-format", "torch_dist", *reduced]
+    return ["--use-distributed-optimizer", *reduced] if layout.zero else reduced
+
+
+def _kernels(model: Model, implementation: Implementation) -> list[str]:
+    i = implementation
+    if i.schedule != "1f1b":
+        raise _no_argument(f"the {i.schedule} schedule")
+    transformer_engine = i.layer_implementation == "transformer_engine"
+    kind = model.layer_kinds[0].mlp
+    mlp = kind.expert if isinstance(kind, MoE) else kind
+    hidden = model.dropout if i.hidden_dropout is None else i.hidden_dropout
+    attention = model.dropout if i.attention_dropout is None else i.attention_dropout
+    words = ["--transformer-impl", i.layer_implementation, "--attention-backend", i.attention]
+    words += ["--hidden-dropout", repr(hidden), "--attention-dropout", repr(attention)]
+    words += ["--make-vocab-size-divisible-by", str(i.vocab_divisible_by)]
+    if i.cross_entropy != "unfused":
+        words += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", i.cross_entropy]
+    if i.microbatch_group_size:
+        words += ["--microbatch-group-size-per-virtual-pipeline-stage", str(i.microbatch_group_size)]
+    return words + _flags(
+        {
+            "no-masked-softmax-fusion": not i.masked_softmax_fusion,
+            "no-bias-swiglu-fusion": mlp.gated and not i.bias_activation_fusion,
+            "no-bias-gelu-fusion": mlp.bias and not mlp.gated and not i.bias_activation_fusion,
+            "no-bias-dropout-fusion": not i.bias_dropout_fusion,
+            "no-rope-fusion": transformer_engine and not i.rope_fusion,
+            "no-gradient-accumulation-fusion": not i.gradient_accumulation_fusion,
+            "tp-comm-overlap": i.tp_comm_overlap,
+            "fp32-residual-connection": i.fp32_residual_connection,
+            "calculate-per-token-loss": i.calculate_per_token_loss,
+        }
+    )
+
+
+def _recompute(recompute: Recompute) -> list[str]:
+    """Stages that differ in their recomputed layers are written with the largest number, which never needs more."""
+    if recompute.granularity == "none":
+        return []
+    words = ["--recompute-granularity", recompute.granularity]
+    if recompute.granularity == "selective":
+        return [*words, "--recompute-modules", *recompute.modules]
+    number = max(recompute.stage_layers) if recompute.stage_layers else recompute.num_layers
+    words += ["--recompute-method", recompute.method]
+    words += ["--recompute-num-layers", str(number)] if number is not None else []
+    return words + _flags({"distribute-saved-activations": recompute.distribute_saved_activations})
+
+
+def _moe_computation(implementation: Implementation) -> list[str]:
+    i = implementation
+    words = ["--moe-token-dispatcher-type", i.moe_dispatcher]
+    words += ["--moe-router-dtype", "fp32"] if i.moe_router_fp32 else []
+    if i.moe_capacity_factor is not None:
+        words += ["--moe-expert-capacity-factor", repr(i.moe_capacity_factor)]
+    return words + _flags(
+        {
+            "moe-pad-expert-input-to-capacity": i.moe_pad_to_capacity,
+            "moe-grouped-gemm": i.moe_grouped_gemm,
+            "moe-permute-fusion": i.moe_permute_fusion,
+            "moe-shared-expert-overlap": i.moe_shared_expert_overlap,
+            "overlap-moe-expert-parallel-comm": i.overlap_moe_expert_parallel_comm,
+        }
+    )
