@@ -101,6 +101,8 @@ class MoE:
     router_bias: bool = False
     """A learned bias of the router (GPT-OSS). DeepSeek-V3's correction bias is a buffer, not a parameter; ERNIE 4.5
     keeps it as a parameter."""
+    score_function: Literal["softmax", "sigmoid"] = "softmax"
+    """How the router turns logits into scores; a sigmoid router (DeepSeek-V3) keeps all of them for backward."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,163 @@
+"""Softmax attention: QKV projection, rotary embedding, core attention, output projection.
+
+Source: megatron/core/transformer/{attention,dot_product_attention}.py, fusions/fused_softmax.py; FlashAttention-2
+(arXiv:2307.08691) keeps q, k, v, the output and the logarithm of the row sums.
+"""
+
+from __future__ import annotations
+
+from planner.implementation import Implementation
+from planner.memory.activations.shape import Shape, column_linear, row_linear
+from planner.memory.tape import Checkpoint, Item, Op, Saved
+from planner.model import Attention
+
+RNG_STATE_BYTES = 16
+"""Seed and offset that a fused attention kernel keeps for dropout."""
+
+
+def attention_items(
+    shape: Shape, impl: Implementation, a: Attention, rotary_dim: int, recompute: frozenset[str]
+) -> tuple[Item, ...]:
+    """Operations from the normalised input (`attention input`) to the output projection."""
+    n, e, t = shape.tokens, shape.element, shape.tp
+    query = e * n * a.query_width // t
+    key = e * n * a.key_width // t
+    mixed = query + 2 * key
+    items: list[Item] = [
+        column_linear(
+            shape, impl, "linear_qkv", "attention input", shape.hidden, (a.query_width + 2 * a.key_width) // t, "qkv"
+        )
+    ]
+    # Splitting the fused projection gives views; with several grouped heads on a rank the query's reshape copies it.
+    grouped = a.num_heads != a.num_query_groups and a.num_query_groups > t
+    q = Saved("query", query) if grouped else Saved("qkv", mixed)
+    k = v = Saved("qkv", mixed)
+    items.append(Op("split", output=query if grouped else 0, output_key="query", grad_input=mixed))
+    if a.qk_norm != "none":
+        statistics = 4 * n // t
+        items.append(
+            Op(
+                "qk_layernorm",
+                output=query + key,
+                saves=(
+                    q,
+                    k,
+                    Saved("query norm statistics", statistics * a.num_heads),
+                    Saved("key norm statistics", statistics * a.num_query_groups),
+                ),
+                grad_input=query + key,
+            )
+        )
+        q, k = Saved("normalised query", query), Saved("normalised key", key)
+    if rotary_dim:
+        # Unfused RoPE multiplies with cos and sin cast to the activation type, for q and for k.
+        tables = 0 if impl.rope_fusion else 4 * e * shape.seq * rotary_dim
+        items.append(Op("rope", output=query + key, saves=(Saved("rope cos and sin", tables),), grad_input=query + key))
+        q, k = Saved("rotated query", query), Saved("rotated key", key)
+    core = _core_attention(shape, impl, a, q, k, v)
+    if "core_attn" in recompute:
+        items.append(Checkpoint("core_attn", (q, k, v), core, output=query, output_key="attention output"))
+    else:
+        items += core
+    items += row_linear(shape, impl, "linear_proj", "attention output", a.query_width // t)
+    return tuple(items)
+
+
+def _core_attention(
+    shape: Shape, impl: Implementation, a: Attention, q: Saved, k: Saved, v: Saved
+) -> tuple[Op, ...]:
+    n, e, t = shape.tokens, shape.element, shape.tp
+    query = e * n * a.query_width // t
+    key = e * n * a.key_width // t
+    if impl.attention != "unfused":
+        return flash_attention(query, query + 2 * key, 4 * n * a.num_heads // t, (q, k, v))
+    heads = a.num_heads // t
+    ops: list[Op] = []
+    if a.num_heads != a.num_query_groups:
+        # DotProductAttention.forward repeats keys and values for every query head
+        k, v = Saved("repeated key", query), Saved("repeated value", query)
+        ops.append(Op("repeat", output=2 * query, grad_input=query + 2 * key))
+    values = query if a.num_heads != a.num_query_groups else key
+    ops += unfused_attention(shape, impl, heads, query, values, (q, k, v))
+    return tuple(ops)
+
+
+def flash_attention(output: int, grad_input: int, logsumexp: int, qkv: tuple[Saved, ...]) -> tuple[Op, ...]:
+    """FlashAttention or cuDNN: keeps q, k, v, the output, fp32 log-sum-exp of each row and the random state."""
+    return (
+        Op(
+            "core_attention",
+            output=output,
+            output_key="attention output",
+            saves=(
+                *qkv,
+                Saved("attention output", output),
+                Saved("attention logsumexp", logsumexp),
+                Saved("attention rng", RNG_STATE_BYTES),
+            ),
+            grad_input=grad_input,
+        ),
+    )
+
+
+def uses_fused_softmax(shape: Shape, impl: Implementation, heads: int) -> bool:
+    """Whether Megatron picks its own softmax kernel (fused_softmax.py: is_kernel_available)."""
+    s = shape.seq * shape.cp if shape.cp == 1 else shape.seq
+    return impl.masked_softmax_fusion and 16 < s <= 4096 and s % 4 == 0 and (heads * shape.batch) % 4 == 0
+
+
+def unfused_attention(
+    shape: Shape, impl: Implementation, heads: int, output: int, value_grad: int, qkv: tuple[Saved, Saved, Saved]
+) -> tuple[Op, ...]:
+    """Scores, softmax, dropout and the product with the values, each [batch, heads, seq, seq]."""
+    q, k, v = qkv
+    cells = heads * shape.seq * shape.seq * shape.batch
+    scores = shape.element * cells
+    ops = [Op("scores", output=scores, saves=(q, k), grad_input=output + value_grad)]
+    if uses_fused_softmax(shape, impl, heads):
+        ops.append(
+            Op(
+                "softmax",
+                output=scores,
+                output_key="probabilities",
+                saves=(Saved("probabilities", scores),),
+                grad_input=scores,
+            )
+        )
+        probabilities = "probabilities"
+    else:
+        # torch softmax in fp32 keeps its fp32 output and the causal mask; a half-precision copy goes on
+        ops.append(
+            Op(
+                "softmax",
+                output=scores,
+                output_key="half probabilities",
+                saves=(Saved("fp32 probabilities", 4 * cells), Saved("causal mask", shape.seq * shape.seq)),
+                grad_input=scores,
+                forward_temp=4 * cells,
+                backward_temp=4 * cells,
+            )
+        )
+        probabilities = "half probabilities"
+    if shape.attention_dropout:
+        ops.append(
+            Op(
+                "attention_dropout",
+                output=scores,
+                output_key="dropped probabilities",
+                saves=(Saved("attention dropout mask", cells),),
+                grad_input=scores,
+            )
+        )
+        probabilities = "dropped probabilities"
+    ops.append(
+        Op(
+            "context",
+            output=output,
+            output_key="attention output",
+            saves=(Saved(probabilities, scores), v),
+            grad_input=scores,
+            backward_temp=value_grad + output,
+        )
+    )
+    return tuple(ops)

@@ -1,0 +1,88 @@
+"""The mixture of experts: router, dispatch, expert MLPs, combination, shared expert.
+
+Source: megatron/core/transformer/moe/{router,moe_utils,token_dispatcher,experts,shared_experts}.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+from planner.implementation import Implementation
+from planner.memory.activations.feed_forward import activation_op, mlp_items
+from planner.memory.activations.shape import Shape, weight_grad
+from planner.memory.tape import Checkpoint, Item, Op, Saved
+from planner.model import MoE
+
+
+def expert_slots(shape: Shape, impl: Implementation, moe: MoE) -> int:
+    """Token copies that one rank routes: top_k for each of its tokens; with a capacity factor and padding, the capacity
+    of every expert (moe_utils.py: get_capacity)."""
+    tokens = shape.tokens // shape.sp
+    if impl.moe_capacity_factor is not None:
+        capacity = math.ceil(tokens * moe.top_k / moe.num_experts * impl.moe_capacity_factor)
+        padded = capacity * moe.num_experts
+        return padded if impl.moe_pad_to_capacity else min(padded, tokens * moe.top_k)
+    return tokens * moe.top_k
+
+
+def received_slots(shape: Shape, impl: Implementation, moe: MoE) -> int:
+    """Token copies that this rank's experts compute: its share of what the expert-parallel group routes, gathered over
+    expert tensor parallel ranks. Dropless routing multiplies with the imbalance of the busiest rank."""
+    slots = expert_slots(shape, impl, moe) * shape.etp
+    return slots if impl.moe_capacity_factor is not None else math.ceil(slots * impl.moe_imbalance)
+
+
+def moe_items(
+    shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset[str]
+) -> tuple[Item, ...]:
+    """Operations from the normalised input (`mlp input`) to the combined output."""
+    n = shape.tokens // shape.sp
+    e, k, experts = shape.element, moe.top_k, moe.num_experts
+    slots, received = expert_slots(shape, impl, moe), received_slots(shape, impl, moe)
+    probability = 4 if impl.moe_router_fp32 else e
+    # routing map (bool), top-k indices (int64) and fp32 scores; a sigmoid router also keeps all scores and their sum
+    routing = n * (experts + 12 * k) + (n * (4 * experts + 4) if moe.score_function == "sigmoid" else 0)
+    items: list[Item] = []
+    if moe.shared:
+        # walked first: in forward it stands beside the routed experts and its gradient joins theirs
+        items += mlp_items(shape, impl, moe.shared, "mlp input", "shared expert ")
+    ffn = moe.expert.ffn_hidden_size // shape.etp
+    local = experts // shape.ep
+    up = ffn * (2 if moe.expert.gated else 1)
+    dispatched = e * received * shape.hidden
+    activation = activation_op(shape, impl, moe.expert, received * ffn, "expert fc1 output", "expert fc2 input")
+    act: Item = activation
+    if "moe_act" in recompute:
+        act = Checkpoint(
+            "moe_act", activation.saves, (activation,), output=activation.output, output_key="expert fc2 input"
+        )
+    fc2_saves = () if "moe_act" in recompute else (Saved("expert fc2 input", e * received * ffn),)
+    items += [
+        Op("router", saves=(Saved("mlp input", shape.stream), Saved("routing", routing)), grad_input=0),
+        Op(
+            "dispatch",
+            output=dispatched,
+            output_key="dispatched tokens",
+            saves=(Saved("permutation", 16 * slots),),
+            grad_input=shape.stream,
+        ),
+        Op(
+            "expert fc1",
+            output=e * received * up,
+            output_key="expert fc1 output",
+            saves=(Saved("dispatched tokens", dispatched),),
+            grad_input=dispatched,
+            weight_grad=weight_grad(impl, shape, shape.hidden, up) * local,
+        ),
+        Op("expert probabilities", saves=(Saved("expert probabilities", probability * received),)),
+        act,
+        Op(
+            "expert fc2",
+            output=dispatched,
+            saves=fc2_saves,
+            grad_input=e * received * ffn,
+            weight_grad=weight_grad(impl, shape, shape.hidden, ffn) * local,
+        ),
+        Op("combine", output=shape.stream, grad_input=dispatched),
+    ]
+    return tuple(items)

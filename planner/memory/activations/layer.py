@@ -1,0 +1,85 @@
+"""One decoder layer as a tape: two residual branches, with what is recomputed left out of what is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from planner.implementation import Implementation
+from planner.memory.activations.attention import attention_items
+from planner.memory.activations.experts import moe_items
+from planner.memory.activations.feed_forward import mlp_items
+from planner.memory.activations.latent import latent_attention_items
+from planner.memory.activations.shape import Shape, dropout_op, norm_op
+from planner.memory.tape import Branch, Checkpoint, Item, Op, Saved, Tape
+from planner.model import LatentAttention, Layer, MoE, Norm
+
+
+def layer_tape(
+    shape: Shape,
+    impl: Implementation,
+    layer: Layer,
+    norm: Norm,
+    rotary_dim: int,
+    modules: frozenset[str] = frozenset(),
+) -> Tape:
+    """A decoder layer's forward pass; `modules` are recomputed selectively (transformer_layer.py: TransformerLayer)."""
+    a = layer.attention
+    if isinstance(a, LatentAttention):
+        attention = latent_attention_items(shape, impl, a, modules)
+    else:
+        attention = attention_items(shape, impl, a, rotary_dim, modules)
+    if isinstance(layer.mlp, MoE):
+        mlp = moe_items(shape, impl, layer.mlp, modules)
+        checkpointed = "moe" in modules
+    else:
+        mlp = mlp_items(shape, impl, layer.mlp, "mlp input")
+        checkpointed = "mlp" in modules
+    if checkpointed:
+        mlp = (Checkpoint("mlp", (Saved("mlp input", shape.stream),), mlp, output=shape.stream),)
+    first = (*attention, *dropout_op(shape, "attention bias-dropout-add"))
+    second = (*mlp, *dropout_op(shape, "mlp bias-dropout-add"))
+    before = norm_op(shape, norm, "input_layernorm", "layer input", "attention input")
+    middle = norm_op(shape, norm, "pre_mlp_layernorm", "attention residual", "mlp input")
+    if "layernorm" in modules:
+        branches: list[tuple[Item, ...]] = [
+            _recomputed_norm(before, first),
+            _recomputed_norm(middle, second),
+        ]
+    else:
+        branches = [(before, *first), (middle, *second)]
+    return tuple(Branch(items, shape.stream) for items in branches)
+
+
+def _recomputed_norm(norm: Op, rest: tuple[Item, ...]) -> tuple[Item, ...]:
+    """The norm's input is kept instead of its output and statistics (tensor_parallel/random.py:
+    CheckpointWithoutOutput frees the output's storage, whoever else refers to it)."""
+    checkpoint = Checkpoint(norm.name, norm.saves[:1], (norm,), norm.output, norm.output_key)
+    return checkpoint, *(_without(item, norm.output_key) for item in rest)
+
+
+def _without(item: Item, key: str) -> Item:
+    if isinstance(item, Branch):
+        return item
+    return replace(item, saves=tuple(Saved(s.key, 0) if s.key == key else s for s in item.saves))
+
+
+def checkpoint_tape(shape: Shape, layers: tuple[Tape, ...], distribute: bool = False) -> Tape:
+    """Fully recomputed layers: only the input of the first is kept, over tensor parallel ranks if `distribute`d
+    (tensor_parallel/random.py: CheckpointFunction)."""
+    kept = shape.full_stream // shape.tp if distribute else shape.stream
+    items = tuple(_numbered(item, i) for i, tape in enumerate(layers) for item in tape)
+    return (Checkpoint("full", (Saved("layer input", kept),), items, output=shape.stream),)
+
+
+def _numbered(item: Item, i: int) -> Item:
+    """The same item of layer i of a checkpointed group: its storages are its own; the first keeps its names, so that
+    the group's input is the checkpointed one."""
+    if i == 0:
+        return item
+    if isinstance(item, Branch):
+        return replace(item, items=tuple(_numbered(x, i) for x in item.items))
+    saves = tuple(Saved(f"{s.key} {i}", s.bytes) for s in item.saves)
+    key = f"{item.output_key} {i}" if item.output_key else ""
+    if isinstance(item, Checkpoint):
+        return replace(item, saves=saves, output_key=key, items=tuple(_numbered(x, i) for x in item.items))
+    return replace(item, saves=saves, output_key=key)

@@ -1,0 +1,108 @@
+"""The sizes that activations are made of on one rank, and the operations that every block shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.implementation import Implementation
+from planner.memory.tape import Op, Saved
+from planner.model import Norm
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One microbatch on one rank."""
+
+    seq: int
+    """Tokens of one sequence on this context-parallel rank: seq_length / cp."""
+    batch: int
+    """Sequences of the microbatch."""
+    hidden: int
+    tp: int
+    sequence_parallel: bool
+    cp: int = 1
+    ep: int = 1
+    etp: int = 1
+    element: int = 2
+    """Bytes of one activation element."""
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return self.seq * self.batch
+
+    @property
+    def sp(self) -> int:
+        """What sequence parallelism divides the residual stream by."""
+        return self.tp if self.sequence_parallel else 1
+
+    @property
+    def stream(self) -> int:
+        """Bytes of the residual stream, [seq / sp, batch, hidden]."""
+        return self.element * self.tokens * self.hidden // self.sp
+
+    @property
+    def full_stream(self) -> int:
+        """Bytes of the stream gathered over tensor parallel ranks."""
+        return self.element * self.tokens * self.hidden
+
+
+def norm_op(shape: Shape, norm: Norm, name: str, source: str, target: str) -> Op:
+    """A norm of the residual stream: keeps its input and fp32 statistics (rstd, and the mean of a LayerNorm) per token."""
+    statistics = (8 if norm.type == "LayerNorm" else 4) * shape.tokens // shape.sp
+    return Op(
+        name,
+        output=shape.stream,
+        output_key=target,
+        saves=(Saved(source, shape.stream), Saved(f"{name} statistics", statistics)),
+        grad_input=shape.stream,
+    )
+
+
+def column_linear(
+    shape: Shape, impl: Implementation, name: str, source: str, in_width: int, out_width: int, output_key: str = ""
+) -> Op:
+    """A column-parallel linear over `in_width` features, `out_width` of them on this rank. Keeps its (sequence-parallel)
+    input; with sequence parallelism its backward makes the whole input gradient before scattering it
+    (tensor_parallel/layers.py: LinearWithGradAccumulationAndAsyncCommunication.backward)."""
+    whole = shape.element * shape.tokens * in_width
+    part = whole // shape.sp
+    return Op(
+        name,
+        output=shape.element * shape.tokens * out_width,
+        output_key=output_key,
+        saves=(Saved(source, part),),
+        grad_input=part,
+        weight_grad=weight_grad(impl, shape, in_width, out_width),
+        backward_temp=whole if shape.sp > 1 else 0,
+    )
+
+
+def row_linear(shape: Shape, impl: Implementation, name: str, source: str, in_width: int) -> tuple[Op, ...]:
+    """A row-parallel linear from `in_width` features on this rank to the hidden size, and the reduce-scatter behind it,
+    whose backward gathers the gradient (tensor_parallel/mappings.py: _ReduceScatterToSequenceParallelRegion)."""
+    linear = Op(
+        name,
+        output=shape.full_stream,
+        saves=(Saved(source, shape.element * shape.tokens * in_width),),
+        grad_input=shape.element * shape.tokens * in_width,
+        weight_grad=weight_grad(impl, shape, in_width, shape.hidden),
+    )
+    if shape.sp == 1:
+        return (linear,)
+    scatter = Op(f"{name} reduce-scatter", output=shape.stream, grad_input=shape.full_stream)
+    return linear, scatter
+
+
+def weight_grad(impl: Implementation, shape: Shape, in_width: int, out_width: int) -> int:
+    """Bytes of a weight gradient that is a tensor of its own: none where the GEMM adds it to the main gradient."""
+    return 0 if impl.gradient_accumulation_fusion else shape.element * in_width * out_width
+
+
+def dropout_op(shape: Shape, name: str) -> tuple[Op, ...]:
+    """Bias, dropout and residual addition of one branch: a one-byte mask where there is dropout, else nothing."""
+    if not shape.hidden_dropout:
+        return ()
+    mask = shape.tokens * shape.hidden // shape.sp
+    return (Op(name, output=shape.stream, saves=(Saved(f"{name} mask", mask),), grad_input=shape.stream),)

@@ -1,0 +1,85 @@
+"""How many microbatches a pipeline stage holds for the backward pass, from the order of its schedule.
+
+Source: megatron/core/pipeline_parallel/schedules.py: get_pp_rank_microbatches, get_schedule_table,
+forward_backward_pipelining_{without,with}_interleaving.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A stage when the backward of `chunk` is about to start: microbatches alive of each virtual chunk, that one
+    included."""
+
+    chunk: int
+    microbatches: tuple[int, ...]
+
+
+def warmup(pp: int, stage: int, vpp: int, num_microbatches: int, group: int | None = None, extra: int = 0) -> int:
+    """Forward passes (of chunks, when interleaved) before the first backward. `extra` is 1 where expert-parallel
+    communication is overlapped with the neighbouring microbatch."""
+    if vpp == 1:
+        return min(num_microbatches, pp - stage - 1)
+    return min(num_microbatches * vpp, 2 * (pp - stage - 1) + (vpp - 1) * (group or pp) + extra)
+
+
+def peak_in_flight(
+    pp: int, stage: int, vpp: int, num_microbatches: int, group: int | None = None, extra: int = 0
+) -> Fraction:
+    """Most microbatches alive on a stage, in whole-stage units: chunks in flight / vpp. One without a pipeline."""
+    if pp == 1:
+        return Fraction(1)
+    chunks = min(num_microbatches * vpp, warmup(pp, stage, vpp, num_microbatches, group, extra) + 1)
+    return Fraction(chunks, vpp)
+
+
+@lru_cache(maxsize=65536)
+def moments_in_flight(
+    pp: int, stage: int, vpp: int, num_microbatches: int, group: int | None = None, extra: int = 0
+) -> tuple[InFlight, ...]:
+    """The states of a stage at the start of a backward that no other state of the same chunk exceeds in every chunk."""
+    if pp == 1:
+        return (InFlight(0, (1,)),)
+    if vpp == 1:
+        return (InFlight(0, (min(num_microbatches, pp - stage),)),)
+    group = group or pp
+    first = warmup(pp, stage, vpp, num_microbatches, group, extra)
+    total = num_microbatches * vpp
+    # the order repeats every group x vpp steps; two rounds after the warm-up show every state
+    horizon = min(total, first + 3 * group * vpp)
+    order = _chunk_order(min(num_microbatches, -(-horizon // vpp) + group), vpp, group)
+    alive = [0] * vpp
+    forwards = 0
+    states: dict[int, set[tuple[int, ...]]] = {}
+    for backward in range(min(total, horizon)):
+        while forwards < min(total, backward + first + 1) and forwards < len(order):
+            alive[order[forwards]] += 1
+            forwards += 1
+        if backward >= len(order):
+            break
+        chunk = vpp - 1 - order[backward]
+        states.setdefault(chunk, set()).add(tuple(alive))
+        alive[chunk] -= 1
+    out = []
+    for chunk, vectors in sorted(states.items()):
+        out += [InFlight(chunk, v) for v in sorted(vectors) if not any(_exceeds(w, v) for w in vectors)]
+    return tuple(out)
+
+
+def _exceeds(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return a != b and all(x >= y for x, y in zip(a, b, strict=True))
+
+
+def _chunk_order(num_microbatches: int, vpp: int, group: int) -> list[int]:
+    """The virtual chunk of each step: groups of microbatches, each through every chunk in turn."""
+    order = []
+    for start in range(0, num_microbatches, group):
+        size = min(group, num_microbatches - start)
+        for chunk in range(vpp):
+            order += [chunk] * size
+    return order

@@ -1,0 +1,145 @@
+"""What one piece of the model costs one rank: its parameters, what it keeps for each microbatch, what it needs for a moment.
+
+Pieces depend on the degrees that shape a rank's tensors (tp, cp, ep, etp, micro-batch, sequence parallelism,
+selectively recomputed modules), not on the pipeline, so that a search computes few of them and reuses each often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.implementation import Implementation
+from planner.layout import Layout
+from planner.memory.activations.edges import embedding_saved, final_norm_saved, head_saved, loss_saved
+from planner.memory.activations.layer import checkpoint_tape, layer_tape
+from planner.memory.activations.shape import Shape
+from planner.memory.tape import Tape, backward_peak, saved_by_tensor, saved_bytes
+from planner.model import Layer, Model
+from planner.parameters import (
+    Sharding,
+    Weight,
+    embedding_weights,
+    final_norm_weights,
+    head_weights,
+    layer_weights,
+    mtp_weights,
+    padded_vocab_size,
+)
+from planner.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """One decoder layer of one kind."""
+
+    weights: tuple[Weight, ...]
+    saved: dict[str, int]
+    saved_bytes: int
+    checkpoint_bytes: int
+    """Kept for a fully recomputed layer."""
+    backward_bytes: int
+    """Peak of its backward over what is alive before, the gradient of its output counted."""
+    recompute_bytes: int
+    """The same where the layer is rebuilt first."""
+    tape: Tape
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeCosts:
+    """What stands before and after the layers."""
+
+    embedding_weights: tuple[Weight, ...]
+    final_norm_weights: tuple[Weight, ...]
+    head_weights: tuple[Weight, ...]
+    mtp_weights: tuple[Weight, ...]
+    embedding_saved: dict[str, int]
+    final_norm_saved: dict[str, int]
+    head_saved: dict[str, int]
+    loss_saved: dict[str, int]
+    half_logits: int
+    """The logits, or their gradient, in half precision."""
+    loss_temporary: int
+    head_input_grad: int
+    """Gradient of the head's input, whole before it is scattered, and scattered."""
+    vocab_grad: int
+    """A gradient of this rank's part of the vocabulary matrix in half precision."""
+    mtp_saved: int
+
+
+def shape_of(model: Model, workload: Workload, impl: Implementation, layout: Layout) -> Shape:
+    """One microbatch of this layout on one rank."""
+    hidden = model.dropout if impl.hidden_dropout is None else impl.hidden_dropout
+    attention = model.dropout if impl.attention_dropout is None else impl.attention_dropout
+    return Shape(
+        seq=workload.seq_length // layout.cp,
+        batch=layout.micro_batch,
+        hidden=model.hidden_size,
+        tp=layout.tp,
+        sequence_parallel=layout.sequence_parallel,
+        cp=layout.cp,
+        ep=layout.ep,
+        etp=layout.etp,
+        element=4 if workload.precision == "fp32" else 2,
+        hidden_dropout=hidden,
+        attention_dropout=attention,
+    )
+
+
+def sharding_of(impl: Implementation, layout: Layout) -> Sharding:
+    """How parameters are divided on a rank of this layout."""
+    return Sharding(layout.tp, layout.ep, layout.etp, impl.layer_implementation == "local")
+
+
+def modules_of(layout: Layout) -> frozenset[str]:
+    """Modules that are recomputed selectively."""
+    return frozenset(layout.recompute.modules if layout.recompute.granularity == "selective" else ())
+
+
+def layer_cost(
+    model: Model, impl: Implementation, layer: Layer, shape: Shape, sharding: Sharding, modules: frozenset[str]
+) -> LayerCost:
+    """A decoder layer of this kind on one rank."""
+    tape = layer_tape(shape, impl, layer, model.norm, model.rotary_dim, modules)
+    full = tape if not modules else layer_tape(shape, impl, layer, model.norm, model.rotary_dim, frozenset())
+    rebuilt = checkpoint_tape(shape, (full,))
+    return LayerCost(
+        weights=layer_weights(layer, model.hidden_size, model.norm, sharding),
+        saved=saved_by_tensor(tape),
+        saved_bytes=saved_bytes(tape),
+        checkpoint_bytes=saved_bytes(rebuilt),
+        backward_bytes=backward_peak(tape, shape.stream),
+        recompute_bytes=backward_peak(rebuilt, shape.stream),
+        tape=full,
+    )
+
+
+def edge_costs(model: Model, impl: Implementation, shape: Shape, sharding: Sharding, pipelined: bool) -> EdgeCosts:
+    """Embedding, final norm, head, loss and multi-token prediction; `pipelined` puts a tied head's copy on its stage."""
+    tp, unit = sharding.tp, impl.vocab_divisible_by
+    vocab = padded_vocab_size(model.vocab_size, tp, unit) // tp
+    loss = loss_saved(shape, impl, vocab)
+    final_norm, head = final_norm_saved(shape, model.norm.type), head_saved(shape)
+    mtp_saved = 0
+    mtp: tuple[Weight, ...] = ()
+    if model.mtp_num_layers:
+        mtp = mtp_weights(model, sharding)
+        layer = layer_tape(shape, impl, model.mtp_layer, model.norm, model.rotary_dim, frozenset())
+        # two norms of embedding and hidden state, the concatenation that eh_proj keeps, a layer, a norm, head and loss
+        # of its own (multi_token_prediction.py: MultiTokenPredictionLayer, process_mtp_loss)
+        around = 2 * (shape.stream + 8 * shape.tokens // shape.sp) + 2 * shape.stream
+        mtp_saved = around + saved_bytes(layer) + sum((final_norm | head | loss).values())
+    return EdgeCosts(
+        embedding_weights=embedding_weights(model, tp, unit),
+        final_norm_weights=final_norm_weights(model),
+        head_weights=head_weights(model, tp, unit, tied_copy=pipelined and model.tied),
+        mtp_weights=mtp,
+        embedding_saved=embedding_saved(shape),
+        final_norm_saved=final_norm,
+        head_saved=head,
+        loss_saved=loss,
+        half_logits=shape.element * shape.tokens * vocab if impl.cross_entropy != "te" else 0,
+        loss_temporary=16 * shape.tokens,
+        head_input_grad=shape.stream + (shape.full_stream if shape.sp > 1 else 0),
+        vocab_grad=shape.element * vocab * model.hidden_size,
+        mtp_saved=mtp_saved,
+    )
