@@ -1,0 +1,124 @@
+"""From a file that someone means to launch to the answer about it. A file that cannot be judged is an answer too."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.commands.question import Question
+from planner.errors import InputError, NotModelled, PlannerError
+from planner.reports.check_report import Broken, Checked
+
+if TYPE_CHECKING:
+    from planner.cluster import Card, Cluster
+    from planner.interop.megatron import MegatronLaunch
+    from planner.layout import Layout
+    from planner.memory.report import MemoryReport
+    from planner.timing.report import StepTime
+
+
+class Judge:
+    """Judges files one by one, against the GPUs and the accounting in the options of `plan check`."""
+
+    def __init__(self, options: dict[str, Any]):
+        self._options = options
+        self._given: Cluster | None = options["gpus"] or options["cluster"]
+
+    def answer(self, file: str, detail: bool = False) -> Checked:
+        """The answer about one file; never raises for what is wrong with the file."""
+        try:
+            return self._answer(file, detail)
+        except PlannerError as error:
+            text = str(error)
+            return Checked(file, error=text if text.startswith(file) else f"{file}: {text}")
+
+    def _answer(self, file: str, detail: bool) -> Checked:
+        launch = self._read(file)
+        cluster = self._given or _cluster_of(self._options["gpu"], _world(launch, file))
+        question = self._question(launch, cluster)
+        broken = _broken(question, launch)
+        memory, step, notes = None, None, (*launch.notes, *launch.not_accounted)
+        try:
+            memory, step, reasons = _price(question, launch.layout, detail)
+            notes += reasons
+        except (PlannerError, ArithmeticError, ValueError, IndexError, AssertionError):
+            if not broken:
+                raise
+            # A layout that breaks a rule need not have a memory: heads that do not divide have no size.
+        return Checked(
+            file, "", question, launch.layout, tuple(broken), tuple(launch.unrecognised), notes, memory, step
+        )
+
+    def _read(self, file: str) -> MegatronLaunch:
+        world = self._given.gpus if self._given else None
+        if Path(file).suffix.lower() == ".json":
+            from planner.interop.deepspeed import read_deepspeed
+
+            model = self._options["model"]
+            if model is None:
+                raise InputError(f"{file}: a DeepSpeed JSON does not say the model, so --model is required.")
+            return read_deepspeed(file, model, world, self._options["seq_length"])
+        from planner.interop.megatron import read_megatron
+
+        return read_megatron(file, world)
+
+    def _question(self, launch: MegatronLaunch, cluster: Cluster) -> Question:
+        accounting, reserve = self._options["accounting"], self._options["reserve"]
+        if reserve is None:
+            reserve = cluster.reserve_bytes if accounting == "exact" else 0
+        return Question(launch.model, cluster, launch.workload, launch.implementation, accounting, reserve, defaults=())
+
+
+def _world(launch: MegatronLaunch, file: str) -> int:
+    if launch.world_size is None:
+        raise InputError(
+            f"{file}: the launch does not say on how many GPUs it runs (torchrun options, WORLD_SIZE, or NNODES and "
+            "GPUS_PER_NODE), so --gpus such as 16xH100-80G is required."
+        )
+    return launch.world_size
+
+
+@cache
+def _cluster_of(card: Card, gpus: int) -> Cluster:
+    from planner.hardware import parse_gpus
+
+    return parse_gpus(f"{gpus}x{card.name}")
+
+
+def _broken(question: Question, launch: MegatronLaunch) -> list[Broken]:
+    """What reading the launch found, then what the book of rules says; each rule once."""
+    from planner.rules import broken_rules
+
+    found = [Broken(p.id, p.sentence, p.source, p.given) for p in launch.problems]
+    rules = broken_rules(
+        question.model,
+        question.workload,
+        question.implementation,
+        launch.layout,
+        question.cluster.gpus,
+        question.cluster,
+    )
+    known = {broken.id for broken in found}
+    return found + [Broken(r.id, r.sentence, r.source, r.given, r.nearest) for r in rules if r.id not in known]
+
+
+def _price(question: Question, layout: Layout, detail: bool) -> tuple[MemoryReport, StepTime | None, tuple[str, ...]]:
+    """Memory, and the step's time or the reason why there is none."""
+    from planner.memory.accounting import make_accounting
+    from planner.timing.step import Timing
+
+    accounting = make_accounting(
+        question.accounting,
+        question.model,
+        question.workload,
+        question.implementation,
+        question.cluster,
+        question.reserve_bytes,
+    )
+    memory = accounting.report(layout, detail=detail)
+    try:
+        timing = Timing(question.model, question.workload, question.implementation, question.cluster)
+        return memory, timing.step(layout), ()
+    except NotModelled as reason:
+        return memory, None, (f"no step time: {reason}",)

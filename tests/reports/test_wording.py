@@ -1,0 +1,84 @@
+"""What a person reads: the question in full words, the verdict in words, the reasons with their numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from planner.layout import Layout
+from planner.memory.report import MemoryReport
+from planner.reports import render, units
+from planner.reports.memory_report import memory_report
+from planner.reports.search_report import search_report
+from planner.solver.result import SearchResult, Status
+
+
+def test_the_report_repeats_the_question_in_words(question, found: SearchResult) -> None:
+    """Model, cluster, memory and workload stand at the top: misreadings are found there."""
+    text = render(search_report(question, found), "table")
+    assert "40 layers, hidden 5120, 40 heads in 8 groups" in text
+    assert "16 x TOY-80G (2 nodes of 8), NVLink 300 GB/s, InfiniBand 25 GB/s a GPU" in text
+    assert "79.0 GiB a GPU, of which 4.0 GiB stay reserved" in text
+    assert "1,024 sequences of 4,096 tokens a step (4.19 M tokens)" in text
+
+
+def test_the_choice_is_justified(question, found: SearchResult) -> None:
+    """Margin to the runner-up, the error that it is smaller than, where memory is tightest, and the proof."""
+    text = " ".join(render(search_report(question, found), "table").split())
+    assert "Chosen: TP 2 · PP 4 · DP 2 · ZeRO 1 · micro-batch 1" in text
+    assert "is 2.0 % slower" in text
+    assert "The first 2 lie within the 8 %" in text
+    assert "Fits with 9.0 GiB free at the peak, on stage 0 during backward" in text
+    assert "Proved optimal over 1,234 candidates" in text
+    assert "largest loss is pipeline bubble (25.0 %)" in text
+
+
+def test_an_unproved_plan_says_so(question, found: SearchResult) -> None:
+    """Without a proof the report gives the bound instead."""
+    unproved = dataclasses.replace(found, status=Status.FEASIBLE, lower_bound=40.0)
+    text = " ".join(render(search_report(question, unproved), "table").split())
+    assert (
+        "not proved optimal over 1,234 candidates: the time limit came first; none can be faster than 40.00 s" in text
+    )
+
+
+def test_alike_stages_are_folded(question, layout: Layout, memory: MemoryReport) -> None:
+    """Two middle stages with the same memory are one column."""
+    header = next(
+        x for x in render(memory_report(question, layout, memory, None), "table").splitlines() if "stage 0" in x
+    )
+    assert header.split("  ")[-3:] == ["stage 0", "stages 1-2", "stage 3"]
+
+
+def test_the_verdict_is_a_word(question, layout: Layout, too_large: MemoryReport) -> None:
+    """What does not fit says by how much, without any colour."""
+    text = render(memory_report(question, layout, too_large, None), "table")
+    assert "Does not fit: over by 21.0 GiB at the peak, on every stage alike during backward" in " ".join(text.split())
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith("verdict")] == ["over"]
+
+
+def test_no_layout_fits(question, impossible: SearchResult) -> None:
+    """The argument and the hints are apart; a hint comes with the command that was solved."""
+    lines = render(search_report(question, impossible), "table").splitlines()
+    assert any(line.startswith("× No layout of toy|13b fits 16 x TOY-80G") for line in lines)
+    why, hints = lines.index("Why"), lines.index("What would fit (each was solved)")
+    assert why < hints
+    assert "  plan --model toy --gpus 8xTOY-80G" in lines[hints:]
+
+
+def test_unknown_is_not_infeasible(question, impossible: SearchResult) -> None:
+    """The time limit proves nothing."""
+    unknown = dataclasses.replace(impossible, status=Status.UNKNOWN, explanation=None)
+    text = render(search_report(question, unknown), "table")
+    assert "? Unknown: the time limit came before" in text
+    assert "No layout of" not in text
+
+
+def test_units_round_and_never_print_minus_zero() -> None:
+    """One decimal, GiB of 2**30, milliseconds under a second."""
+    assert units.gib(-1) == "0.0"
+    assert units.gib(-3 * 2**29) == "-1.5"
+    assert units.gib(1234 * 2**30) == "1,234.0"
+    assert units.seconds(0.0123) == "12.3 ms"
+    assert units.seconds(61.234) == "61.23 s"
+    assert units.count(13_015_864_320) == "13.02 B"
+    assert units.plural(1, "node") == "1 node" and units.plural(2, "node") == "2 nodes"
