@@ -14,10 +14,8 @@ from planner.errors import InputError, NotModelled
 from planner.interop.megatron.parse import Arguments, readable
 from planner.interop.megatron.patterns import MAX_LAYERS, frequency
 from planner.interop.megatron.problem import Problem
+from planner.interop.megatron.vocabulary import vocabulary
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm, Position
-
-KNOWN_VOCABULARIES = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}
-"""Vocabularies that do not depend on a file given by the user: GPT-2's merges and Llama 2's SentencePiece model."""
 
 _POSITIONS: dict[str, Position] = {"learned_absolute": "learned", "rope": "rope", "yarn": "rope", "none": "none"}
 
@@ -32,8 +30,11 @@ def positive(args: Arguments, name: str, source: str, default: int | None = None
     return value
 
 
-def build_model(args: Arguments, source: str, name: str, problems: list[Problem]) -> Model:
-    """The model of a launch. Raises InputError where the arguments do not determine one."""
+def build_model(
+    args: Arguments, source: str, name: str, problems: list[Problem], vocab_size: int | None = None
+) -> Model:
+    """The model of a launch; `vocab_size` is used where the arguments do not tell the vocabulary. Raises InputError
+    where the arguments do not determine a model."""
     hidden = positive(args, "hidden-size", source)
     layers = positive(args, "num-layers", source, args.get("encoder-num-layers"))
     if layers > MAX_LAYERS:
@@ -58,7 +59,7 @@ def build_model(args: Arguments, source: str, name: str, problems: list[Problem]
     return Model(
         name=name,
         hidden_size=hidden,
-        vocab_size=_vocabulary(args, source),
+        vocab_size=vocabulary(args, source, vocab_size),
         layer_kinds=tuple(kinds),
         pattern=tuple(pattern),
         norm=norm,
@@ -191,16 +192,3 @@ def _position(args: Arguments, source: str) -> Position:
     if args.flag("no-position-embedding") and given == "learned_absolute":
         return "none"
     return _POSITIONS[given]
-
-
-def _vocabulary(args: Arguments, source: str) -> int:
-    """The vocabulary before padding: given, or that of a tokenizer which is the same everywhere."""
-    if "padded-vocab-size" in args:
-        return positive(args, "padded-vocab-size", source)
-    if "vocab-size" in args:
-        return positive(args, "vocab-size", source)
-    tokenizer = args.get("tokenizer-type")
-    if tokenizer in KNOWN_VOCABULARIES:
-        return KNOWN_VOCABULARIES[tokenizer]
-    shown = f"of --tokenizer-type {readable(tokenizer)}" if tokenizer else "and --tokenizer-type is absent"
-    raise InputError(f"{source}: --vocab-size must be given, because the vocabulary {shown} is not known.")

@@ -75,7 +75,7 @@ def build_implementation(args: Arguments, source: str) -> Implementation:
     if not 0 <= fraction <= 1:
         raise InputError(f"{source}: --optimizer-offload-fraction must be from 0 to 1, but was given {fraction}.")
     capacity = args.get("moe-expert-capacity-factor")
-    padded = "padded-vocab-size" in args or args.flag("no-pad-vocab-size")
+    padded = "padded-vocab-size" in args or args.flag("no-pad-vocab-size") or args.flag("disable-pad-vocab-size")
     deterministic = args.flag("deterministic-mode")
     return Implementation(
         layer_implementation="local" if local else "transformer_engine",
@@ -186,13 +186,13 @@ def build_workload(args: Arguments, source: str, micro_batch: int, dp: int) -> W
 
 def _scheduled_batch(args: Arguments, source: str) -> int | None:
     """The last batch of `--step-batch-size-schedule "0:384 200B:768"`: the size that training settles at."""
-    text = args.get("step-batch-size-schedule")
-    if text is None:
+    steps = args.get("step-batch-size-schedule")
+    if steps is None:
         return None
-    last = text.replace(",", " ").split()[-1:] or [""]
-    batch = last[0].rpartition(":")[2]
+    batch = steps[-1].rpartition(":")[2] if steps else ""
     if not (batch.isascii() and batch.isdigit() and 0 < len(batch) < 12 and int(batch)):
+        shown = readable(" ".join(steps))
         raise InputError(
-            f"{source}: --step-batch-size-schedule must be like '0:384 200B:768', but was given '{readable(text)}'."
+            f"{source}: --step-batch-size-schedule must be like '0:384 200B:768', but was given '{shown}'."
         )
     return int(batch)

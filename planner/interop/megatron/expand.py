@@ -167,9 +167,9 @@ class Expander:
         while position < len(word):
             c = word[position]
             if c == "\\" and quote != "'" and position + 1 < len(word):
-                out.append(
-                    word[position + 1] if not quote or word[position + 1] in '$`"\\' else word[position : position + 2]
-                )
+                following = word[position + 1]
+                keep = quote and following not in '$`"\\\n'
+                out.append(("\\" + following) if keep else following.replace("\n", ""))
                 position += 2
             elif c in "'\"" and (not quote or quote == c):
                 quote = "" if quote else c

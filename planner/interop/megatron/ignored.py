@@ -214,11 +214,11 @@ GROUPS: dict[str, str] = {
         multiple-validation-sets skip-train start-eval-at-iter= test-mode validation-set-names*
     """,
     "TokenizerConfig": """
-        chat-template= disable-pad-vocab-size disable-tokenizer-sentencepiece-ignore-extra-whitespaces merge-file=
+        chat-template= disable-tokenizer-sentencepiece-ignore-extra-whitespaces
         no-tokenizer-sentencepiece-ignore-extra-whitespaces null-tokenizer-eod-id= null-tokenizer-pad-id=
         tiktoken-num-special-tokens= tiktoken-pattern= tokenizer-hf-no-include-special-tokens
-        tokenizer-hf-no-use-fast tokenizer-metadata= tokenizer-model= tokenizer-sentencepiece-legacy
-        tokenizer-special-tokens* trust-remote-code use-gigatoken vocab-extra-ids= vocab-file=
+        tokenizer-hf-no-use-fast tokenizer-metadata= tokenizer-sentencepiece-legacy tokenizer-special-tokens*
+        trust-remote-code use-gigatoken vocab-extra-ids=
     """,
     "data": """
         allow-ambiguous-pad-tokens data-args-path= data-cache-path= data-path* dataloader-defer-npy-index-mmap

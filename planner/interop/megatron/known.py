@@ -101,7 +101,9 @@ HONOURED: dict[str, Argument] = {
         window-attn-skip-freq Attention.window
         moe-layer-freq Model.pattern
         tokenizer-type Model.vocab_size where --vocab-size is absent
-        step-batch-size-schedule Workload.global_batch (the last step's)
+        tokenizer-model Model.vocab_size where --vocab-size is absent
+        vocab-file Model.vocab_size where --vocab-size is absent
+        merge-file Model.vocab_size where --vocab-size is absent
         transformer-impl Implementation.layer_implementation
         attention-backend Implementation.attention
         cross-entropy-fusion-impl Implementation.cross_entropy
@@ -125,6 +127,7 @@ HONOURED: dict[str, Argument] = {
         "list",
         """
         recompute-modules Layout.recompute
+        step-batch-size-schedule Workload.global_batch (the last step's)
         spec none, unless it names a hybrid or Mamba stack (refused) or `local` (Implementation.layer_implementation)
         """,
     ),
@@ -143,6 +146,7 @@ HONOURED: dict[str, Argument] = {
         use-rotary-position-embeddings Model.position
         no-position-embedding Model.position
         no-pad-vocab-size Implementation.vocab_divisible_by
+        disable-pad-vocab-size Implementation.vocab_divisible_by
         bf16 Workload.precision
         fp16 Workload.precision
         sequence-parallel Layout.sequence_parallel
@@ -348,7 +352,7 @@ REFUSED: dict[str, Argument] = {
         """,
     ),
 }
-"""A value after the name says what it is: the sentence reads `--name: NAME is not modelled`."""
+"""What each asks for: the sentence reads `--name asks for ..., which is not modelled`."""
 
 REFUSED_UNLESS_ONE = {
     "tensor-parallel-num-weight-shards": "weights sharded beyond tensor parallelism",

@@ -38,33 +38,38 @@ class MegatronLaunch:
     problems: tuple[Problem, ...] = ()
 
 
-def read_megatron(path: str | Path, world_size: int | None = None) -> MegatronLaunch:
+def read_megatron(path: str | Path, world_size: int | None = None, vocab_size: int | None = None) -> MegatronLaunch:
     """The launch in a shell script, an argument file or a YAML of arguments; nothing in it is run.
 
-    `world_size` (from `--gpus`) goes before what the file says. Raises InputError where the file does not determine a
-    model, a batch and a layout, and NotModelled where it asks for what is not accounted for.
+    `world_size` (from `--gpus`) goes before what the file says, `vocab_size` is for files that do not say it. Raises
+    InputError where the file does not determine a model, a batch and a layout, and NotModelled where it asks for what
+    is not accounted for.
     """
-    return _launch(read_source(path), str(path), world_size)
+    return _launch(read_source(path), str(path), world_size, vocab_size)
 
 
-def launch_from_text(text: str, name: str, world_size: int | None = None) -> MegatronLaunch:
+def launch_from_text(
+    text: str, name: str, world_size: int | None = None, vocab_size: int | None = None
+) -> MegatronLaunch:
     """As read_megatron, from the text of a file called `name`."""
-    return _launch(source_from_text(text, name), name, world_size)
+    return _launch(source_from_text(text, name), name, world_size, vocab_size)
 
 
-def launch_from_words(words: Sequence[str], name: str, world_size: int | None = None) -> MegatronLaunch:
+def launch_from_words(
+    words: Sequence[str], name: str, world_size: int | None = None, vocab_size: int | None = None
+) -> MegatronLaunch:
     """As read_megatron, from an argument list."""
-    return _launch(Source(list(words), None), name, world_size)
+    return _launch(Source(list(words), None), name, world_size, vocab_size)
 
 
-def _launch(found: Source, name: str, world_size: int | None) -> MegatronLaunch:
+def _launch(found: Source, name: str, world_size: int | None, vocab_size: int | None) -> MegatronLaunch:
     if world_size is not None and not 1 <= world_size <= MAX_WORLD:
         raise InputError(f"{name}: the number of GPUs must be from 1 to {MAX_WORLD}, but was given {world_size}.")
     args = parse(found.words, name)
     _check_spec(args, name)
     world = found.world_size if world_size is None else world_size
     problems: list[Problem] = []
-    model = build_model(args, name, Path(name).stem or "model", problems)
+    model = build_model(args, name, Path(name).stem or "model", problems, vocab_size)
     layout = build_layout(args, name, model, world, problems)
     return MegatronLaunch(
         model=model,

@@ -14,6 +14,9 @@ from planner.interop.megatron.known import HONOURED, NOT_ACCOUNTED, REFUSED, REF
 UNRESOLVED = "\x00"
 """Stands around the text of a shell expansion that cannot be known without running the script."""
 
+MAY_BE_UNRESOLVED = {"tokenizer-type", "tokenizer-model", "vocab-file", "merge-file"}
+"""Needed only where the vocabulary is not given."""
+
 LARGEST = 10**15
 """No argument that we read counts anything beyond this; larger numbers are mistakes."""
 
@@ -51,13 +54,13 @@ def parse(words: Sequence[str], source: str) -> Arguments:
     where an argument stands for a model that is not accounted for; `source` begins every sentence."""
     kinds = _kinds()
     result = Arguments()
+    words = [word for word in words if word not in ("", "\\")]  # a backslash that no line end follows
     position, count = 0, len(words)
     while position < count:
         word = words[position]
         position += 1
         if not word.startswith("--") or len(word) == 2:
-            if word and word != "\\":
-                result.unrecognised.append(readable(word))
+            result.unrecognised.append(readable(word))
             continue
         given, equals, attached = word[2:].partition("=")
         name = given.replace("_", "-")
@@ -86,13 +89,15 @@ def _store(result: Arguments, name: str, kind: str, values: list[str], source: s
     if name in REFUSED:
         if name in REFUSED_UNLESS_ONE and values == ["1"]:
             return
-        raise NotModelled(f"{source}: --{name}: {REFUSED[name].effect} is not modelled.")
+        raise NotModelled(f"{source}: --{name} asks for {REFUSED[name].effect}, which is not modelled.")
     if name in NOT_ACCOUNTED:
         shown = readable(" ".join(["--" + name, *values]))
         result.not_accounted.append(f"{shown}: {NOT_ACCOUNTED[name].effect}")
     elif name in HONOURED:
         if kind == "flag":
             result.values[name] = True
+        elif name in MAY_BE_UNRESOLVED:
+            result.values[name] = "".join(values[:1])
         elif not values:
             raise InputError(f"{source}: --{name} needs a value, but none was given.")
         elif kind == "list":

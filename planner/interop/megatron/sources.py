@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InputError
+from planner.errors import InputError, NotModelled
 from planner.interop.files import parse_mapping, read_text
 from planner.interop.megatron.expand import Expander, Variables
 from planner.interop.megatron.known import HONOURED
@@ -15,6 +16,8 @@ from planner.interop.megatron.shell import read_script
 
 MAX_WORLD = 10_000_000
 
+_OTHER_SCRIPT = re.compile(r"pretrain_(bert|t5|ict|retro|vlm|vision\w*|mamba|hybrid|realm|biencoder)\w*\.py$")
+"""Megatron-LM's scripts that train something else than a decoder."""
 _LAUNCHER_FLAGS = {"standalone", "no-python", "use-env", "run-path", "exclusive", "overcommit", "no-local-rank"}
 _PER_NODE = ("nproc-per-node", "gpus-per-node", "ntasks-per-node", "num-gpus")
 _NODES = ("nnodes", "nodes", "num-nodes")
@@ -44,6 +47,9 @@ def source_from_text(text: str, name: str) -> Source:
         return _from_mapping(parse_mapping(text, name), name)
     script = read_script(text, name)
     launcher, words = _arguments(script.commands)
+    other = next((word for word in launcher if _OTHER_SCRIPT.search(word)), None)
+    if other:
+        raise NotModelled(f"{name}: {Path(other).name} trains a model that is not modelled.")
     if not words:
         words = _from_variables(script.variables)
     if not words:
