@@ -10,6 +10,7 @@ import click
 from planner.commands.exits import Exit
 from planner.commands.options import accounting_options, hardware_options, model_option, output_options
 from planner.commands.output import choose_format, emit
+from planner.commands.types import Whole
 from planner.errors import InputError
 
 
@@ -17,7 +18,12 @@ from planner.errors import InputError
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @hardware_options(card=True)
 @model_option(required=False, help="The model of a DeepSpeed JSON, which does not say it.")
-@click.option("--seq-length", type=click.IntRange(1, 10**9), help="Of a DeepSpeed JSON. [the model's training context]")
+@click.option(
+    "--seq-length",
+    type=Whole(),
+    metavar="N",
+    help="Of a DeepSpeed JSON. [the model's training context]",
+)
 @accounting_options()
 @click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
 @output_options()

@@ -36,7 +36,11 @@ class DefaultCommand(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=DefaultCommand, epilog="Without a command, `plan` searches: `plan search --help` shows its options.")
+@click.group(
+    cls=DefaultCommand,
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+    epilog="Without a command, `plan` searches: `plan search --help` shows its options.",
+)
 @click.version_option(__version__, prog_name="plan")
 def plan() -> None:
     """How to lay a transformer out over GPUs: what fits, what is fastest, and how we know."""

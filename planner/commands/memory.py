@@ -18,7 +18,7 @@ from planner.commands.options import (
     output_options,
     workload_options,
 )
-from planner.commands.output import choose_format, emit
+from planner.commands.output import choose_format, emit, emit_flags
 from planner.commands.question import Question, ask
 from planner.commands.types import StageLayers
 from planner.errors import InputError, NotModelled, RuleBroken
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 @model_option()
 @hardware_options()
 @layout_options(many=False, free="[each degree is 1, dp what the GPUs leave]")
+@click.option(
+    "--recompute-modules",
+    metavar="NAME,...",
+    help="With --recompute selective: core_attn, layernorm, mlp, moe, moe_act, ... [core_attn]",
+)
 @click.option(
     "--recompute-layers",
     type=StageLayers(),
@@ -63,7 +68,6 @@ def memory(
       plan memory --model 13b --gpus 8xA100-80G --tp 2 --pp 2 --recompute selective
     """
     from planner.memory.accounting import make_accounting
-    from planner.reports.flags import flags_report
     from planner.reports.memory_report import memory_report
     from planner.reports.ranks import rank_entries
 
@@ -71,7 +75,7 @@ def memory(
     question = ask(options)
     question, layout = given_layout(question, options)
     if flags:
-        emit(flags_report(flags, question, layout), format, output)
+        emit_flags(flags, question, layout, format, output)
         return 0
     cluster = question.cluster
     accounting = make_accounting(
@@ -142,18 +146,21 @@ def given_layout(question: Question, options: dict[str, Any]) -> tuple[Question,
 
 
 def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
-    """What is recomputed: every layer, or Megatron's block method with a number of layers for each stage."""
+    """What is recomputed: nothing, the named modules, every layer, or the first layers of each chunk of each stage."""
     from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Recompute
 
     granularity = options["recompute"][0] if options["recompute"] else "none"
-    layers = options["recompute_layers"]
+    modules, layers = options["recompute_modules"], options["recompute_layers"]
+    for name, value, needed in (("modules", modules, "selective"), ("layers", layers, "full")):
+        if value is not None and granularity != needed:
+            raise InputError(f"--recompute-{name} needs --recompute {needed}, but it is {granularity}.")
+    if modules is not None:
+        return Recompute("selective", tuple(sorted({name.strip() for name in modules.split(",")})))
     if layers is None:
         return {"none": NO_RECOMPUTE, "selective": SELECTIVE, "full": FULL}[granularity]
-    if granularity != "full":
-        raise InputError(f"--recompute-layers needs --recompute full, but it is {granularity}.")
     if len(layers) != pp or isinstance(layers[0], tuple):
         raise InputError(f"--recompute-layers must name one number for each of {pp} stages, but names {len(layers)}.")
-    return Recompute("full", method="block", num_layers=max(layers), stage_layers=layers)
+    return Recompute("full", method="block", num_layers=None, stage_layers=layers)
 
 
 def fill_batch(question: Question, layout: Layout) -> Question:

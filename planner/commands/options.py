@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from planner.commands.output import OutputFile
-from planner.commands.types import CARD, CLUSTER, GPUS, MODEL, Choice, Size, StageLayers, Values
+from planner.commands.types import CARD, CLUSTER, GPUS, MODEL, Choice, Size, StageLayers, Values, Whole
 from planner.reports import FORMATS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -47,21 +47,24 @@ def hardware_options(card: bool = False) -> Decorator:
 
 
 def workload_options() -> Decorator:
+    optimizers = ["adamw", "adamw-8bit", "sgd", "sgd-momentum", "muon"]
     return _all(
         click.option(
-            "--seq-length", type=click.IntRange(1, 10**9), help="Tokens of a sequence. [the model's training context]"
+            "--seq-length", type=Whole(), metavar="N", help="Tokens of a sequence. [the model's training context]"
         ),
+        click.option("--global-batch", type=Whole(), metavar="N", help="Sequences of one step. [about 4 Mi tokens]"),
         click.option(
-            "--global-batch", type=click.IntRange(1, 10**9), help="Sequences of one step. [about 4 Mi tokens]"
+            "--precision",
+            type=Choice(["bf16", "fp16", "fp8"]),
+            help="Of the matrix products; weights keep 16 bits. [bf16; fp16 on cards without it]",
         ),
-        click.option("--precision", type=Choice(["bf16", "fp16", "fp8"]), help="[bf16; fp16 on cards without it]"),
+        click.option("--optimizer", type=Choice(optimizers), default="adamw", help="Whose states are kept. [adamw]"),
         click.option(
-            "--optimizer",
-            type=Choice(["adamw", "adamw-8bit", "sgd", "sgd-momentum", "muon"]),
-            default="adamw",
-            show_default=True,
+            "--attention",
+            type=Choice(["flash", "unfused"]),
+            default="flash",
+            help="unfused keeps the attention matrix for the backward pass. [flash]",
         ),
-        click.option("--attention", type=Choice(["flash", "unfused"]), default="flash", show_default=True),
     )
 
 
@@ -85,7 +88,11 @@ def layout_options(many: bool, free: str) -> Decorator:
             type=Values("zero", (0, 1, 2, 3), many),
             help="Sharded over data parallelism: 1 optimizer, 2 and gradients, 3 and weights.",
         ),
-        click.option("--recompute", type=Values("recompute", ("none", "selective", "full"), many)),
+        click.option(
+            "--recompute",
+            type=Values("recompute", ("none", "selective", "full"), many),
+            help="Activations computed again in the backward pass: none, those of some modules, or whole layers.",
+        ),
         click.option(
             "--sequence-parallel/--no-sequence-parallel",
             default=None,
@@ -106,8 +113,7 @@ def accounting_options() -> Decorator:
             "--accounting",
             type=Choice(["exact", "rule-of-thumb"]),
             default="exact",
-            show_default=True,
-            help="Per tensor, or the sums done by hand.",
+            help="Tensor by tensor as Megatron-Core allocates, or the sums done by hand. [exact]",
         ),
         click.option(
             "--reserve",
@@ -120,7 +126,13 @@ def accounting_options() -> Decorator:
 
 def output_options() -> Decorator:
     return _all(
-        click.option("-f", "--format", "format", type=Choice(FORMATS), help="[table, or what -o's extension says]"),
+        click.option(
+            "-f",
+            "--format",
+            "format",
+            type=Choice(FORMATS),
+            help="How the answer is written. [table, or what the extension of -o says]",
+        ),
         click.option("--json", "format", flag_value="json", help="Short for --format json."),
         click.option("-o", "--output", type=OutputFile(), metavar="FILE", help="Write the answer to FILE."),
     )

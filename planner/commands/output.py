@@ -9,12 +9,16 @@ import stat
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from planner.errors import InputError
 from planner.reports import EXTENSIONS, Report, render
+
+if TYPE_CHECKING:
+    from planner.commands.question import Question
+    from planner.layout import Layout
 
 PIPE_WIDTH = 100
 """Columns of the table in a pipe or a file, where no terminal says a width; COLUMNS overrides it."""
@@ -63,6 +67,16 @@ def emit(report: Report, format: str, output: Path | None) -> None:
         return
     write_atomically(output, text)
     click.echo(f"Wrote {output} ({format}).", err=True)
+
+
+def emit_flags(framework: str, question: Question, layout: Layout, format: str, output: Path | None) -> None:
+    """Print a framework's arguments; what they cannot say goes to stderr, so that the output can be pasted whole."""
+    from planner.reports.flags import flags_report
+
+    report, notes = flags_report(framework, question, layout)
+    emit(report, format, output)
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

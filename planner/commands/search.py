@@ -19,8 +19,9 @@ from planner.commands.options import (
     output_options,
     workload_options,
 )
-from planner.commands.output import choose_format, emit
-from planner.commands.question import Question, ask
+from planner.commands.output import choose_format, emit, emit_flags
+from planner.commands.question import ask
+from planner.commands.types import Seconds, Whole
 from planner.errors import RuleBroken
 
 if TYPE_CHECKING:
@@ -41,9 +42,13 @@ EXIT_OF_STATUS = {
 @layout_options(many=True, free="A number pins, a list (2,4) restricts, nothing leaves free.")
 @workload_options()
 @accounting_options()
-@click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Layouts to report.")
+@click.option("--top", type=Whole(1000), metavar="N", default=5, help="Layouts to report. [5]")
 @click.option(
-    "--time-limit", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, help="Seconds."
+    "--time-limit",
+    type=Seconds(),
+    metavar="SECONDS",
+    default=60.0,
+    help="What is not proved by then is reported as it stands. [60]",
 )
 @click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
 @click.option("--per-rank", is_flag=True, help="One entry for every GPU: where it is and what it holds.")
@@ -71,10 +76,9 @@ def search(
     """
     format = choose_format(format, output)
     question = ask(options)
-    pinned = pins(question, options)
+    pinned = pins(options)
 
     from planner.commands.progress import Progress
-    from planner.reports.flags import flags_report
     from planner.reports.search_report import search_report
     from planner.solver.search import search as solve
 
@@ -102,21 +106,19 @@ def search(
         )
 
     if flags and result.plans:
-        emit(flags_report(flags, question, result.plans[0].layout), format, output)
+        emit_flags(flags, question, result.plans[0].layout, format, output)
     else:
         emit(search_report(question, result, detail, per_rank, next_commands), format, output)
     return EXIT_OF_STATUS[result.status]
 
 
-def pins(question: Question, options: dict[str, Any]) -> Pins:
+def pins(options: dict[str, Any]) -> Pins:
     """What the user fixed or restricted; the stage split fixes pp and vpp as well."""
     from planner.solver.space import Pins
-    from planner.stages import split_from_counts
 
     names = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "micro_batch", "recompute")
     given = {name: options[name] for name in names}
     counts = options["stage_layers"]
-    stages = None
     if counts:
         implied = {"pp": len(counts), "vpp": len(counts[0]) if isinstance(counts[0], tuple) else 1}
         for name, value in implied.items():
@@ -124,8 +126,8 @@ def pins(question: Question, options: dict[str, Any]) -> Pins:
                 allowed = ", ".join(map(str, given[name]))
                 raise RuleBroken(f"--stage-layers means {name} {value}, but --{name} allows {allowed}.")
             given[name] = (value,)
-        stages = split_from_counts(question.model, counts)
-    return Pins(**given, sequence_parallel=options["sequence_parallel"], stages=stages)
+    parallel = options["sequence_parallel"]
+    return Pins(**given, sequence_parallel=None if parallel is None else (parallel,), stage_layers=counts)
 
 
 def layout_arguments(layout: Layout) -> str:
@@ -139,6 +141,8 @@ def layout_arguments(layout: Layout) -> str:
     arguments += [f"--zero {layout.zero}", f"--micro-batch {layout.micro_batch}"]
     if layout.recompute.granularity != "none":
         arguments.append(f"--recompute {layout.recompute.granularity}")
+    if layout.recompute.granularity == "selective":
+        arguments.append("--recompute-modules " + ",".join(layout.recompute.modules))
     if layout.recompute.stage_layers:
         arguments.append("--recompute-layers " + ",".join(map(str, layout.recompute.stage_layers)))
     if layout.tp > 1 and not layout.sequence_parallel:

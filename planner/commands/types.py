@@ -120,6 +120,35 @@ class Values(click.ParamType):
         return [CompletionItem(str(choice)) for choice in self.choices if str(choice).startswith(incomplete)]
 
 
+class Whole(click.ParamType):
+    """A whole number of at least 1."""
+
+    name = "number"
+
+    def __init__(self, maximum: int = 10**9):
+        self.maximum = maximum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        if not re.fullmatch(r"[+-]?[0-9]{1,12}", value) or not 1 <= int(value) <= self.maximum:
+            self.fail(f"a whole number from 1 to {self.maximum} is required, but '{value}' was given.", param, ctx)
+        return int(value)
+
+
+class Seconds(click.ParamType):
+    """A time of more than 0 seconds."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) or float(value) == 0:
+            self.fail(f"a number of seconds greater than 0 is required, but '{value}' was given.", param, ctx)
+        return float(value)
+
+
 class Choice(click.Choice):
     """click.Choice with a suggestion of the nearest valid value."""
 
