@@ -58,7 +58,9 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
         weight, gradient, master = 4, 4, 0
     else:
         weight = 2
-        gradient = 4 if workload.precision == "fp16" and impl.framework == "megatron-deepspeed" else impl.grad_reduce_bytes
+        gradient = (
+            4 if workload.precision == "fp16" and impl.framework == "megatron-deepspeed" else impl.grad_reduce_bytes
+        )
         master = impl.main_params_bytes
     if impl.fp8_param_gather and workload.precision == "fp8":
         weight = 1

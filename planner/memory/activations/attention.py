@@ -63,9 +63,7 @@ def attention_items(
     return tuple(items)
 
 
-def _core_attention(
-    shape: Shape, impl: Implementation, a: Attention, q: Saved, k: Saved, v: Saved
-) -> tuple[Op, ...]:
+def _core_attention(shape: Shape, impl: Implementation, a: Attention, q: Saved, k: Saved, v: Saved) -> tuple[Op, ...]:
     n, e, t = shape.tokens, shape.element, shape.tp
     query = e * n * a.query_width // t
     key = e * n * a.key_width // t

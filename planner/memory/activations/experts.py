@@ -32,9 +32,7 @@ def received_slots(shape: Shape, impl: Implementation, moe: MoE) -> int:
     return slots if impl.moe_capacity_factor is not None else math.ceil(slots * impl.moe_imbalance)
 
 
-def moe_items(
-    shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset[str]
-) -> tuple[Item, ...]:
+def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset[str]) -> tuple[Item, ...]:
     """Operations from the normalised input (`mlp input`) to the combined output."""
     n = shape.tokens // shape.sp
     e, k, experts = shape.element, moe.top_k, moe.num_experts

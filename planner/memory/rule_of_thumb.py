@@ -1,0 +1,147 @@
+"""The accounting that practitioners do by hand: 18 bytes a parameter, 40 b S H L bytes of activations, 1F1B.
+
+Decimal gigabytes: a card sold as 80 GB offers 80 * 10**9 bytes, and nothing is reserved. Embedding, head and logits are
+not looked at; N parameters and the activations are spread evenly over the layers.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from planner.cluster import Cluster
+from planner.implementation import Implementation
+from planner.layout import Layout
+from planner.memory.counts import stage_counts
+from planner.memory.form import COMPONENTS, Component, Counts, Moment, StageForm, Term
+from planner.memory.in_flight import moments_in_flight, peak_in_flight
+from planner.memory.report import MemoryReport, StageMemory
+from planner.model import Model
+from planner.parameters import parameters
+from planner.workload import Workload
+
+STATE_BYTES = {0: (2, 4, 12, 0), 1: (2, 4, 0, 12), 2: (2, 0, 0, 16), 3: (0, 0, 0, 18)}
+"""By ZeRO stage: bytes a parameter of weight, gradient and optimizer that stay whole, and bytes divided by d
+(Megatron's mixed precision: 2 + 4 + 4 + 4 + 4)."""
+ACTIVATION_FACTOR = 40
+"""Bytes for each element of b S H L."""
+
+
+class RuleOfThumb:
+    """The hand accounting behind the same interface as the exact one."""
+
+    name = "rule-of-thumb"
+
+    def __init__(
+        self,
+        model: Model,
+        workload: Workload,
+        implementation: Implementation,
+        cluster: Cluster,
+        reserve_bytes: int | None = None,
+    ) -> None:
+        self.model = model
+        self.workload = workload
+        self.implementation = implementation
+        self.cluster = cluster
+        self.reserve_bytes = reserve_bytes or 0
+        self._forms: dict[tuple, StageForm] = {}
+
+    @cached_property
+    def _parameters(self) -> int:
+        return parameters(self.model)
+
+    def stage_capacity_bytes(self, layout: Layout, stage: int) -> int:
+        """Memory as sold, of the smallest card."""
+        return min(group.card.sold_bytes for group in self.cluster.groups)
+
+    def _layer_states(self, layout: Layout) -> dict[Component, int]:
+        """State bytes of one layer's share of the model, rounded up."""
+        weight, gradient, optimizer, divided = STATE_BYTES[layout.zero]
+        shares = self.model.num_layers * layout.tp
+        d = layout.dp * layout.cp
+        return {
+            "weights": -(-self._parameters * weight // shares),
+            "gradients": -(-self._parameters * gradient // shares),
+            "optimizer": -(-self._parameters * optimizer // shares) - (-self._parameters * divided // (shares * d)),
+        }
+
+    def _layer_activations(self, layout: Layout) -> int:
+        """40 b S H bytes of one layer, divided by t with sequence parallelism and by c; only the layer's input where it is
+        recomputed."""
+        divide = (layout.tp if layout.sequence_parallel or layout.tp == 1 else 1) * layout.cp
+        return -(-ACTIVATION_FACTOR * layout.micro_batch * self.workload.seq_length * self.model.hidden_size // divide)
+
+    def _checkpoint(self, layout: Layout) -> int:
+        divide = (layout.tp if layout.sequence_parallel else 1) * layout.cp
+        return -(-2 * layout.micro_batch * self.workload.seq_length * self.model.hidden_size // divide)
+
+    def form(self, layout: Layout, stage: int) -> StageForm:
+        """The stage's memory as terms, linear in its layers."""
+        m = layout.num_microbatches(self.workload.global_batch) or 1
+        group = self.implementation.microbatch_group_size
+        flights = moments_in_flight(layout.pp, stage, layout.vpp, m, group)
+        vectors = tuple(sorted({f.microbatches for f in flights}))
+        key = (
+            layout.tp,
+            layout.cp,
+            layout.dp,
+            layout.zero,
+            layout.micro_batch,
+            layout.sequence_parallel,
+            layout.vpp,
+            vectors,
+        )
+        form = self._forms.get(key)
+        if form is None:
+            form = self._forms[key] = StageForm(tuple(self._moment(layout, v) for v in vectors))
+        return form
+
+    def _moment(self, layout: Layout, microbatches: tuple[int, ...]) -> Moment:
+        kept, checkpoint = self._layer_activations(layout), self._checkpoint(layout)
+        terms = [Term("reserve", "reserve", self.reserve_bytes)]
+        for kind in range(len(self.model.layer_kinds)):
+            for chunk, alive in enumerate(microbatches):
+                for component, size in self._layer_states(layout).items():
+                    terms.append(Term(component, "18 bytes a parameter", size, "layer", kind, chunk))
+                terms.append(Term("activations", "40 b S H bytes a layer", alive * kept, "layer", kind, chunk))
+                less = alive * (checkpoint - kept)
+                terms.append(Term("activations", "recomputed layers", less, "recomputed", kind, chunk))
+            terms.append(Term("activations", "one rebuilt layer", kept, "if_recomputed", kind))
+        return Moment("steady state", tuple(terms))
+
+    def counts(self, layout: Layout, stage: int) -> Counts:
+        """Layers in each chunk of a stage and how many are fully recomputed."""
+        return stage_counts(self.model, layout, stage)
+
+    def stage_bytes(self, layout: Layout, stage: int) -> int:
+        """Total of one stage, for comparison beside the exact figure."""
+        return sum(self.form(layout, stage).peak(self.counts(layout, stage))[1].values())
+
+    def report(self, layout: Layout, detail: bool = False) -> MemoryReport:
+        """Memory of every stage of a layout whose stage split is set."""
+        m = layout.num_microbatches(self.workload.global_batch) or 1
+        stages = []
+        for i in range(layout.pp):
+            moment, components = self.form(layout, i).peak(self.counts(layout, i))
+            held = sum(chunk.num_layers for chunk in layout.stages[i])
+            stages.append(
+                StageMemory(
+                    stage=i,
+                    ranks=layout.world_size // layout.pp,
+                    layers=held,
+                    parameters=self._parameters * held // (self.model.num_layers * layout.tp),
+                    in_flight_microbatches=peak_in_flight(layout.pp, i, layout.vpp, m),
+                    moment=moment.name,
+                    components={c: components[c] for c in COMPONENTS},
+                    capacity_bytes=self.stage_capacity_bytes(layout, i),
+                    rule_of_thumb_bytes=sum(components.values()),
+                )
+            )
+        notes = (
+            "18 bytes a parameter: 2 weight, 4 fp32 gradient, 4 fp32 master, 4 + 4 Adam moments",
+            "40 b S H bytes of activations a layer and microbatch, divided by tp with sequence parallelism and by cp",
+            "embedding, head, logits, gradients in flight, buffers and any reserve are left out",
+            "decimal gigabytes: the card offers what it is sold as",
+        )
+        capacity = min(s.capacity_bytes for s in stages)
+        return MemoryReport(self.name, capacity, tuple(stages), notes)
