@@ -28,6 +28,7 @@ RATES = (
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8")
 RESERVE = ("context", "collectives", "libraries", "fragmentation")
 """What lies outside the allocator's peak: CUDA context; NCCL; workspaces; reserved but not allocated."""
+UNSOURCED = "the user's file"
 
 
 def value_of(figure: Any) -> Any:
@@ -36,7 +37,8 @@ def value_of(figure: Any) -> Any:
 
 
 def source_of(figure: Any) -> str:
-    return str(figure.get("source", "")) if isinstance(figure, Mapping) else ""
+    """Where a figure comes from; a user's bare number is the user's own."""
+    return str(figure.get("source", UNSOURCED)) if isinstance(figure, Mapping) else UNSOURCED
 
 
 def card_from(data: Mapping[str, Any], base: Card | None = None) -> Card:
@@ -54,17 +56,17 @@ def card_from(data: Mapping[str, Any], base: Card | None = None) -> Card:
     for name in ("name", "vendor", "architecture", "scale_up", "network"):
         if name in data:
             fields[name] = data[name]
-    if "aliases" in data:
-        fields["aliases"] = tuple(data["aliases"])
+    fields["aliases"] = tuple(data.get("aliases", ()))
     if "flops" in data:
         fields["flops"] = dict(fields.get("flops", {})) | {k: float(value_of(v)) for k, v in data["flops"].items()}
         sources |= {f"flops.{k}": source_of(v) for k, v in data["flops"].items()}
     if "reserve_bytes" in data:
         reserve = data["reserve_bytes"]
         items = reserve if isinstance(reserve, Mapping) and "value" not in reserve else {"": reserve}
+        sources = {k: v for k, v in sources.items() if not k.startswith("reserve_bytes")}
         fields["reserve_bytes"] = sum(int(value_of(item)) for item in items.values())
         sources |= {f"reserve_bytes.{k}".rstrip("."): source_of(v) for k, v in items.items()}
-    return Card(**fields, sources=sources) if "sources" not in fields else Card(**(fields | {"sources": sources}))
+    return Card(**(fields | {"sources": sources}))
 
 
 @lru_cache(maxsize=64)
@@ -88,16 +90,12 @@ def load_card(name: str) -> Card:
 def unknown_card(name: str) -> InputError:
     """The error for a card that is not built in: names like it, or those that share its model number."""
     shown = name if len(name) <= 60 else name[:59] + "…"
-    known = card_names()
-    close = nearest(shown.upper(), known)
+    by_key = {**specs.aliases("cards"), **specs.stems("cards")}
+    keys = nearest(specs.squash(shown), by_key, count=6)
+    close = list(dict.fromkeys(_load(by_key[key]).name for key in keys))[:3]
     if not close:
-        by_key = {key: path for path in (specs.stems("cards"), specs.aliases("cards")) for key in path}
-        keys = nearest(specs.squash(shown), by_key)
-        close = list(dict.fromkeys(_load(by_key[key][key]).name for key in keys))
-    error = unknown("card", shown, close or known, "plan gpus")
-    if close and "did you mean" not in str(error):
-        error = InputError(f"unknown card '{shown}': did you mean {', '.join(close)}? `plan gpus` lists them.")
-    return error
+        return unknown("card", shown, (), "plan gpus")
+    return InputError(f"unknown card '{shown}': did you mean {', '.join(close)}? `plan gpus` lists them.")
 
 
 def card_names() -> list[str]:

@@ -5,7 +5,7 @@
       - {card: H100-80G, nodes: 16, gpus_per_node: 8}        # a built-in card
       - card: {like: A100-80G, name: A100-slow, figures: {memory_bytes_per_second: 1.8e12}}   # one with changes
         nodes: 4
-    fabric: {kind: ethernet, bytes_per_second_per_gpu: 25e9}
+    fabric: {kind: ethernet, bytes_per_second_per_gpu: 25e9, latency_seconds: 5e-6}
     calibration: {...}                                       # what `plan calibrate` writes
 
 A figure is a number or {value: number, source: text}.
@@ -37,6 +37,7 @@ def cluster_from(data: Mapping[str, Any], name: str, source: str) -> Cluster:
     reference = reference_fabric(groups)
     fabric = data.get("fabric", {})
     given = {key: value_of(value) for key, value in fabric.items()}
+    given |= {key: float(given[key]) for key in ("latency_seconds", "oversubscription") if key in given}
     return Cluster(
         name=data.get("name", name),
         groups=tuple(groups),

@@ -201,10 +201,16 @@ def _sentence(item: Any) -> str:
         return "is required"
     if kind == "value_error":
         return str(item["msg"]).removeprefix("Value error, ")
+    if kind.startswith(("int_", "float_")):
+        return f"must be a {'whole ' if kind.startswith('int_') else ''}number, but {_shown(given)} was given"
     message = str(item["msg"])
     text = message.removeprefix("Input should be ").replace("a valid ", "a ")
-    shown = repr(value_of(given) if isinstance(given, Mapping) and "value" in given else given)
-    return f"must be {text}, but {shown if len(shown) <= 40 else shown[:39] + '…'} was given"
+    return f"must be {text}, but {_shown(given)} was given"
+
+
+def _shown(given: Any) -> str:
+    text = repr(given["value"] if isinstance(given, Mapping) and "value" in given else given)
+    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _known_keys() -> set[str]:
