@@ -28,8 +28,13 @@ class Efficiency:
     attention_forward: float
     """Fraction of the matrix peak that flash attention reaches on the FLOPs of the causal half, long sequences."""
     attention_backward: float
-    launch_seconds: float = 5e-6
-    """Host time of one kernel launch through PyTorch and the framework: the floor of layers of small kernels."""
+    older_attention: float = 1.0
+    """What of these fractions the portable flash kernels (FlashAttention-1 and -2, Triton) reach that frameworks without
+    Transformer Engine use."""
+    launch_seconds: float = 40e-6
+    """Host time of one operation of the framework (Python, autograd, launch): the floor of layers of small kernels."""
+    expert_launch_seconds: float = 10e-6
+    """Floor of one expert's product in a grouped product, which the library launches one by one on a few streams."""
     kernel_seconds: float = 2e-6
     """Device time that a kernel costs beyond its work: launch gap, ramp-up, drain."""
     overlap_tax: float = 0.2
@@ -45,32 +50,38 @@ class Efficiency:
     """Launch and synchronisation of one collective, beyond its steps."""
     step_seconds: float = 0.02
     """Once a step on the host: data, loss and gradient-norm reductions with their synchronisation, logging."""
+    sustained: Mapping[str, float] = field(default_factory=dict)
+    """What power leaves of the matrix rates of cards that share an architecture and differ in power limits, by card."""
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
 AMPERE = Efficiency(
-    gemm={"bf16": 0.84, "fp16": 0.84, "tf32": 0.84, "fp32": 0.9},
+    gemm={"bf16": 0.80, "fp16": 0.80, "tf32": 0.80, "fp32": 0.9},
     gemm_ramp=128,
-    memory=0.80,
+    memory=0.74,
     attention_forward=0.60,
     attention_backward=0.52,
+    older_attention=0.7,
     scale_up=0.77,
 )
 HOPPER = Efficiency(
-    gemm={"bf16": 0.70, "fp16": 0.70, "fp8": 0.62, "tf32": 0.7, "fp32": 0.9},
+    gemm={"bf16": 0.70, "fp16": 0.70, "fp8": 0.65, "tf32": 0.7, "fp32": 0.9},
     gemm_ramp=192,
-    memory=0.80,
+    memory=0.76,
     attention_forward=0.60,
     attention_backward=0.48,
-    scale_up=0.80,
+    older_attention=0.5,
+    scale_up=0.90,
 )
 BLACKWELL = Efficiency(
-    gemm={"bf16": 0.68, "fp16": 0.68, "fp8": 0.60, "fp4": 0.45, "tf32": 0.7, "fp32": 0.9},
-    gemm_ramp=256,
-    memory=0.80,
-    attention_forward=0.55,
-    attention_backward=0.45,
-    scale_up=0.80,
+    gemm={"bf16": 0.57, "fp16": 0.57, "fp8": 0.55, "fp4": 0.45, "tf32": 0.6, "fp32": 0.9},
+    gemm_ramp=192,
+    memory=0.76,
+    attention_forward=0.46,
+    attention_backward=0.40,
+    older_attention=0.6,
+    scale_up=0.90,
+    sustained={"B200": 0.95, "GB300": 1.17, "B300": 1.1},
 )
 VOLTA = Efficiency(
     gemm={"fp16": 0.75, "fp32": 0.9},

@@ -35,7 +35,8 @@ class Device:
         """Sustained FLOP/s of a large matrix product. A precision the card lacks runs at the next wider one it has."""
         for p in (precision, "bf16", "fp16", "tf32", "fp32"):
             if p in self.card.flops:
-                return self.card.flops[p] * self.efficiency.gemm.get(p, 0.7)
+                sustained = self.efficiency.sustained.get(self.card.name, 1.0)
+                return self.card.flops[p] * self.efficiency.gemm.get(p, 0.7) * sustained
         raise AssertionError(f"{self.card.name} has no floating-point rates")
 
     @property
@@ -52,7 +53,8 @@ def gemm_seconds(
     if m <= 0 or n <= 0 or k <= 0 or count <= 0:
         return 0.0
     rate = device.flops(precision) / device.multiprocessors
-    depth = k + device.efficiency.gemm_ramp
+    ramp = device.efficiency.gemm_ramp * (2 if precision == "fp8" else 4 if precision == "fp4" else 1)
+    depth = k + ramp
     best = float("inf")
     for rows, columns, relative in TILES:
         tiles = -(-m // rows) * -(-n // columns) * count
@@ -62,7 +64,8 @@ def gemm_seconds(
         best = min(best, waves * 2 * rows * columns * depth / (rate * relative))
     operand_bytes = 1 if precision == "fp8" else 2 if precision != "fp32" else 4
     moved = count * (operand_bytes * (m * k + k * n) + output_bytes * m * n)
-    return max(best, moved / device.memory_bytes_per_second) + device.efficiency.kernel_seconds
+    floor = count * device.efficiency.expert_launch_seconds if count > 1 else 0.0
+    return max(best, moved / device.memory_bytes_per_second, floor) + device.efficiency.kernel_seconds
 
 
 def memory_seconds(device: Device, moved_bytes: float, kernels: int = 1) -> float:
@@ -88,6 +91,7 @@ def flash_seconds(
     window: int | None,
     cp: int,
     backward: bool,
+    older: bool = False,
 ) -> float:
     """Flash attention over `heads` local heads of sequences of `seq` tokens, of which each rank holds seq / cp.
 
@@ -99,12 +103,13 @@ def flash_seconds(
     per_pair = 2 * (qk_dim + v_dim) if not backward else 2 * (3 * qk_dim + 2 * v_dim)
     part = seq / cp if window is None else min(window, seq / cp)
     fraction = e.attention_backward if backward else e.attention_forward
-    fraction *= part / (part + 2 * ATTENTION_BLOCK)
-    fraction *= min(1.0, max(qk_dim, 32) / 128) ** 0.5  # narrow heads do more softmax for each product
+    fraction *= part / (part + 2 * ATTENTION_BLOCK) * (e.older_attention if older else 1.0)
+    fraction *= min(1.0, max(qk_dim, 32) / 128) ** 0.5  # narrow heads take more exponentials for each product
     blocks = batch * heads * -(-(seq // cp) // ATTENTION_BLOCK)
     waves = -(-blocks // device.multiprocessors)
     fill = blocks / (waves * device.multiprocessors) if waves <= 2 else 1.0
     half = next(p for p in ("bf16", "fp16", "fp32") if p in device.card.flops)
-    seconds = batch * heads * pairs * per_pair / (device.card.flops[half] * fraction * fill)
+    rate = device.card.flops[half] * e.sustained.get(device.card.name, 1.0)
+    seconds = batch * heads * pairs * per_pair / (rate * fraction * fill)
     moved = 2 * batch * (seq // cp) * heads * 2 * (qk_dim + v_dim) * (2 if backward else 1)
     return max(seconds, moved / device.memory_bytes_per_second) + e.kernel_seconds * (3 if backward else 1)

@@ -12,12 +12,18 @@ from dataclasses import dataclass
 from planner.implementation import Implementation
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE
 from planner.parameters import Weight, layer_weights
+from planner.timing.efficiency import Efficiency
 from planner.timing.kernels import Device, flash_seconds, gemm_seconds, memory_seconds
 from planner.timing.shard import Shard, dropout_of
 from planner.workload import Workload
 
 HALF = 2
 """Bytes of an activation element."""
+ROUTER_OPERATIONS = (25, 20)
+DISPATCH_OPERATIONS = (30, 25)
+"""Operations (forward, backward) that the host issues for routing and for dispatch and combine, counted in
+megatron/core/transformer/moe/{router,moe_utils,token_dispatcher}.py: scores, top-k, auxiliary loss, maps and counts;
+permutation, splits, exchanges, sorting by expert and back."""
 
 
 @dataclass(slots=True)
@@ -63,13 +69,11 @@ class LayerCompute:
     def backward(self) -> float:
         return self.attention.backward + self.mlp.backward
 
-    @property
-    def forward_kernels(self) -> int:
-        return self.attention.forward_kernels + self.mlp.forward_kernels
-
-    @property
-    def backward_kernels(self) -> int:
-        return self.attention.backward_kernels + self.mlp.backward_kernels
+    def host_seconds(self, e: Efficiency) -> tuple[float, float]:
+        """(forward, backward) time in which the host can issue the layer's operations."""
+        a, m = self.attention, self.mlp
+        forward = (a.forward_kernels + m.forward_kernels) * e.launch_seconds
+        return forward, (a.backward_kernels + m.backward_kernels) * e.launch_seconds
 
 
 def linear(
@@ -192,7 +196,7 @@ def _attention(
         kernels = (4, 7) if implementation.masked_softmax_fusion else (8, 11)
     else:
         key = (device, shard.micro_batch, workload.seq_length, heads, qk, v, window, shard.cp)
-        forward, backward = flash_seconds(*key, False), flash_seconds(*key, True)
+        forward, backward = flash_seconds(*key, False, not te), flash_seconds(*key, True, not te)
         if shard.cp > 1:  # each part's output is rescaled and merged in fp32
             merge = memory_seconds(device, (shard.cp - 1) * t * heads * v * 8, 3 * (shard.cp - 1))
             forward, backward = forward + merge, backward + merge
@@ -271,7 +275,7 @@ def _mixture(
     p.add(
         memory_seconds(device, t * moe.num_experts * 4 * 10, 10),
         memory_seconds(device, t * moe.num_experts * 4 * 8, 8),
-        (10, 8),
+        ROUTER_OPERATIONS,
     )
     total = expert_rows(moe, shard, workload, implementation)
     permute = HALF * h * (t + t * moe.top_k)
@@ -280,7 +284,7 @@ def _mixture(
     p.add(
         memory_seconds(device, passes * 2 * (permute + sort), 6),
         memory_seconds(device, passes * 2 * (permute + sort), 6),
-        (8, 8),
+        DISPATCH_OPERATIONS,
     )
     experts = [w for w in weights if w.part == "experts"]
     local = max(1, moe.num_experts // shard.ep)

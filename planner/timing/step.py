@@ -204,10 +204,8 @@ class Timing:
         backward = c.backward + c.selective + tp[1] + cp[1] + ep[1]
         parameters = sum(self._layer_parameters(shard, kind))
         dp = layer_sharded_data(parameters, forward, backward, layout.zero, self.implementation, links, e)
-        launch = (
-            max(0.0, c.forward_kernels * e.launch_seconds - forward),
-            max(0.0, c.backward_kernels * e.launch_seconds - backward),
-        )
+        host = c.host_seconds(e)
+        launch = (max(0.0, host[0] - forward), max(0.0, host[1] - backward))
         normal = {
             "compute": nanoseconds(c.forward + c.backward),
             "recompute": nanoseconds(c.selective),
