@@ -132,8 +132,6 @@ def test_cells_in_closed_form_equal_counting(cell: int, stride: int, size: int, 
 
 # --- links against explicit routes through the graph -------------------------------------------------------------
 
-INTRA_KINDS = ("domain",)
-
 
 class Routes:
     """Loads on every edge of a cluster's graph while communicators run, by shortest paths of latency."""

@@ -117,7 +117,16 @@ def _card_entry(value: Any) -> Any:
         return value
     if not isinstance(value, Mapping):
         raise ValueError("must be a card's name or a mapping of its figures")
-    return CardFile.model_validate(value).model_dump(exclude_none=True, exclude_unset=True)
+    return _with_sources(value, CardFile.model_validate(value).model_dump(exclude_none=True, exclude_unset=True))
+
+
+def _with_sources(raw: Any, checked: Any) -> Any:
+    """The checked content, with the user's source beside each figure that has one."""
+    if not isinstance(raw, Mapping):
+        return checked
+    if not isinstance(checked, Mapping):
+        return {"value": checked, "source": raw["source"]} if "source" in raw else checked
+    return {key: _with_sources(raw.get(key), value) for key, value in checked.items()}
 
 
 class Group(_Strict):

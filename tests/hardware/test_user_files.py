@@ -1,0 +1,131 @@
+"""Users' own cluster files: what they may say, and that every mistake is listed at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from planner.errors import InputError
+from planner.hardware import load_card, load_cluster
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a cluster file and give its path."""
+
+    def write(text: str, name: str = "mine.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_a_built_in_card_by_name(written) -> None:
+    """Groups by name; the fabric defaults to the card's reference node; the file's stem names the cluster."""
+    cluster = load_cluster(written("groups: [{card: h100, nodes: 2}]"))
+    assert (cluster.name, cluster.gpus, cluster.card.name) == ("mine", 16, "H100-80G")
+    assert cluster.fabric.bytes_per_second_per_gpu == 50e9
+
+
+def test_a_card_with_changed_figures(written) -> None:
+    """`like` takes what is not said from a built-in card, and the source of a changed figure is the user's."""
+    cluster = load_cluster(
+        written(
+            "groups:\n- card: {like: A100-80G, figures: {capacity_bytes: 60e9,"
+            " memory_bytes_per_second: {value: 1.8e12, source: measured}}, reserve_bytes: 2e9}\n  nodes: 3\n"
+            "  gpus_per_node: 4\n"
+        )
+    )
+    base, card = load_card("A100-80G"), cluster.card
+    assert (cluster.gpus, card.capacity_bytes, card.reserve_bytes) == (12, 60 * 10**9, 2 * 10**9)
+    assert card.sources["memory_bytes_per_second"] == "measured"
+    assert card.sources["capacity_bytes"] == "the user's file"
+    assert card.flops == base.flops
+    assert card.name == "A100-80G (changed)"
+
+
+def test_a_card_of_ones_own(written) -> None:
+    """A complete inline card needs no built-in one."""
+    cluster = load_cluster(
+        written(
+            "name: new\n"
+            "groups:\n- nodes: 1\n  card:\n    name: X1\n    vendor: acme\n    architecture: x\n    scale_up: nvlink\n"
+            "    flops: {bf16: 1.0e15, fp32: 1.0e14}\n    reserve_bytes: {context: 1000000000}\n"
+            "    figures: {sold_bytes: 80e9, capacity_bytes: 80e9, gpus_per_node: 8, scale_up_domain: 8,\n"
+            "      memory_bytes_per_second: 3e12, scale_up_bytes_per_second: 4e11, pcie_bytes_per_second: 6e10,\n"
+            "      network_bytes_per_second: 5e10}\n"
+        )
+    )
+    assert (cluster.name, cluster.card.name, cluster.card.reserve_bytes) == ("new", "X1", 10**9)
+
+
+def test_calibration_is_carried(written) -> None:
+    """Measured efficiencies pass through untouched."""
+    cluster = load_cluster(written("groups: [{card: A100, nodes: 1}]\ncalibration: {gemm: {bf16: 0.7}}"))
+    assert cluster.calibration == {"gemm": {"bf16": 0.7}}
+
+
+def test_json_is_read_as_well(written) -> None:
+    """The same content as JSON."""
+    assert load_cluster(written('{"groups": [{"card": "A100", "nodes": 1}]}', "mine.json")).gpus == 8
+
+
+def test_every_mistake_is_listed_with_its_place(written) -> None:
+    """Unknown cards and keys with the nearest names, negative and missing values: all in one sentence."""
+    path = written(
+        "groups:\n"
+        "- {card: H101, nodes: 0}\n"
+        "- {card: {like: A100, figures: {memory_bytes_per_second: -5, capcity_bytes: 3}}, nodes: 1, gpus_per_node: x}\n"
+        "- {nodes: 3}\n"
+        "fabric: {kind: token-ring, latency_seconds: -1, bytes_per_second_per_gpu: .nan, oversubscripton: 2}\n"
+    )
+    with pytest.raises(InputError) as error:
+        load_cluster(path)
+    sentence = str(error.value)
+    for part in (
+        "groups[0].card: unknown card 'H101': did you mean H100-80G",
+        "groups[0].nodes: must be greater than or equal to 1, but 0 was given",
+        "groups[1].card.figures.memory_bytes_per_second: must be greater than 0, but -5 was given",
+        "groups[1].card.figures.capcity_bytes: unknown key, did you mean capacity_bytes",
+        "groups[1].gpus_per_node: must be a whole number, but 'x' was given",
+        "groups[2].card: is required",
+        "fabric.kind: must be 'infiniband', 'ethernet' or 'none'",
+        "fabric.latency_seconds: must be greater than or equal to 0, but -1",
+        "fabric.bytes_per_second_per_gpu: must be",
+        "fabric.oversubscripton: unknown key, did you mean oversubscription",
+    ):
+        assert part in sentence
+    assert "10 mistakes" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("groups: []", "groups"),
+        ("name: x", "groups: is required"),
+        ("[1, 2]", "mapping"),
+        ("groups: [{card: [1], nodes: 1}]", "a card's name or a mapping"),
+        ("groups: [{card: {name: X}, nodes: 1}]", "lacks vendor"),
+        ("groups: [{card: A100, nodes: 200000}]", "at most 1000000 GPUs"),
+        ("groups: [{card: {like: A100, flops: {bf17: 1e12}}, nodes: 1}]", "bf17"),
+        ("groups: [{card: {like: A100, reserve_bytes: {contxt: 1}}, nodes: 1}]", "context"),
+        ("groups: [{card: A100, nodes: true}]", "number"),
+        ("groups: [{card: A100, nodes: {value: 2, sauce: x}}]", "sauce"),
+    ],
+)
+def test_single_mistakes(written, text: str, says: str) -> None:
+    """Each is one InputError that names the place."""
+    with pytest.raises(InputError, match=says.replace("[", r"\[")):
+        load_cluster(written(text))
+
+
+def test_names_and_paths_that_lead_nowhere(tmp_path) -> None:
+    """An unknown name gets the nearest one, a missing file and a directory their own sentence."""
+    with pytest.raises(InputError, match="unknown cluster 'selenee': did you mean selene"):
+        load_cluster("selenee")
+    with pytest.raises(InputError, match="no such file"):
+        load_cluster(str(tmp_path / "none.yaml"))
+    with pytest.raises(InputError, match="directory"):
+        load_cluster(str(tmp_path))
+    with pytest.raises(InputError, match="required"):
+        load_cluster(" ")
