@@ -29,7 +29,7 @@ class Question:
     reserve_bytes: int
     """What is kept free on each GPU; the rule of thumb keeps nothing."""
     defaults: tuple[str, ...]
-    """One sentence for each value that the user left out."""
+    """One sentence for each value that was left out and depends on the question."""
     batch_given: bool = True
 
 
@@ -74,19 +74,12 @@ def ask(options: dict[str, Any]) -> Question:
     precision = options["precision"]
     if precision is None:
         precision = "bf16" if cluster.card.capability_bf16 else "fp16"
-        defaults.append(f"precision {precision} with fp32 main gradients")
-    defaults.append(
-        f"optimizer {options['optimizer']}, {options['attention']} attention, Megatron-Core on Transformer Engine"
-    )
+        if precision == "fp16":
+            defaults.append(f"precision fp16: {cluster.card.name} has no bf16")
     accounting = options["accounting"]
     reserve_bytes = options["reserve"]
     if reserve_bytes is None:
         reserve_bytes = cluster.reserve_bytes if accounting == "exact" else 0
-        if reserve_bytes:
-            reserve = reserve_bytes / 2**30
-            defaults.append(
-                f"reserve {reserve:.1f} GiB a GPU for CUDA, NCCL and fragmentation: not measured on your cluster"
-            )
     return Question(
         model=model,
         cluster=cluster,

@@ -1,0 +1,127 @@
+"""The documentation says what the program does: outputs are the program's own, and nothing is left out.
+
+`pytest tests/test_docs.py --regenerate` writes the generated parts anew.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from planner.commands.exits import MEANING, Exit
+from planner.commands.group import plan
+from planner.rules import RULES
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"```console\n\$ (?P<command>plan [^\n]*)\n(?P<output>.*?)```", re.DOTALL)
+
+
+def run(arguments: list[str]) -> tuple[int, str]:
+    """Exit code and standard output of a command line, at the width of a pipe."""
+    import contextlib
+    import io
+
+    from planner.commands import run as run_plan
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = run_plan(arguments)
+    return code, out.getvalue()
+
+
+def help_of(name: str, command: click.Command) -> str:
+    result = CliRunner().invoke(command, ["--help"], prog_name=name, terminal_width=100)
+    assert result.exit_code == 0
+    return result.output
+
+
+def cli_reference() -> str:
+    """docs/cli.md."""
+    parts = ["# Command line reference", "", "Generated from `--help` (`pytest tests/test_docs.py --regenerate`).", ""]
+    parts += ["## Exit codes", "", "| code | name | meaning |", "|--:|:--|:--|"]
+    parts += [f"| {int(code)} | {code.name} | {MEANING[code]} |" for code in Exit]
+    parts += ["", "## plan", "", "```text", help_of("plan", plan).rstrip(), "```"]
+    for name, command in sorted(plan.commands.items()):
+        parts += ["", f"## plan {name}", "", "```text", help_of(f"plan {name}", command).rstrip(), "```"]
+    return "\n".join(parts) + "\n"
+
+
+def rules_reference() -> str:
+    """docs/rules.md."""
+    parts = ["# Validity rules", "", "Generated from `planner.rules` (`pytest tests/test_docs.py --regenerate`).", ""]
+    parts += ["| rule | what every layout must keep | enforced by |", "|:--|:--|:--|"]
+    parts += [f"| `{rule.id}` | {rule.sentence} | {rule.source} |".replace("_", "\\_") for rule in RULES]
+    return "\n".join(parts) + "\n"
+
+
+@pytest.mark.parametrize("name", ["cli", "rules"])
+def test_generated_pages_are_up_to_date(name: str, regenerate: bool) -> None:
+    """Each command with its help, each exit code, and each rule stands in the documentation as the program has it."""
+    page = ROOT / "docs" / f"{name}.md"
+    text = {"cli": cli_reference, "rules": rules_reference}[name]()
+    if regenerate:
+        page.write_text(text, encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pasted_outputs_are_real(page: Path, regenerate: bool) -> None:
+    """Every console block shows exactly what its command prints today."""
+    text = page.read_text(encoding="utf-8")
+
+    def fresh(block: re.Match[str]) -> str:
+        code, output = run(block["command"].split()[1:])
+        assert code in (Exit.OK, Exit.INFEASIBLE), block["command"]
+        return f"```console\n$ {block['command']}\n{output}```"
+
+    renewed = BLOCK.sub(fresh, text)
+    if regenerate:
+        page.write_text(renewed, encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == renewed
+
+
+def test_the_readme_shows_the_main_job() -> None:
+    """A README without a real output would make the test above pass on nothing."""
+    commands = [block["command"] for block in BLOCK.finditer((ROOT / "README.md").read_text(encoding="utf-8"))]
+    assert "plan --model 13b --gpus 8xA100-80G" in commands
+    assert any(command.startswith("plan memory") for command in commands)
+
+
+def test_every_option_has_a_help_text() -> None:
+    """An option without a sentence is not documented by the generated page."""
+    for name, command in plan.commands.items():
+        assert command.help, name
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help, f"plan {name} {option.opts[0]}"
+
+
+def test_one_name_has_one_meaning() -> None:
+    """An option that two commands share is declared alike in both, but for lists, which only the search accepts."""
+    seen: dict[str, str] = {}
+    for name, command in plan.commands.items():
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name not in ("tp", "model", "help", "seq_length"):
+                assert seen.setdefault(option.opts[0], option.help or "") == (option.help or ""), f"{name} {option.opts}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """A relative link names a file of the repository."""
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_second_command_is_what_ci_runs() -> None:
+    """The README's test command is the last thing that .ci/run does."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^(?:python3\.11|\.venv/bin/)\S* .*$", readme, re.MULTILINE)
+    assert len(commands) == 2
+    second = commands[1].removeprefix(".venv/bin/")
+    last = (ROOT / ".ci/run").read_text(encoding="utf-8").strip().splitlines()[-1]
+    assert last == f'"$environment/bin/python" {second.removeprefix("python ")}'
