@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from planner.cluster import Card
@@ -70,7 +69,7 @@ def card_from(data: Mapping[str, Any], base: Card | None = None) -> Card:
 
 
 @lru_cache(maxsize=64)
-def _load(path: Path) -> Card:
+def _load(path: str) -> Card:
     return card_from(specs.read(path))
 
 

@@ -59,9 +59,9 @@ def _card(item: str | Mapping[str, Any]) -> Card:
 
 
 @lru_cache(maxsize=64)
-def _load(path: Path) -> Cluster:
-    data = specs.read(path)
-    return cluster_from(data, path.stem, f"cluster_specs/clusters/{path.name}")
+def _load(path: str) -> Cluster:
+    file = os.path.basename(path)
+    return cluster_from(specs.read(path), file.removesuffix(".yaml"), f"cluster_specs/clusters/{file}")
 
 
 def load_cluster(name_or_path: str) -> Cluster:

@@ -7,6 +7,7 @@ second line of every file and are looked up without parsing YAML.
 from __future__ import annotations
 
 import json
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -34,49 +35,44 @@ def squash(name: str) -> str:
     return re.sub(r"(\d)gb", r"\1g", text)
 
 
-def _second_line_aliases(text: str) -> list[str]:
-    line = text.split("\n", 4)
-    for candidate in line[:4]:
-        if candidate.startswith("aliases: "):
-            return json.loads(candidate.removeprefix("aliases: "))
-    return []
+def _header(path: str) -> tuple[str, list[str]]:
+    """Name and aliases, which are the first two lines of every file (comments apart), without parsing YAML."""
+    with open(path, "rb") as stream:
+        lines = stream.read(1024).decode().split("\n")
+    found = {key: text for key, _, text in (line.partition(": ") for line in lines[:5])}
+    return found["name"], json.loads(found["aliases"])
 
 
 @lru_cache(maxsize=2)
-def stems(kind: Kind) -> dict[str, Path]:
+def stems(kind: Kind) -> dict[str, str]:
     """Files of a kind by squashed name."""
-    return {squash(path.stem): path for path in sorted((directory() / kind).glob("*.yaml"))}
+    with os.scandir(directory() / kind) as entries:
+        found = sorted((entry.name, entry.path) for entry in entries if entry.name.endswith(".yaml"))
+    return {squash(name.removesuffix(".yaml")): path for name, path in found}
 
 
 @lru_cache(maxsize=2)
-def aliases(kind: Kind) -> dict[str, Path]:
+def aliases(kind: Kind) -> dict[str, str]:
     """Files of a kind by squashed alias."""
-    found: dict[str, Path] = {}
-    for path in stems(kind).values():
-        for alias in _second_line_aliases(path.read_text(encoding="utf-8")):
-            found.setdefault(squash(alias), path)
-    return found
+    return {squash(alias): path for path in stems(kind).values() for alias in _header(path)[1]}
 
 
 @lru_cache(maxsize=2)
 def names(kind: Kind) -> tuple[str, ...]:
     """Every built-in name of a kind, as written in its file, sorted."""
-    found = []
-    for path in stems(kind).values():
-        name = re.search(r"^name: (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        found.append(name.group(1).strip() if name else path.stem)
-    return tuple(sorted(found))
+    return tuple(sorted(_header(path)[0] for path in stems(kind).values()))
 
 
-def find(kind: Kind, name: str) -> Path | None:
+def find(kind: Kind, name: str) -> str | None:
     """The built-in file that a name or alias means."""
     key = squash(name)
     return stems(kind).get(key) or aliases(kind).get(key)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: str | Path) -> dict[str, Any]:
     """The mapping in a built-in file (ours, hence trusted; tests validate each with the users' schema)."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    with open(path, "rb") as stream:
+        return yaml.load(stream.read(), Loader=loader)
