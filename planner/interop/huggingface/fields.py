@@ -52,10 +52,12 @@ class Fields:
 
     def raw(self, key: str) -> Any:
         """The value as written, else the class's default, else None."""
-        for written in self._written_as(key):
-            if written in self.config:
-                return self.config[written]
-        return self.defaults.get(self.aliases.get(key, key))
+        names = self._written_as(key)
+        for source in (self.config, self.defaults):
+            for name in names:
+                if name in source:
+                    return source[name]
+        return None
 
     def has(self, key: str) -> bool:
         """Whether the file itself gives a value."""

@@ -9,12 +9,15 @@ from planner.model import LatentAttention
 
 
 def _latent(fields: Fields) -> LatentAttention:
+    heads = fields.size("num_attention_heads", "heads")
+    # MiniCPM3's class derives the width of a value where the config leaves it out; the others have a default of 128.
+    value_dim = fields.optional("v_head_dim", "hidden") or fields.size("hidden_size", "hidden") // heads
     return LatentAttention(
-        num_heads=fields.size("num_attention_heads", "heads"),
+        num_heads=heads,
         kv_lora_rank=fields.size("kv_lora_rank", "hidden"),
         qk_head_dim=fields.size("qk_nope_head_dim", "hidden"),
         qk_pos_emb_head_dim=fields.size("qk_rope_head_dim", "hidden"),
-        v_head_dim=fields.size("v_head_dim", "hidden"),
+        v_head_dim=value_dim,
         q_lora_rank=fields.optional("q_lora_rank", "hidden"),
         bias=fields.flag("attention_bias"),
     )

@@ -32,6 +32,11 @@ def _upper_layers(fields: Fields, index: int) -> bool:
     return fields.flag("use_sliding_window") and index >= fields.count("max_window_layers")
 
 
+def _all_but_every_fourth(fields: Fields, index: int) -> bool:
+    """The first of each four layers sees everything (CWM, Granite SWA)."""
+    return index % 4 != 0
+
+
 def _even_layers(fields: Fields, index: int) -> bool:
     return index % 2 == 0
 
@@ -126,6 +131,6 @@ FAMILIES = {
     "apertus": ATTENTION_BIAS(qk_norm="head", gated=False, activation_parameters=2),
     "bitnet": ATTENTION_BIAS(sub_norms=_bitnet_norms),
     "nanochat": ATTENTION_BIAS(norm=Norm("RMSNorm", weight=False), gated=False),
-    "cwm": Family(mlp_bias="mlp_bias", slides=every("sliding_window_pattern", 4)),
-    "granite_swa": ATTENTION_BIAS(mlp_bias="mlp_bias", sinks=True),
+    "cwm": Family(mlp_bias="mlp_bias", slides=_all_but_every_fourth),
+    "granite_swa": ATTENTION_BIAS(mlp_bias="mlp_bias", sinks=True, slides=_all_but_every_fourth),
 }

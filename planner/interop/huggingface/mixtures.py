@@ -13,7 +13,7 @@ from planner.interop.huggingface.family import (
     head_dim,
 )
 from planner.interop.huggingface.fields import Fields
-from planner.interop.huggingface.llama import ATTENTION_BIAS, always, chosen
+from planner.interop.huggingface.llama import ATTENTION_BIAS, always, chosen, every
 from planner.model import MLP, Attention, MoE
 
 
@@ -161,6 +161,7 @@ FAMILIES = {
     "dots1": ATTENTION_BIAS(qk_norm="head", experts=_DEEPSEEK_LIKE, is_sparse=after_dense("first_k_dense_replace")),
     "exaone_moe": Family(
         qk_norm="head",
+        slides=every("sliding_window_pattern", 4),
         experts=mixture(
             "num_experts",
             width="moe_intermediate_size",
