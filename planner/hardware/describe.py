@@ -61,13 +61,13 @@ def describe_card(card: Card) -> dict[str, Any]:
 
 def spec_hash(cluster: Cluster) -> str:
     """SHA-256 [hex] of everything in the spec that a plan depends on: figures, not names of files or sources."""
-    cards = {}
+    groups = []
     for group in cluster.groups:
         figures = describe_card(group.card)
-        cards[group.card.name] = {k: v for k, v in figures.items() if k not in ("aliases", "sources", "vendor")}
+        plain = {k: v for k, v in figures.items() if k not in ("aliases", "sources", "vendor")}
+        groups.append([plain, group.nodes, group.gpus_per_node, group.domain])
     content = {
-        "cards": cards,
-        "groups": [[g.card.name, g.nodes, g.gpus_per_node, g.domain] for g in cluster.groups],
+        "groups": groups,
         "fabric": asdict(cluster.fabric),
         "calibration": dict(cluster.calibration),
     }

@@ -129,3 +129,14 @@ def test_names_and_paths_that_lead_nowhere(tmp_path) -> None:
         load_cluster(str(tmp_path))
     with pytest.raises(InputError, match="required"):
         load_cluster(" ")
+
+
+def test_the_example_of_the_readme_loads(written) -> None:
+    """The YAML in cluster_specs/README.md is what it says."""
+    from planner.hardware import specs
+
+    text = (specs.directory() / "README.md").read_text()
+    cluster = load_cluster(written(text.split("```yaml\n")[1].split("```")[0]))
+    assert [(group.nodes, group.gpus_per_node) for group in cluster.groups] == [(16, 8), (4, 4)]
+    assert cluster.groups[1].card.memory_bytes_per_second == 1.8e12
+    assert cluster.fabric.oversubscription == 2.0
