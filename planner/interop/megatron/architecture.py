@@ -95,6 +95,8 @@ def _attention(args: Arguments, source: str, hidden: int, problems: list[Problem
     norms = args.flag("qk-layernorm")
     if args.flag("multi-latent-attention"):
         rank = args.get("q-lora-rank")
+        if not args.flag("disable-bias-linear"):
+            args.not_accounted.append("--multi-latent-attention: the bias of its output projection is not counted")
         return LatentAttention(
             num_heads=heads,
             kv_lora_rank=positive(args, "kv-lora-rank", source, 32),
@@ -146,6 +148,7 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
     if not experts:
         return dense, None
     shared = args.get("moe-shared-expert-intermediate-size")
+    has_shared = shared is not None and shared > 0
     top_k = args.get("moe-router-topk", args.get("topk", 2))
     if not 1 <= top_k <= experts:
         raise InputError(f"{source}: --moe-router-topk ({top_k}) must be between 1 and --num-experts ({experts}).")
@@ -153,8 +156,9 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
         num_experts=positive(args, "num-experts", source),
         top_k=top_k,
         expert=MLP(positive(args, "moe-ffn-hidden-size", source, ffn), gated, bias),
-        shared=MLP(shared, gated, bias) if shared is not None and shared > 0 else None,
-        shared_gate=args.flag("moe-shared-expert-gate"),
+        shared=MLP(shared, gated, bias) if has_shared else None,
+        shared_gate=has_shared and args.flag("moe-shared-expert-gate"),
+        score_function="softmax" if args.get("moe-router-score-function", "softmax") == "softmax" else "sigmoid",
     )
 
 

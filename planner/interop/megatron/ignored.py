@@ -62,7 +62,7 @@ GROUPS: dict[str, str] = {
         moe-paged-stash-buffer-size-factor-cpu= moe-paged-stash-buffer-size-factor-cuda= moe-paged-stash-page-size=
         moe-per-layer-logging moe-router-bias-update-rate= moe-router-enable-expert-bias moe-router-force-biased=
         moe-router-force-load-balancing moe-router-group-topk= moe-router-num-groups= moe-router-pre-softmax
-        moe-router-quantile-balancing-ema= moe-router-score-function= moe-router-topk-scaling-factor=
+        moe-router-quantile-balancing-ema= moe-router-topk-scaling-factor=
         moe-shared-expert-glu-interleave-size= moe-single-grouped-bias moe-use-grouped-tensor moe-z-loss-coeff=
         mrope-section* mtp-loss-scaling-factor= mtp-standalone mup-attn-scale-power= mup-base-head-dim=
         mup-base-hidden-size= mup-embedding-mult= mup-output-mult= mup-width-mult= nccl-all-reduce-for-prefill
@@ -270,7 +270,8 @@ GROUPS: dict[str, str] = {
     """,
     "older releases and Megatron-DeepSpeed": """
         DDP-impl= abort-on-unmet-fused-kernel-constraints codecarbon-dir= curriculum-learning-legacy
-        data-efficiency-curriculum-learning data-impl= deepscale deepscale-config= disable-mem-efficient-ln
+        data-efficiency-curriculum-learning data-impl= deepscale deepscale-config= deepspeed-activation-checkpointing
+        disable-mem-efficient-ln
         disable-moe-token-dropping disable-moe-top2-2nd-expert-sampling empty-unused-memory fp32-allreduce inference
         kill-switch-path= lazy-mpu-init= local-ddp log-batch-size-to-tensorboard log-learning-rate-to-tensorboard
         log-optimizer-states-to-tensorboard log-params-norm-to-tensorboard loss-on-targets-only lr-decay-tokens=

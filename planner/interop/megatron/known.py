@@ -108,6 +108,7 @@ HONOURED: dict[str, Argument] = {
         attention-backend Implementation.attention
         cross-entropy-fusion-impl Implementation.cross_entropy
         moe-token-dispatcher-type Implementation.moe_dispatcher
+        moe-router-score-function MoE.score_function
         moe-router-dtype Implementation.moe_router_fp32
         fp8-format Workload.precision
         fp8 Workload.precision (older name of fp8-format)
@@ -190,7 +191,6 @@ HONOURED: dict[str, Argument] = {
         cpu-optimizer Implementation.optimizer_offload_fraction (Megatron-DeepSpeed)
         calculate-per-token-loss Implementation.calculate_per_token_loss
         deepspeed Implementation.framework (Megatron-DeepSpeed)
-        deepspeed-activation-checkpointing Layout.recompute (Megatron-DeepSpeed; with checkpoint-activations)
         no-pipeline-parallel Layout.pp (Megatron-DeepSpeed)
         """,
     ),

@@ -44,7 +44,7 @@ def _no_argument(what: str) -> NotModelled:
 
 def _model(model: Model) -> list[str]:
     kinds = model.layer_kinds
-    if any(kind.norms != 2 or kind.parallel for kind in kinds):
+    if any(kind.norms != 2 or kind.parallel or kind.sub_norms for kind in kinds):
         raise _no_argument("layers with other than two norms, or with attention and MLP in parallel")
     for present, what in (
         (model.position not in _POSITIONS, f"{model.position} positions"),
@@ -75,6 +75,8 @@ def _attention(model: Model) -> list[str]:
     attention = windowless.pop()
     words = ["--num-attention-heads", str(attention.num_heads)]
     if isinstance(attention, LatentAttention):
+        if attention.bias:
+            raise _no_argument("biases of latent attention's projections")
         words += ["--multi-latent-attention", "--kv-lora-rank", str(attention.kv_lora_rank)]
         words += ["--q-lora-rank", str(attention.q_lora_rank)] if attention.q_lora_rank else []
         words += ["--qk-head-dim", str(attention.qk_head_dim), "--v-head-dim", str(attention.v_head_dim)]
@@ -122,8 +124,8 @@ def _mlps(kinds: tuple[Layer, ...], moe_pattern: list[int]) -> list[str]:
     attention = kinds[0].attention
     bias = attention.output_bias if isinstance(attention, Attention) else mlp.bias
     every = [mlp, *([moe.expert] if moe else []), *([moe.shared] if moe and moe.shared else [])]
-    if any(one.bias != bias or one.gated != mlp.gated for one in every):
-        raise _no_argument("biases or gates in some layers only")
+    if any(one.bias != bias or one.gated != mlp.gated or one.activation_parameters for one in every):
+        raise _no_argument("biases or gates in some layers only, or learned activation functions")
     words = ["--ffn-hidden-size", str(mlp.ffn_hidden_size)]
     words += _flags({"swiglu": mlp.gated, "disable-bias-linear": not bias})
     if not moe:
@@ -132,6 +134,7 @@ def _mlps(kinds: tuple[Layer, ...], moe_pattern: list[int]) -> list[str]:
         raise _no_argument("a learned bias of the router")
     words += ["--num-experts", str(moe.num_experts), "--moe-router-topk", str(moe.top_k)]
     words += ["--moe-ffn-hidden-size", str(moe.expert.ffn_hidden_size)]
+    words += ["--moe-router-score-function", "sigmoid"] if moe.score_function == "sigmoid" else []
     if moe.shared:
         words += ["--moe-shared-expert-intermediate-size", str(moe.shared.ffn_hidden_size)]
         words += _flags({"moe-shared-expert-gate": moe.shared_gate})

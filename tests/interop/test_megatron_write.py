@@ -1,0 +1,176 @@
+"""The way back: what is written as Megatron arguments is read to the same objects."""
+
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.errors import InputError, NotModelled
+from planner.implementation import Implementation
+from planner.interop.megatron import launch_from_words, megatron_arguments
+from planner.layout import Layout, Recompute
+from planner.model import MLP, Attention, Layer, Model, Norm
+from planner.stages import split_from_counts
+from planner.workload import Workload
+
+LLAMA = Model("l", 64, 100, (Layer(Attention(4, 2, 16), MLP(128)),), (0,) * 8, max_positions=32)
+STEP = Workload(32, 16)
+
+
+def facts(model: Model) -> dict:
+    """What a model is, without its name and origin (models compare by identity)."""
+    return {f.name: getattr(model, f.name) for f in fields(model) if f.name not in ("name", "source", "aliases")}
+
+
+def again(got, world=None):
+    words = megatron_arguments(got.model, got.workload, got.implementation, got.layout)
+    return launch_from_words(words, "back", world or got.world_size)
+
+
+FLAGS = """
+--swiglu --disable-bias-linear --add-qkv-bias --qk-layernorm --untie-embeddings-and-output-weights
+--recompute-activations --use-distributed-optimizer --overlap-grad-reduce --no-masked-softmax-fusion
+--no-bias-dropout-fusion --no-rope-fusion --cross-entropy-loss-fusion --no-gradient-accumulation-fusion
+--calculate-per-token-loss --sequence-parallel --deterministic-mode --ddp-pad-buckets-for-high-nccl-busbw
+--no-bias-gelu-fusion --no-bias-swiglu-fusion --use-precision-aware-optimizer --tp-comm-overlap
+--fp32-residual-connection --optimizer-cpu-offload --group-query-attention
+"""
+MOE_FLAGS = """
+--moe-grouped-gemm --moe-permute-fusion --moe-pad-expert-input-to-capacity --moe-shared-expert-overlap
+--moe-shared-expert-gate --overlap-moe-expert-parallel-comm
+"""
+CHOICES = {
+    "--position-embedding-type": ["rope", "learned_absolute", "none"],
+    "--normalization": ["RMSNorm", "LayerNorm"],
+    "--hidden-dropout": ["0.0", "0.1"],
+    "--attention-backend": ["auto", "flash", "fused", "unfused"],
+    "--transformer-impl": ["local", "transformer_engine"],
+    "--tensor-model-parallel-size": ["1", "2", "4"],
+    "--pipeline-model-parallel-size": ["1", "2"],
+    "--context-parallel-size": ["1", "2"],
+    "--num-virtual-stages-per-pipeline-rank": ["1", "2"],
+    "--decoder-first-pipeline-num-layers": ["2"],
+    "--pipeline-model-parallel-layout": ["Et*3|t*5L", "Et*3|t|t|t*3L"],
+    "--num-query-groups": ["1", "2", "4"],
+    "--kv-channels": ["8", "32"],
+    "--window-size": ["15,0"],
+    "--window-attn-skip-freq": ["2"],
+    "--softmax-type": ["learnable"],
+    "--num-distributed-optimizer-instances": ["2"],
+    "--optimizer": ["adam", "sgd", "muon"],
+    "--exp-avg-dtype": ["bf16", "fp8"],
+    "--main-params-dtype": ["fp16"],
+    "--rotary-percent": ["0.5"],
+    "--make-vocab-size-divisible-by": ["1", "64"],
+    "--microbatch-group-size-per-virtual-pipeline-stage": ["3"],
+    "--ddp-bucket-size": ["1000"],
+    "--data-parallel-sharding-strategy": ["optim", "optim_grads", "no_shard"],
+}
+MOE_CHOICES = {
+    "--moe-layer-freq": ["2", "([0]*3+[1]*5)"],
+    "--moe-router-topk": ["1", "4"],
+    "--moe-ffn-hidden-size": ["48"],
+    "--moe-shared-expert-intermediate-size": ["96"],
+    "--moe-token-dispatcher-type": ["allgather", "alltoall", "flex"],
+    "--moe-expert-capacity-factor": ["1.0", "1.5"],
+    "--moe-router-dtype": ["fp32"],
+    "--moe-router-score-function": ["softmax", "sigmoid"],
+    "--expert-model-parallel-size": ["2"],
+    "--expert-tensor-parallel-size": ["1"],
+    "--mtp-num-layers": ["1"],
+}
+PRECISIONS = [
+    [],
+    ["--bf16"],
+    ["--bf16", "--grad-reduce-in-bf16"],
+    ["--fp16"],
+    ["--fp16", "--accumulate-allreduce-grads-in-fp32"],
+    ["--bf16", "--fp8-format", "hybrid", "--fp8-param-gather"],
+    ["--bf16", "--use-megatron-fsdp"],
+    ["--bf16", "--use-megatron-fsdp", "--megatron-fsdp-main-grads-dtype", "fp32"],
+]
+LATENT = ["--multi-latent-attention", "--q-lora-rank", "24", "--kv-lora-rank", "16"]
+LEAST = "--num-layers 8 --hidden-size 64 --num-attention-heads 4 --seq-length 32 --vocab-size 100 --micro-batch-size 1"
+
+
+@st.composite
+def launches(draw):
+    """A launch from any combination of the arguments above."""
+    moe = draw(st.booleans())
+    flags = draw(
+        st.lists(st.sampled_from([*FLAGS.split(), *(MOE_FLAGS.split() if moe else [])]), max_size=8, unique=True)
+    )
+    choices = CHOICES | (MOE_CHOICES if moe else {})
+    names = draw(st.lists(st.sampled_from(sorted(choices)), max_size=8, unique=True))
+    words = [*LEAST.split(), *flags, *draw(st.sampled_from(PRECISIONS))]
+    words += ["--num-experts", "4"] if moe else []
+    words += LATENT if draw(st.booleans()) else []
+    for name in names:
+        words += [name, draw(st.sampled_from(choices[name]))]
+    return words
+
+
+@settings(max_examples=200, deadline=None)
+@given(launches())
+def test_arguments_read_and_written_are_the_same_objects(words):
+    """Arguments -> objects -> arguments -> the same objects, over random launches that Megatron could be given."""
+    got = launch_from_words(words, "there", 32)
+    try:
+        back = again(got)
+    except NotModelled as error:
+        assert "Megatron-LM has no argument for" in str(error)
+        return
+    if not any(problem.id == "stage-split" for problem in got.problems):
+        assert back.layout == got.layout
+    assert facts(back.model) == facts(got.model)
+    assert back.workload == got.workload
+    ours, theirs = got.implementation, back.implementation
+    if got.layout.zero == 0:  # without anything sharded Megatron refuses to overlap the gather
+        ours = replace(ours, overlap_param_gather=False)
+    assert theirs == ours
+    assert back.unrecognised == ()
+
+
+def test_a_plan_of_the_planner_is_written():
+    """The defaults of our own objects (a Llama on flash attention with overlap) read back to themselves."""
+    layout = Layout(tp=2, pp=2, dp=2, zero=1, sequence_parallel=True, stages=split_from_counts(LLAMA, [3, 5]))
+    words = megatron_arguments(LLAMA, STEP, Implementation(), layout)
+    assert words[words.index("--pipeline-model-parallel-layout") + 1] == "Et*3|t*5L"
+    back = launch_from_words(words, "back", 8)
+    assert (back.layout, back.workload) == (layout, STEP)
+    assert facts(back.model) == facts(LLAMA)
+    assert (back.implementation.overlap_grad_reduce, back.implementation.hidden_dropout) == (True, 0.0)
+
+
+def test_an_even_split_needs_no_layout_string():
+    """An even split is Megatron's own, with or without virtual stages."""
+    layout = Layout(pp=2, vpp=2, stages=split_from_counts(LLAMA, [[2, 2], [2, 2]]))
+    words = megatron_arguments(LLAMA, STEP, Implementation(), layout)
+    assert "--pipeline-model-parallel-layout" not in words
+    assert launch_from_words(words, "back", 2).layout == layout
+
+
+def test_stages_with_their_own_recompute_take_the_largest():
+    """Megatron has one number of recomputed layers: the largest keeps every stage within its memory."""
+    recompute = Recompute("full", (), "block", None, stage_layers=(3, 1))
+    words = megatron_arguments(LLAMA, STEP, Implementation(), Layout(pp=2, recompute=recompute))
+    assert words[words.index("--recompute-num-layers") + 1] == "3"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        replace(LLAMA, position="alibi"),
+        replace(LLAMA, head_bias=True),
+        replace(LLAMA, embedding_norm=True),
+        replace(LLAMA, norm=Norm("LayerNorm")),
+        replace(LLAMA, layer_kinds=(Layer(Attention(4, 4, 16), MLP(128), norms=4),)),
+        replace(LLAMA, layer_kinds=(Layer(Attention(4, 4, 16, qk_norm="full"), MLP(128)),)),
+        replace(LLAMA, layer_kinds=(Layer(Attention(4, 4, 16), MLP(128, bias=True)),)),
+    ],
+)
+def test_what_megatron_cannot_say_is_refused(model):
+    """A model that Megatron-LM has no argument for is refused rather than written as another one."""
+    with pytest.raises(InputError, match="no argument for"):
+        megatron_arguments(model, STEP, Implementation(), Layout())
