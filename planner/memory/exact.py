@@ -58,8 +58,9 @@ class ExactAccounting:
         """What a card of this stage gives a process."""
         return self.cluster.capacity_bytes
 
-    def pieces(self, layout: Layout) -> tuple[tuple[LayerCost, ...], EdgeCosts]:
-        """Costs of each layer kind and of the edges on one rank of this layout."""
+    def pieces(self, layout: Layout, group: int = 1) -> tuple[tuple[LayerCost, ...], EdgeCosts]:
+        """Costs of each layer kind and of the edges on one rank of this layout; layers are rebuilt in groups."""
+        modules = modules_of(layout)
         key = (
             layout.tp,
             layout.sequence_parallel,
@@ -67,25 +68,23 @@ class ExactAccounting:
             layout.ep,
             layout.etp,
             layout.micro_batch,
-            modules_of(layout),
+            modules,
             layout.pp > 1,
+            group,
         )
         found = self._pieces.get(key)
         if found is None:
-            shape = shape_of(self.model, self.workload, self.implementation, layout)
-            sharding = sharding_of(self.implementation, layout)
-            kinds = tuple(
-                layer_cost(self.model, self.implementation, kind, shape, sharding, modules_of(layout))
-                for kind in self.model.layer_kinds
-            )
-            edges = edge_costs(self.model, self.implementation, shape, sharding, layout.pp > 1)
-            found = self._pieces[key] = (kinds, edges)
+            model, impl = self.model, self.implementation
+            shape = shape_of(model, self.workload, impl, layout)
+            sharding = sharding_of(impl, layout)
+            kinds = tuple(layer_cost(model, impl, kind, shape, sharding, modules, group) for kind in model.layer_kinds)
+            found = self._pieces[key] = (kinds, edge_costs(model, impl, shape, sharding, layout.pp > 1))
         return found
 
     def form(self, layout: Layout, stage: int) -> StageForm:
         """The stage's memory as terms; with `layout.stages` empty, for the standard placement of embedding and loss."""
         parts = self._parts(layout, stage)
-        fixed_groups = self._checkpoint_groups(layout, stage, parts)
+        group, corrections = self._checkpoint_groups(layout, stage, parts)
         key = (
             layout.tp,
             layout.cp,
@@ -100,12 +99,12 @@ class ExactAccounting:
             modules_of(layout),
             layout.hsdp_replicas,
             parts,
-            fixed_groups,
-            layout.recompute.distribute_saved_activations,
+            group,
+            corrections,
         )
         form = self._forms.get(key)
         if form is None:
-            form = self._forms[key] = self._build(layout, parts, fixed_groups)
+            form = self._forms[key] = self._build(layout, parts, group, corrections)
         return form
 
     def _parts(self, layout: Layout, stage: int) -> StageParts:
@@ -125,13 +124,13 @@ class ExactAccounting:
         tied = self.model.tied and embedding is not None and loss is not None
         return StageParts(_prune(in_flight), embedding, loss, mtp, tied)
 
-    def _build(self, layout: Layout, parts: StageParts, groups: tuple[Term, ...]) -> StageForm:
-        kinds, edges = self.pieces(layout)
+    def _build(self, layout: Layout, parts: StageParts, group: int, corrections: tuple[Term, ...]) -> StageForm:
+        kinds, edges = self.pieces(layout, group)
         shape = shape_of(self.model, self.workload, self.implementation, layout)
         always = (
             *self._state_terms(layout, parts),
             *buffer_terms(self.model, self.workload, self.implementation, layout, shape, parts),
-            *groups,
+            *corrections,
             Term("reserve", "reserve", self.reserve_bytes, certainty="estimated"),
         )
         gathers = tuple(
@@ -178,36 +177,30 @@ class ExactAccounting:
             ("optimizer", s.optimizer_whole * whole + s.optimizer_sharded * shards),
         ]
 
-    def _checkpoint_groups(self, layout: Layout, stage: int, parts: StageParts) -> tuple[Term, ...]:
-        """Corrections where full recomputation checkpoints groups of several layers or distributes the checkpoints: what
-        is kept is then not proportional to the layers, so the split must be known."""
+    def _checkpoint_groups(self, layout: Layout, stage: int, parts: StageParts) -> tuple[int, tuple[Term, ...]]:
+        """Layers that are rebuilt together, and corrections where full recomputation checkpoints groups of several layers
+        or distributes the checkpoints: what is kept is then not proportional to the layers, so the split must be known."""
         r = layout.recompute
-        if r.granularity != "full" or (
-            (r.num_layers == 1 or r.method == "block") and not r.distribute_saved_activations
-        ):
-            return ()
+        grouped = r.method == "uniform" and r.num_layers != 1
+        if r.granularity != "full" or not (grouped or r.distribute_saved_activations):
+            return 1, ()
         if not layout.stages:
             raise NotModelled(
-                "full recomputation in groups of several layers, or with distributed checkpoints, needs a given stage split."
+                "full recomputation in groups of several layers or with distributed checkpoints needs a given stage split."
             )
-        kinds, _ = self.pieces(layout)
         shape = shape_of(self.model, self.workload, self.implementation, layout)
         kept = shape.full_stream // shape.tp if r.distribute_saved_activations else shape.stream
-        most = max(sum(f.microbatches) for f in parts.in_flight)
-        vector = next(f.microbatches for f in parts.in_flight if sum(f.microbatches) == most)
+        vector = max((f.microbatches for f in parts.in_flight), key=sum)
         correction = 0
         largest = 1
         for chunk, alive in zip(layout.stages[stage], vector, strict=True):
-            group = min(r.num_layers or chunk.num_layers, chunk.num_layers) if r.method == "uniform" else 1
+            if not chunk.num_layers:
+                continue
+            group = min(r.num_layers or chunk.num_layers, chunk.num_layers) if grouped else 1
             largest = max(largest, group)
             recomputed = min(r.num_layers or 0, chunk.num_layers) if r.method == "block" else chunk.num_layers
-            checkpoints = -(-recomputed // group) if group else 0
-            correction += alive * (checkpoints * kept - recomputed * shape.stream)
-        rebuilt = (largest - 1) * max(cost.saved_bytes for cost in kinds)
-        return (
-            Term("activations", "checkpoints of layer groups", correction),
-            Term("activations", "further layers of a rebuilt group", rebuilt),
-        )
+            correction += alive * (-(-recomputed // group) * kept - recomputed * shape.stream)
+        return largest, (Term("activations", "checkpoints of layer groups", correction),)
 
     def _padding_bound(self, layout: Layout) -> int:
         """At least what bucket padding can add to a stage (zero without the distributed optimizer)."""
@@ -239,7 +232,7 @@ class ExactAccounting:
         moment, components = form.peak(counts)
         padding = self._stage_padding(layout, stage, counts)
         components["optimizer"] += padding
-        kinds, edges = self.pieces(layout)
+        kinds, _ = self.pieces(layout)
         parts = self._parts(layout, stage)
         weights = self._edge_weights(layout, parts)
         held = [sum(chunk[k] for chunk in counts.layers) for k in range(len(kinds))]
@@ -323,7 +316,7 @@ class ExactAccounting:
         for k, cost in enumerate(kinds):
             if held[k]:
                 whole = full and layout.recompute.method == "uniform"
-                saved = {"layer input": cost.checkpoint_bytes} if whole else cost.saved
+                saved = self._checkpoint_of_one_layer(layout, cost) if whole else cost.saved
                 transient = cost.recompute_bytes if full else cost.backward_bytes
                 add(self.model.layer_kinds[k].kind, held[k], cost.weights, saved, transient)
         if parts.mtp_layers:
@@ -333,6 +326,17 @@ class ExactAccounting:
             add("head", 1, edges.head_weights, edges.head_saved, edges.head_input_grad)
             add("loss", 1, (), edges.loss_saved, edges.half_logits + edges.loss_temporary)
         return tuple(out)
+
+    @staticmethod
+    def _checkpoint_of_one_layer(layout: Layout, cost: LayerCost) -> dict[str, int]:
+        """What one more fully recomputed layer keeps: its input, unless it joins a group that keeps one already."""
+        r = layout.recompute
+        if r.num_layers is None:
+            return {}
+        kept = cost.checkpoint_bytes
+        if r.distribute_saved_activations and layout.sequence_parallel is False:
+            kept //= layout.tp
+        return {"layer input": -(-kept // r.num_layers)}
 
 
 def _prune(states_in_flight: tuple[InFlight, ...]) -> tuple[InFlight, ...]:

@@ -114,7 +114,7 @@ def _head(edges: EdgeCosts, parts: StageParts, dense_gradients: bool) -> Iterato
     yield Term("logits", "gradient of the logits", edges.half_logits or sum(edges.loss_saved.values()))
     yield Term("activations", "gradient of the head's input", edges.head_input_grad)
     if dense_gradients:
-        yield Term("gradients", "gradient of the head's weight", edges.vocab_grad)
+        yield Term("buffers", "gradient of the head's weight", edges.vocab_grad)
 
 
 def _loss_freed(edges: EdgeCosts, parts: StageParts, dense_gradients: bool) -> Iterator[Term]:
@@ -122,12 +122,18 @@ def _loss_freed(edges: EdgeCosts, parts: StageParts, dense_gradients: bool) -> I
     yield Term("logits", "loss done", -sum(edges.loss_saved.values()))
     yield Term("activations", "head done", -before)
     if parts.tied_head_grad and dense_gradients:
-        yield Term("gradients", "gradient of the tied head", edges.vocab_grad)
+        yield Term("buffers", "gradient of the tied head", edges.vocab_grad)
 
 
 def _embedding(edges: EdgeCosts, parts: StageParts, stream: int, dense_gradients: bool) -> Iterator[Term]:
-    yield Term("activations", "gradient of the stream", stream)
-    yield Term("gradients", "gradient of the embedding", edges.vocab_grad)
+    """The embedding's gradient is always a tensor of its own; a tied head's joins it in a third one (autograd adds the
+    gradients of both uses of a leaf before it accumulates)."""
+    if parts.tied_head_grad and dense_gradients:
+        # the head's gradient is counted already since its backward
+        yield Term("buffers", "gradient of the embedding and its sum with the head's", 2 * edges.vocab_grad)
+    else:
+        yield Term("activations", "gradient of the stream", stream)
+        yield Term("buffers", "gradient of the embedding", edges.vocab_grad)
 
 
 def _distinct(found: list[Moment]) -> Iterator[Moment]:

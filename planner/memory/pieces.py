@@ -96,12 +96,18 @@ def modules_of(layout: Layout) -> frozenset[str]:
 
 
 def layer_cost(
-    model: Model, impl: Implementation, layer: Layer, shape: Shape, sharding: Sharding, modules: frozenset[str]
+    model: Model,
+    impl: Implementation,
+    layer: Layer,
+    shape: Shape,
+    sharding: Sharding,
+    modules: frozenset[str],
+    group: int = 1,
 ) -> LayerCost:
-    """A decoder layer of this kind on one rank."""
+    """A decoder layer of this kind on one rank; fully recomputed in groups of `group` layers."""
     tape = layer_tape(shape, impl, layer, model.norm, model.rotary_dim, modules)
     full = tape if not modules else layer_tape(shape, impl, layer, model.norm, model.rotary_dim, frozenset())
-    rebuilt = checkpoint_tape(shape, (full,))
+    rebuilt = checkpoint_tape(shape, (full,) * group)
     return LayerCost(
         weights=layer_weights(layer, model.hidden_size, model.norm, sharding),
         saved=saved_by_tensor(tape),
