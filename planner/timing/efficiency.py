@@ -31,7 +31,7 @@ class Efficiency:
     older_attention: float = 1.0
     """What of these fractions the portable flash kernels (FlashAttention-1 and -2, Triton) reach that frameworks without
     Transformer Engine use."""
-    launch_seconds: float = 40e-6
+    launch_seconds: float = 50e-6
     """Host time of one operation of the framework (Python, autograd, launch): the floor of layers of small kernels."""
     expert_launch_seconds: float = 10e-6
     """Floor of one expert's product in a grouped product, which the library launches one by one on a few streams."""
@@ -44,7 +44,7 @@ class Efficiency:
     """Fraction of the scale-up links that a collective of NCCL reaches (bus bandwidth of large messages)."""
     network: float = 0.9
     """Fraction of the network port that a ring reaches."""
-    all_to_all: float = 0.7
+    all_to_all: float = 0.66
     """Fraction of link or port that an all-to-all of many small messages reaches, beyond the above."""
     collective_seconds: float = 12e-6
     """Launch and synchronisation of one collective, beyond its steps."""
@@ -56,16 +56,16 @@ class Efficiency:
 
 
 AMPERE = Efficiency(
-    gemm={"bf16": 0.80, "fp16": 0.80, "tf32": 0.80, "fp32": 0.9},
+    gemm={"bf16": 0.79, "fp16": 0.79, "tf32": 0.79, "fp32": 0.9},
     gemm_ramp=128,
-    memory=0.74,
+    memory=0.75,
     attention_forward=0.60,
     attention_backward=0.52,
     older_attention=0.7,
     scale_up=0.77,
 )
 HOPPER = Efficiency(
-    gemm={"bf16": 0.70, "fp16": 0.70, "fp8": 0.65, "tf32": 0.7, "fp32": 0.9},
+    gemm={"bf16": 0.70, "fp16": 0.70, "fp8": 0.67, "tf32": 0.7, "fp32": 0.9},
     gemm_ramp=192,
     memory=0.76,
     attention_forward=0.60,

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from planner.layout import Layout
+from planner.memory.counts import stage_counts as chunk_counts
 from planner.model import Model
 
 Counts = list[tuple[int, ...]]
 
 
 def stage_counts(model: Model, layout: Layout) -> tuple[Counts, Counts]:
-    """(layers, recomputed), each [stage][kind], of a layout whose stages are given.
+    """(layers, recomputed), each [stage][kind], of a layout whose stages are given: the memory accounting's counts,
+    summed over virtual chunks."""
+    counts = [chunk_counts(model, layout, stage) for stage in range(len(layout.stages))]
+    return [_sum(c.layers) for c in counts], [_sum(c.recomputed) for c in counts]
 
-    Full recomputation repeats every layer (uniform) or the first `num_layers` of each virtual chunk (block;
-    megatron/core/transformer/transformer_block.py: _checkpointed_forward), or `stage_layers[i]` of stage i, first
-    layers first.
-    """
-    recompute = layout.recompute
-    full = recompute.granularity == "full"
-    kinds = len(model.layer_kinds)
-    layers: Counts = []
-    recomputed: Counts = []
-    for i, stage in enumerate(layout.stages):
-        held, again = [0] * kinds, [0] * kinds
-        left = recompute.stage_layers[i] if recompute.stage_layers else None
-        for chunk in stage:
-            for position, kind in enumerate(model.pattern[chunk.start : chunk.stop]):
-                held[kind] += 1
-                if not full:
-                    continue
-                if left is not None:
-                    repeat = left > 0
-                    left -= 1
-                else:
-                    repeat = recompute.method == "uniform" or position < (recompute.num_layers or 0)
-                again[kind] += repeat
-        layers.append(tuple(held))
-        recomputed.append(tuple(again))
-    return layers, recomputed
+
+def _sum(chunks: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*chunks, strict=True)))
 
 
 def ends(layout: Layout) -> tuple[int, int, int]:
