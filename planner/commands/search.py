@@ -102,7 +102,7 @@ def search(
         shared = words.typed(ctx, (*words.QUESTION, *words.WORKLOAD, *words.ACCOUNTING))
         return (
             ("what the memory of this layout is made of", f"plan memory {shared} {layout_arguments(layout)} --detail"),
-            ("its arguments for a launch script", f"plan {shared} {layout_arguments(layout)} --flags megatron"),
+            ("its arguments for a launch script", f"plan memory {shared} {layout_arguments(layout)} --flags megatron"),
         )
 
     if flags and result.plans:

@@ -119,7 +119,7 @@ def _found(
     if len(result.plans) > 1:
         yield Heading("The best layouts that fit")
         yield layouts_table(result.plans)
-    yield from memory_blocks(best.memory)
+    yield from memory_blocks(best.memory, verdict=False)
     if detail:
         yield from detail_blocks(best.memory)
     if ranks is not None:

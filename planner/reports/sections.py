@@ -60,12 +60,13 @@ def _alike(a: StageMemory, b: StageMemory) -> bool:
     )  # fmt: skip
 
 
-def memory_blocks(report: MemoryReport) -> Iterator[Block]:
-    """Verdict, table and bars of each stage's memory."""
+def memory_blocks(report: MemoryReport, verdict: bool = True) -> Iterator[Block]:
+    """Table, verdict (unless it was given before) and bars of each stage's memory."""
     groups = fold(report.stages)
     yield Heading("Memory of one GPU on each pipeline stage, in GiB")
     yield (_by_column if len(groups) <= MOST_COLUMNS else _by_line)(groups)
-    yield Text(peak_words(report), "good" if report.fits else "bad")
+    if verdict:
+        yield Text(peak_words(report), "good" if report.fits else "bad")
     bars = tuple(
         (f"stage {name}", tuple((part, stage.components[part]) for part in COMPONENTS)) for name, stage in groups
     )
@@ -170,12 +171,13 @@ def detail_blocks(report: MemoryReport) -> Iterator[Block]:
 def step_blocks(step: StepTime) -> Iterator[Block]:
     """Seconds of a step, what they are made of, and how sure they are."""
     error = f", give or take {percent(step.relative_error, 0)}" if step.relative_error is not None else ""
-    unknown = "" if step.relative_error is not None else " No error is known for this kind of card."
+    unknown = "" if step.relative_error is not None else " How far off that is has not been measured on this card."
     yield Heading("Predicted time of one step")
     yield Text(
         f"{seconds(step.seconds)}{error}: {step.tokens_per_second:,.0f} tokens/s "
         f"({step.tokens_per_second_per_gpu:,.0f} a GPU), {step.model_tflops_per_gpu:,.0f} TFLOP/s a GPU, "
-        f"MFU {percent(step.mfu)}, pipeline bubble {percent(step.bubble_fraction)}.{unknown}"
+        f"MFU {percent(step.mfu)}, pipeline bubble {percent(step.bubble_fraction)}; "
+        f"at the card's peak it would take {seconds(step.lower_bound_seconds)}.{unknown}"
     )
     shown = [(name, value) for name, value in step.components.items() if value > 0]
     yield Table(

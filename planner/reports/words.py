@@ -94,7 +94,9 @@ def cluster_words(cluster: Cluster) -> str:
         for group in cluster.groups
     )
     card = cluster.card
-    words = [groups, f"{_LINKS[card.scale_up]} {rate(card.scale_up_bytes_per_second)}B/s"]
+    words = [groups]
+    if cluster.gpus > 1:
+        words.append(f"{_LINKS[card.scale_up]} {rate(card.scale_up_bytes_per_second)}B/s")
     if sum(group.nodes for group in cluster.groups) > 1:
         network = rate(cluster.fabric.bytes_per_second_per_gpu)
         words.append(f"{_NETWORKS[cluster.fabric.kind]} {network}B/s a GPU")

@@ -1,0 +1,125 @@
+"""`plan search` and the default command: pins, ranking, what is printed next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.commands.question import DEFAULT_TOKENS, default_global_batch
+
+QUICK = (
+    "--model", "13b", "--gpus", "8xA100-80G", "--global-batch", "64", "--micro-batch", "1", "--vpp", "1",
+    "--recompute", "none", "--zero", "1",
+)  # fmt: skip
+
+
+def test_search_is_the_default_command(plan) -> None:
+    """`plan --model ...` and `plan search --model ...` print the same."""
+    short, long = plan(*QUICK, "--tp", "2", "--json"), plan("search", *QUICK, "--tp", "2", "--json")
+    first, second = short.data, long.data
+    del first["meta"], second["meta"]
+    assert first == second
+
+
+def test_a_number_pins_and_a_list_restricts(plan) -> None:
+    """Every plan keeps what was asked."""
+    plans = plan(*QUICK, "--tp", "2,4", "--pp", "2", "--json").data["plans"]
+    assert plans
+    assert {p["layout"]["pp"] for p in plans} == {2}
+    assert {p["layout"]["tp"] for p in plans} <= {2, 4}
+
+
+def test_plans_are_ranked_and_fit(plan) -> None:
+    """Best first, and the objective is the first one's."""
+    data = plan(*QUICK, "--top", "3", "--json").data
+    seconds = [p["step"]["seconds"] for p in data["plans"]]
+    assert seconds == sorted(seconds) and len(seconds) <= 3
+    assert data["objective"]["value"] == seconds[0]
+    assert all(p["memory"]["fits"] for p in data["plans"])
+
+
+def test_the_stage_split_can_be_pinned(plan) -> None:
+    """--stage-layers fixes the split, and pp with it."""
+    layout = plan(*QUICK, "--tp", "2", "--stage-layers", "21,19", "--json").data["plans"][0]["layout"]
+    assert layout["stage_layers"] == [21, 19] and layout["pp"] == 2
+
+
+def test_the_next_commands_run_and_mean_the_same_layout(plan) -> None:
+    """What the report proposes to type reproduces the plan's memory to the byte."""
+    data = plan(*QUICK, "--tp", "2", "--json").data
+    text = plan(*QUICK, "--tp", "2").out
+    lines = text[text.index("\nNext\n") :].splitlines()
+    command = next(line.strip() for line in lines if line.strip().endswith("--detail"))
+    answer = plan(*shlex.split(command)[1:], "--json")
+    best = data["plans"][0]
+    assert answer.data["layout"] == best["layout"]
+    assert [s["total_bytes"] for s in answer.data["memory"]["stages"]] == [
+        s["total_bytes"] for s in best["memory"]["stages"]
+    ]
+
+
+def test_flags_alone_are_printed_and_read_back(plan, tmp_path) -> None:
+    """`plan ... --flags megatron > launch.sh` is a file that `plan check` reads as the same layout."""
+    answer = plan(*QUICK, "--tp", "2", "--flags", "megatron")
+    assert answer.out.startswith("--")
+    path = tmp_path / "launch.sh"
+    path.write_text(answer.out)
+    checked = plan("check", path, "--gpus", "8xA100-80G", "--json").data
+    wanted = plan(*QUICK, "--tp", "2", "--json").data["plans"][0]
+    assert checked["rules"] == [] and checked["unrecognised"] == []
+    assert checked["layout"] == wanted["layout"]
+    assert checked["memory"]["stages"] == wanted["memory"]["stages"]
+
+
+def test_flags_of_deepspeed_are_a_config(plan) -> None:
+    """The JSON holds the batch identity that DeepSpeed asserts, and notes go to stderr."""
+    answer = plan(*QUICK, "--tp", "1", "--cp", "1", "--pp", "4", "--flags", "deepspeed")
+    config = json.loads(answer.out)
+    assert (
+        config["train_batch_size"]
+        == config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 2
+    )
+    assert "PipelineModule(num_stages=4)" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("seq_length", "gpus", "batch"), [(4096, 8, 1024), (2048, 64, 2048), (8192, 1, 512), (4096, 24, 1056)]
+)
+def test_the_default_batch(seq_length: int, gpus: int, batch: int) -> None:
+    """1024 sequences of 4096 on any power of two; 24 GPUs get a multiple of 3 and of a power of two."""
+    assert default_global_batch(seq_length, gpus) == batch
+
+
+@given(st.integers(1, 2**20), st.integers(1, 5000))
+def test_the_default_batch_is_about_four_million_tokens(seq_length: int, gpus: int) -> None:
+    """Within an eighth of 4 Mi tokens where a batch of that size exists, and never empty; the odd part divides it."""
+    batch = default_global_batch(seq_length, gpus)
+    odd = gpus // (gpus & -gpus)
+    assert batch >= 1 and batch % odd == 0
+    target = max(1, DEFAULT_TOKENS // seq_length)
+    if odd * 8 <= target:
+        assert abs(batch - target) <= target / 8
+
+
+def test_progress_shows_only_on_a_terminal_and_after_a_while(monkeypatch, capsys) -> None:
+    """Nothing in a pipe; on a terminal one line that is wiped at the end."""
+    import sys
+
+    from planner.commands import progress
+
+    monkeypatch.setattr(progress, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0.0)
+    with progress.Progress() as show:
+        show(1, 10)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.Progress() as show:
+        show(1, 10, "3 solved")
+    err = capsys.readouterr().err
+    assert "searching: 1 of 10 candidates" in err and "3 solved" in err
+    assert err.endswith("\r") and err.split("\r")[-2].strip() == ""
