@@ -1,0 +1,1 @@
+"""Measurements that ship with the project, and how far from them the predictions are."""
