@@ -109,7 +109,7 @@ def _index() -> _Index:
 
 def _key(name: str) -> str:
     """Lower case, without organisation and punctuation; a point between digits stays (2.5 is not 25)."""
-    text = name.strip().lower().rsplit("/", 1)[-1]
+    text = name.strip().lower().rsplit("/", 1)[-1].replace("+", "plus")
     return re.sub(r"[^a-z0-9.]|(?<!\d)\.|\.(?!\d)", "", text)
 
 

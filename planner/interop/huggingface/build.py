@@ -33,7 +33,7 @@ def build(family: Family, fields: Fields, source: str) -> Model:
         layer_kinds=kinds,
         pattern=pattern,
         norm=norm,
-        max_positions=positions,
+        max_positions=_training_context(fields, positions) if position != "learned" else positions,
         position=position,
         learned_positions=positions + family.extra_positions if position == "learned" else 0,
         rotary_percent=_rotary(family, fields) if position == "rope" else 1.0,
@@ -85,7 +85,7 @@ def _is_sparse(family: Family, fields: Fields, experts: MoE | None, index: int, 
         return False
     types = fields.items("mlp_layer_types")
     if types:
-        if len(types) != count or not set(types) <= {"dense", "sparse"}:
+        if len(types) != count or any(kind not in ("dense", "sparse") for kind in types):
             raise fields.wrong("mlp_layer_types", f"a list of {count} times 'dense' or 'sparse'", types)
         return bool(types[index] == "sparse")
     return family.is_sparse(fields, index) if family.is_sparse else True
@@ -109,6 +109,17 @@ def _windows(family: Family, fields: Fields, count: int) -> list[int | None]:
     else:
         slides = [False] * count
     return [window if window and s else None for s in slides]
+
+
+def _training_context(fields: Fields, positions: int) -> int:
+    """Tokens of the main pre-training: what the config calls the original context, where it was extended afterwards."""
+    given = [fields.raw("original_max_position_embeddings")]
+    for key in ("rope_scaling", "rope_parameters"):
+        nested = fields.raw(key)
+        if isinstance(nested, dict):
+            given.append(nested.get("original_max_position_embeddings"))
+    known = [tokens for tokens in given if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 1]
+    return min([positions, *known])
 
 
 def _rotary(family: Family, fields: Fields) -> float:

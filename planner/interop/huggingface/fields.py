@@ -31,6 +31,7 @@ SYNONYMS = {
     "num_hidden_layers": ("num_layers", "n_layer", "n_layers"),
     "num_attention_heads": ("n_head", "n_heads", "num_heads"),
     "num_kv_heads": ("n_head_kv",),
+    "max_position_embeddings": ("model_max_length", "seq_length", "n_positions", "max_seq_len"),
 }
 
 

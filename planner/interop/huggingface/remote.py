@@ -1,4 +1,5 @@
-"""Families whose code lives beside their weights (`trust_remote_code`), checked against their published totals."""
+"""Families whose code lives beside their weights (`trust_remote_code`), checked against their published totals
+(internlm and jais against the total in their names only)."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def _qwen_mlp(fields: Fields) -> MLP:
 
 def _alibi_unless_positions(fields: Fields) -> Position:
     """Baichuan-7B has rotary positions and max_position_embeddings, Baichuan-13B ALiBi and model_max_length."""
-    return "rope" if fields.has("max_position_embeddings") else "alibi"
+    return "rope" if "max_position_embeddings" in fields.config else "alibi"
 
 
 def _jais_refused(fields: Fields) -> str | None:

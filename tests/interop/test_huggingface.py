@@ -1,0 +1,204 @@
+"""Hugging Face configs: counts, defaults and windows are those of transformers, and bad configs are refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from planner.errors import InputError, NotModelled
+from planner.interop.huggingface import FAMILIES, model_from_config
+from planner.model import LatentAttention
+from planner.parameters import parameters
+
+COUNTS = json.loads((Path(__file__).parents[1] / "data/models/hf_counts.json").read_text())
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "vocab_size": 32000,
+}
+
+
+def test_counts_equal_those_of_transformers():
+    """Every recorded config of a real class comes to the same number of parameters, tied or not, with any options."""
+    wrong = [(config, count) for config, count in COUNTS["records"] if parameters(model_from_config(config)) != count]
+    assert not wrong, f"{len(wrong)} of {len(COUNTS['records'])} differ, such as {wrong[0]}"
+
+
+def test_the_table_covers_nearly_every_family():
+    """The recorded configs span at least 75 model types, so that no family goes unchecked by accident."""
+    covered = {config["model_type"] for config, _ in COUNTS["records"]}
+    assert len(covered) >= 75 and covered <= set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    "config, count", COUNTS["published"], ids=lambda v: v.get("model_type") if isinstance(v, dict) else ""
+)
+def test_remote_code_families_equal_their_published_totals(config, count):
+    """Families outside transformers come to the totals of their published checkpoints."""
+    assert parameters(model_from_config(config)) == count
+
+
+def test_live_transformers_agree():
+    """Where transformers is installed, its default configs still count the same (guards against a stale table)."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    for model_type in ("llama", "gemma2", "opt", "bloom", "phi", "olmo2"):
+        config = transformers.AutoConfig.for_model(model_type)
+        with torch.device("meta"):
+            built = transformers.AutoModelForCausalLM.from_config(config)
+        assert parameters(model_from_config(config.to_dict())) == sum(p.numel() for p in built.parameters())
+
+
+def test_absent_keys_take_the_defaults_of_their_own_class():
+    """tie_word_embeddings, head_dim, biases and key/value heads default differently from family to family."""
+    sizes = {k: v for k, v in LLAMA.items() if k != "model_type"}
+
+    def read(model_type, **more):
+        return model_from_config({"model_type": model_type, **sizes, **more})
+
+    assert not read("llama").tied and read("gemma").tied
+    assert read("gemma").layers[0].attention.head_dim == 256 and read("llama").layers[0].attention.head_dim == 128
+    assert read("mistral").layers[0].attention.num_query_groups == 8
+    assert read("llama").layers[0].attention.num_query_groups == 32
+    assert read("qwen2").layers[0].attention.qkv_bias and not read("qwen3").layers[0].attention.qkv_bias
+    assert read("mistral", num_key_value_heads=None).layers[0].attention.num_query_groups == 32
+
+
+def test_windows_follow_the_layer_types_or_the_class():
+    """Sliding windows alternate as each family has them, or as layer_types says."""
+    gemma = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 1000}
+    two = model_from_config({"model_type": "gemma2", **gemma})
+    three = model_from_config({"model_type": "gemma3_text", "sliding_window": 512, **gemma})
+    assert [layer.attention.window for layer in two.layers] == [4096, None] * 3
+    assert [layer.attention.window for layer in three.layers] == [512] * 5 + [None]
+    given = model_from_config(
+        {"model_type": "gemma3_text", **gemma, "layer_types": ["full_attention"] * 5 + ["sliding_attention"]}
+    )
+    assert [bool(layer.attention.window) for layer in given.layers] == [False] * 5 + [True]
+
+
+def test_latent_attention_and_dense_layers_of_deepseek():
+    """DeepSeek's config gives latent attention, three dense layers, 58 of experts, and a prediction module."""
+    config = next(c for c, _ in COUNTS["records"] if c["model_type"] == "deepseek_v3" and c["hidden_size"] == 7168)
+    model = model_from_config(
+        {**config, "max_position_embeddings": 163840, "rope_scaling": {"original_max_position_embeddings": 4096}}
+    )
+    assert isinstance(model.layers[0].attention, LatentAttention)
+    assert [layer.kind for layer in model.layers] == ["dense"] * 3 + ["moe"] * 58
+    assert model.mtp_num_layers == 1 and model.max_positions == 4096
+    assert parameters(model) == 671_026_404_352
+
+
+def test_the_text_part_of_a_multimodal_config_is_read_and_said():
+    """A nested text_config is the model, the outer tying holds, and a note says that the rest is left out."""
+    inner = {k: v for k, v in LLAMA.items() if k != "vocab_size"}
+    model = model_from_config(
+        {"model_type": "llava", "tie_word_embeddings": False, "text_config": {**inner, "vocab_size": 32064}}
+    )
+    assert model.vocab_size == 32064 and not model.tied
+    assert any("language model" in note for note in model.notes)
+    gemma = model_from_config({"model_type": "gemma3", "text_config": {"hidden_size": 512, "num_hidden_layers": 6}})
+    assert gemma.tied and gemma.layers[0].attention.qk_norm == "head"
+
+
+def test_architectures_stand_in_for_a_missing_model_type():
+    """A config without model_type is read by the class it names."""
+    config = {**LLAMA, "architectures": ["LlamaForCausalLM"]}
+    del config["model_type"]
+    assert parameters(model_from_config(config)) == 6_738_415_616
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"hidden_size": -4096}, "hidden_size must be an integer from 1"),
+        ({"hidden_size": 10**12}, "hidden_size must be an integer from 1"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be"),
+        ({"num_hidden_layers": "32"}, "num_hidden_layers must be"),
+        ({"hidden_size": 4096.5}, "hidden_size must be"),
+        ({"vocab_size": None}, "vocab_size is missing"),
+        ({"vocab_size": [1]}, "vocab_size must be"),
+        ({"num_attention_heads": True}, "num_attention_heads must be"),
+        ({"num_attention_heads": 33}, "multiple of num_attention_heads"),
+        ({"num_key_value_heads": 5}, "multiple of the key and value heads"),
+        ({"attention_bias": "yes"}, "attention_bias must be true or false"),
+        ({"intermediate_size": float("nan")}, "intermediate_size must be"),
+        ({"intermediate_size": float("inf")}, "intermediate_size must be"),
+        ({"model_type": 7}, "model_type must be text"),
+        ({"model_type": None}, "model_type must be text"),
+        ({"layer_types": ["linear_attention"] * 32}, "softmax attention"),
+        ({"layer_types": [["x"]] * 32}, "softmax attention"),
+        ({"layer_types": ["full_attention"]}, "32 entries"),
+        ({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 8}, "must be at most"),
+        ({"model_type": "mixtral", "num_local_experts": 10**9}, "num_local_experts must be"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": 3}, "mlp_only_layers must be a list"),
+        ({"model_type": "mpt", "attn_config": 3}, "attn_config must be a mapping"),
+        ({"model_type": "gpt_neo", "attention_types": [[["global"], 10**9]]}, "attention_types"),
+    ],
+)
+def test_wrong_values_are_one_quick_sentence(change, words):
+    """A value of the wrong type, negative or absurd is refused at once, by name, without building anything."""
+    start = time.perf_counter()
+    with pytest.raises(InputError) as caught:
+        model_from_config({**LLAMA, **change}, "some/config.json")
+    sentence = str(caught.value)
+    assert time.perf_counter() - start < 0.5
+    assert (
+        sentence.startswith("some/config.json: ") and words in sentence and "\n" not in sentence and len(sentence) < 300
+    )
+
+
+def test_a_config_without_sizes_is_refused_but_a_partial_one_says_what_it_assumed():
+    """A bare model_type is no model; one that leaves a size out takes the class's and notes it."""
+    with pytest.raises(InputError, match="are required"):
+        model_from_config({"model_type": "llama"})
+    model = model_from_config({"model_type": "llama", "hidden_size": 4096})
+    assert parameters(model) == 6_738_415_616 and any("num_hidden_layers" in note for note in model.notes)
+
+
+@pytest.mark.parametrize(
+    "model_type, words",
+    [
+        ("mamba2", "state-space"),
+        ("jamba", "state-space"),
+        ("qwen3_next", "linear-attention"),
+        ("bert", "encoder"),
+        ("t5", "encoder-decoder"),
+        ("lama", "nearest that is: llama"),
+        ("x" * 10_000, "not modelled"),
+    ],
+)
+def test_other_architectures_are_refused_with_what_is_missing(model_type, words):
+    """State-space, hybrid, encoder and unknown models are NotModelled, with the reason or the nearest name."""
+    with pytest.raises(NotModelled, match=words) as caught:
+        model_from_config({**LLAMA, "model_type": model_type})
+    assert len(str(caught.value)) < 300
+
+
+def test_cross_attention_is_refused():
+    """A decoder with cross-attention is not a decoder-only model."""
+    with pytest.raises(NotModelled, match="cross-attention"):
+        model_from_config({**LLAMA, "is_encoder_decoder": True})
+
+
+JUNK = [-1, 0, 10**30, 1.5, float("nan"), True, "x", "", [], [[]], [None] * 4, {}, {"x": []}]
+
+
+@pytest.mark.parametrize("model_type", sorted({config["model_type"] for config, _ in COUNTS["records"]}))
+def test_junk_in_any_key_is_refused_or_read_but_never_a_crash(model_type):
+    """Whatever stands in one key, the answer is a model or one sentence."""
+    config = next(c for c, _ in reversed(COUNTS["records"]) if c["model_type"] == model_type)
+    keys = [*config, "layer_types", "mlp_layer_types", "rope_scaling", "rope_parameters", "head_dim", "text_config"]
+    for key in keys:
+        for junk in JUNK:
+            try:
+                parameters(model_from_config({**config, key: junk}))
+            except InputError as error:
+                assert "\n" not in str(error) and len(str(error)) < 400
