@@ -1,0 +1,275 @@
+"""A DeepSpeed JSON configuration, for a model that is given, as the planner's own objects.
+
+The configuration does not hold the model, the sequence length, or the pipeline degree: the caller gives them. Values
+that are "auto" are filled in by the Hugging Face Trainer from its own arguments; its defaults are taken and noted.
+
+Source: deepspeed/runtime/config.py: _set_batch_related_parameters, _batch_assertion; runtime/zero/config.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from planner.errors import InputError, NotModelled
+from planner.implementation import Implementation
+from planner.interop.deepspeed.keys import classify, flatten
+from planner.interop.files import read_mapping
+from planner.interop.megatron.problem import Problem
+from planner.layout import NO_RECOMPUTE, Layout, Recompute
+from planner.model import Model
+from planner.stages import balanced_split
+from planner.workload import Optimizer, Precision, Workload
+
+IMPLEMENTATION = Implementation(
+    layer_implementation="local",
+    rope_fusion=False,
+    gradient_accumulation_fusion=False,
+    sharded_framework="deepspeed",
+    framework="megatron-deepspeed",
+)
+"""A PyTorch model under DeepSpeed: no Transformer Engine, gradients accumulated by autograd, flash attention."""
+
+TRAINER_MICRO_BATCH = 8
+"""per_device_train_batch_size of transformers.TrainingArguments, which an "auto" stands for."""
+LARGEST = 10**12
+
+_OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": "adamw",
+    "adamw": "adamw",
+    "fusedadam": "adamw",
+    "deepspeedcpuadam": "adamw",
+    "sgd": "sgd",
+    "muon": "muon",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DeepSpeedLaunch:
+    """What a configuration asks for; the fields mean what they mean in MegatronLaunch."""
+
+    model: Model
+    workload: Workload
+    implementation: Implementation
+    layout: Layout
+    world_size: int
+    unrecognised: tuple[str, ...] = ()
+    not_accounted: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def read_deepspeed(
+    path: str | Path, model: Model, world_size: int, seq_length: int | None = None, pp: int = 1
+) -> DeepSpeedLaunch:
+    """The launch of a configuration file for `model` on `world_size` GPUs with `pp` pipeline stages. The sequence
+    length defaults to the model's. Raises InputError where the file does not determine a batch."""
+    return launch_from_config(read_mapping(path), str(path), model, world_size, seq_length, pp)
+
+
+def launch_from_config(
+    config: dict[str, Any], name: str, model: Model, world_size: int, seq_length: int | None = None, pp: int = 1
+) -> DeepSpeedLaunch:
+    """As read_deepspeed, from the configuration itself; `name` begins every sentence."""
+    if world_size < 1 or pp < 1:
+        raise InputError(f"{name}: the GPUs ({world_size}) and the pipeline stages ({pp}) must be at least 1.")
+    return _Reader(config, name).launch(model, world_size, seq_length or model.max_positions, pp)
+
+
+class _Reader:
+    def __init__(self, config: dict[str, Any], name: str):
+        zero = config.get("zero_optimization")
+        if isinstance(zero, bool):  # the oldest form: true is stage 1
+            config = {**config, "zero_optimization": {"stage": int(zero)}}
+        self.name = name
+        self.flat = flatten(config)
+        self.sections = set(config)
+        self.notes: list[str] = []
+        self.problems: list[Problem] = []
+
+    def launch(self, model: Model, world: int, seq_length: int, pp: int) -> DeepSpeedLaunch:
+        tp = self.number("tensor_parallel.autotp_size", least=0) or 1
+        dp = max(1, world // (tp * pp))
+        micro, batch = self.batch(dp)
+        zero = self.number("zero_optimization.stage", least=0) or 0
+        if zero > 3:
+            raise InputError(f"{self.name}: zero_optimization.stage must be from 0 to 3, but was given {zero}.")
+        shard = self.number("zero_optimization.mics_shard_size", least=-1) or -1
+        try:
+            stages = balanced_split(model, pp)
+        except InputError:
+            stages = ()
+        layout = Layout(
+            tp=tp,
+            pp=pp,
+            dp=dp,
+            zero=zero,
+            micro_batch=micro,
+            recompute=self.recompute(tp),
+            stages=stages,
+            hsdp_replicas=max(1, dp // shard) if zero == 3 and shard > 0 else 1,
+        )
+        workload = Workload(seq_length, batch, self.precision(), self.optimizer())
+        implementation = self.implementation(zero)
+        unknown = {key: classify(key) for key in self.flat}
+        return DeepSpeedLaunch(
+            model,
+            workload,
+            implementation,
+            layout,
+            world,
+            unrecognised=tuple(key for key, what in unknown.items() if what == "unrecognised"),
+            not_accounted=tuple(
+                f"{key}: {what}" for key, what in unknown.items() if what not in (None, "unrecognised")
+            ),
+            notes=tuple(self.notes),
+            problems=tuple(self.problems),
+        )
+
+    def number(self, key: str, least: int = 1) -> int | None:
+        """A whole number, None where it is absent or "auto". Floats that are whole (5e8) are numbers too."""
+        value = self.flat.get(key)
+        if value is None or value == "auto":
+            return None
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                value = None
+        if isinstance(value, float) and abs(value) <= LARGEST and value == int(value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+            shown = str(self.flat[key])[:40]
+            raise InputError(f"{self.name}: {key} must be a whole number of at least {least}, but was given {shown}.")
+        return value
+
+    def switch(self, key: str) -> bool | None:
+        """A truth value, None where it is absent or "auto"."""
+        value = self.flat.get(key)
+        if value is None or value == "auto":
+            return None
+        if isinstance(value, bool) or value in (0, 1):
+            return bool(value)
+        raise InputError(f"{self.name}: {key} must be true or false, but was given {str(value)[:40]}.")
+
+    def batch(self, dp: int) -> tuple[int, int]:
+        """(micro batch, global batch) from whichever of the three sizes are given; a mismatch is a problem."""
+        names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+        train, micro, accumulation = (self.number(key) for key in names)
+        if train is None and micro is None:
+            if not any(self.flat.get(key) == "auto" for key in names):
+                raise InputError(
+                    f"{self.name}: train_batch_size or train_micro_batch_size_per_gpu must be given, "
+                    "but both are absent."
+                )
+            micro = TRAINER_MICRO_BATCH
+            self.notes.append(f"train_micro_batch_size_per_gpu is auto: the Trainer's default {micro} is taken")
+        if micro is None:
+            assert train is not None  # one of them was given
+            micro = train // (dp * (accumulation or 1))
+        elif train is None:
+            train = micro * (accumulation or 1) * dp
+        steps = accumulation or train // max(1, micro * dp)
+        if train != micro * steps * dp or not train:
+            sentence = "train_batch_size must be micro batch x accumulation steps x data-parallel size."
+            product = f"micro batch {micro} x accumulation {steps} x dp {dp} = {micro * steps * dp}"
+            given = f"train_batch_size = {train}, {product}"
+            self.problems.append(
+                Problem("deepspeed-batch", sentence, "deepspeed/runtime/config.py: _batch_assertion", given)
+            )
+        return max(1, micro), train
+
+    def precision(self) -> Precision:
+        """bf16 goes before fp16; "auto" is taken as on, as the Trainer is usually told."""
+        chosen: Precision = "fp32"
+        on: list[str] = []
+        for section, precision in (("fp16", "fp16"), ("bf16", "bf16"), ("bfloat16", "bf16")):
+            key = f"{section}.enabled"
+            automatic = self.flat.get(key) == "auto"
+            if self.switch(key) or automatic:
+                chosen = "bf16" if precision == "bf16" else "fp16"
+                on += [] if automatic else [section]
+                if automatic:
+                    self.notes.append(f"{key} is auto: it is taken as true")
+        if len(on) > 1:
+            raise InputError(f"{self.name}: either fp16 or bf16 may be enabled, but both are.")
+        return "bf16" if on and on[0] != "fp16" else "fp16" if on else chosen
+
+    def optimizer(self) -> Optimizer:
+        given = self.flat.get("optimizer.type")
+        if given is None:
+            self.notes.append("no optimizer is given: the training script's own is taken as AdamW")
+            return "adamw"
+        kind = str(given).lower()
+        if kind not in _OPTIMIZERS:
+            raise NotModelled(f"{self.name}: optimizer.type {str(given)[:40]} is not modelled.")
+        if kind == "sgd" and self.flat.get("optimizer.params.momentum"):
+            return "sgd-momentum"
+        return _OPTIMIZERS[kind]
+
+    def recompute(self, tp: int) -> Recompute:
+        """The section configures checkpoints that the model makes: where it stands, every layer is taken as one."""
+        if "activation_checkpointing" not in self.sections:
+            return NO_RECOMPUTE
+        self.notes.append("activation_checkpointing is given: every layer is taken as checkpointed")
+        partition = bool(self.switch("activation_checkpointing.partition_activations"))
+        return Recompute("full", distribute_saved_activations=partition and tp > 1)
+
+    def implementation(self, zero: int) -> Implementation:
+        overlap = self.switch("zero_optimization.overlap_comm")
+        overlaps = zero == 3 if overlap is None else overlap
+        bucket = self.number("zero_optimization.reduce_bucket_size", least=0)
+        parameters = self.offloads("param") or bool(self.switch("zero_optimization.cpu_offload_param"))
+        optimizer = self.offloads("optimizer") or bool(self.switch("zero_optimization.cpu_offload"))
+        ratio = self.ratio() if optimizer else 0.0
+        if parameters and zero != 3:
+            self.problem("deepspeed-offload-parameters", "Parameters can be offloaded only in ZeRO stage 3.", zero)
+        if optimizer and ratio < 1 and zero != 3:
+            self.problem("deepspeed-offload-ratio", "A part of the optimizer can be offloaded only in stage 3.", zero)
+        base = IMPLEMENTATION
+        return Implementation(
+            layer_implementation=base.layer_implementation,
+            rope_fusion=base.rope_fusion,
+            gradient_accumulation_fusion=base.gradient_accumulation_fusion,
+            sharded_framework=base.sharded_framework,
+            framework=base.framework,
+            grad_reduce_bytes=self.gradient_bytes(),
+            overlap_grad_reduce=overlaps,
+            overlap_param_gather=overlaps and zero == 3,
+            ddp_bucket_elements=bucket or 500_000_000,
+            optimizer_offload_fraction=ratio,
+            offload_parameters=parameters,
+        )
+
+    def gradient_bytes(self) -> Literal[2, 4]:
+        """Bytes of an accumulated gradient; fp32 unless data_types.grad_accum_dtype says otherwise."""
+        given = self.flat.get("data_types.grad_accum_dtype")
+        if given in (None, "auto", "fp32"):
+            return 4
+        if given in ("bf16", "fp16"):
+            return 2
+        raise InputError(
+            f"{self.name}: data_types.grad_accum_dtype must be fp32, bf16 or fp16, but was given {str(given)[:40]}."
+        )
+
+    def offloads(self, what: str) -> bool:
+        device = self.flat.get(f"zero_optimization.offload_{what}.device", "none")
+        if device not in ("none", "cpu", "nvme", None, "auto"):
+            raise InputError(
+                f"{self.name}: zero_optimization.offload_{what}.device must be none, cpu or nvme, "
+                f"but was given {str(device)[:40]}."
+            )
+        return device in ("cpu", "nvme")
+
+    def ratio(self) -> float:
+        value = self.flat.get("zero_optimization.offload_optimizer.ratio", 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(
+                f"{self.name}: offload_optimizer.ratio must be from 0 to 1, but was given {str(value)[:40]}."
+            )
+        return float(value)
+
+    def problem(self, identity: str, sentence: str, zero: int) -> None:
+        source = "deepspeed/runtime/zero/config.py: DeepSpeedZeroConfig"
+        self.problems.append(Problem(identity, sentence, source, f"zero_optimization.stage = {zero}"))
