@@ -127,6 +127,12 @@ def test_mistakes_are_one_sentence(config, words):
     assert words in str(error.value) and str(error.value).startswith("ds.json: ")
 
 
+def test_the_number_of_gpus_must_be_given():
+    """A configuration says nothing about the GPUs; the sentence names the option that does."""
+    with pytest.raises(InputError, match="--gpus is required"):
+        launch({"train_batch_size": 8}, world=None)
+
+
 def test_optimizers_that_are_not_accounted_for_are_refused():
     """1-bit Adam keeps other states than Adam."""
     with pytest.raises(NotModelled, match="OneBitAdam"):

@@ -61,7 +61,7 @@ class DeepSpeedLaunch:
 
 
 def read_deepspeed(
-    path: str | Path, model: Model, world_size: int, seq_length: int | None = None, pp: int = 1
+    path: str | Path, model: Model, world_size: int | None, seq_length: int | None = None, pp: int = 1
 ) -> DeepSpeedLaunch:
     """The launch of a configuration file for `model` on `world_size` GPUs with `pp` pipeline stages. The sequence
     length defaults to the model's. Raises InputError where the file does not determine a batch."""
@@ -69,9 +69,16 @@ def read_deepspeed(
 
 
 def launch_from_config(
-    config: dict[str, Any], name: str, model: Model, world_size: int, seq_length: int | None = None, pp: int = 1
+    config: dict[str, Any],
+    name: str,
+    model: Model,
+    world_size: int | None,
+    seq_length: int | None = None,
+    pp: int = 1,
 ) -> DeepSpeedLaunch:
     """As read_deepspeed, from the configuration itself; `name` begins every sentence."""
+    if world_size is None:
+        raise InputError(f"{name}: a DeepSpeed configuration does not say the number of GPUs, so --gpus is required.")
     if world_size < 1 or pp < 1:
         raise InputError(f"{name}: the GPUs ({world_size}) and the pipeline stages ({pp}) must be at least 1.")
     return _Reader(config, name).launch(model, world_size, seq_length or model.max_positions, pp)
