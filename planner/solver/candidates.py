@@ -1,0 +1,179 @@
+"""Every legal choice of degrees: what the pins allow and the rules permit, one axis after another.
+
+Each rule is asked as soon as the last field that it reads is set, so a broken rule cuts everything below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from planner.cluster import Cluster
+from planner.implementation import Implementation
+from planner.layout import NO_RECOMPUTE, Layout, Recompute
+from planner.model import MLP, LatentAttention, Model, MoE
+from planner.rules import RULES, Case, Rule
+from planner.rules.rule import divisors
+from planner.solver.space import FREE, Pins
+from planner.workload import Workload
+
+__all__ = ["FREE", "FULL_BLOCK", "Pins", "Space", "selective_sets"]
+
+FULL_BLOCK = Recompute("full", method="block")
+"""Full recomputation of a number of layers that the split decides, stage by stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One field of the layout and the values that it may take once the earlier fields are set."""
+
+    name: str
+    values: Callable[[Layout], list]
+    rules: tuple[Rule, ...]
+
+
+class Space:
+    """The legal layouts of a model and workload on a cluster, stages undecided."""
+
+    def __init__(
+        self,
+        model: Model,
+        workload: Workload,
+        implementation: Implementation,
+        cluster: Cluster,
+        pins: Pins = FREE,
+        rules: tuple[Rule, ...] = RULES,
+    ):
+        self.model, self.workload, self.implementation = model, workload, implementation
+        self.cluster, self.pins = cluster, pins
+        self.world = cluster.gpus
+        self._selective = selective_sets(model, implementation)
+        axes: list[tuple[str, Callable[[Layout], list]]] = [
+            ("tp", lambda x: self._divisors("tp", self.world)),
+            ("cp", lambda x: self._divisors("cp", self.world // x.tp)),
+            ("pp", self._pipeline_sizes),
+            ("dp", self._data_sizes),
+            ("sequence_parallel", self._sequence_parallel),
+            ("ep", self._expert_sizes),
+            ("etp", self._expert_tensor_sizes),
+            ("micro_batch", self._micro_batches),
+            ("vpp", self._virtual_sizes),
+            ("zero", self._zero_stages),
+            ("recompute", self._recomputes),
+        ]
+        self._case = Case(model, workload, implementation, Layout(), self.world, cluster)
+        waiting = [rule for rule in rules if "stages" not in rule.reads and "hsdp_replicas" not in rule.reads]
+        self._always = tuple(rule for rule in waiting if not rule.reads)
+        assigned: set[str] = set()
+        self._axes = []
+        for name, values in axes:
+            assigned.add(name)
+            ready = tuple(r for r in waiting if name in r.reads and set(r.reads) <= assigned)
+            self._axes.append(Axis(name, values, ready))
+
+    def __iter__(self) -> Iterator[Layout]:
+        if all(rule.holds(self._case) for rule in self._always):
+            yield from self._extend(Layout(), 0)
+
+    def _extend(self, layout: Layout, depth: int) -> Iterator[Layout]:
+        if depth == len(self._axes):
+            yield layout
+            return
+        axis = self._axes[depth]
+        for value in axis.values(layout):
+            extended = replace(layout, **{axis.name: value})
+            if axis.rules:
+                case = replace(self._case, layout=extended)
+                if not all(rule.holds(case) for rule in axis.rules):
+                    continue
+            yield from self._extend(extended, depth + 1)
+
+    def _pinned(self, name: str, values: list[int]) -> list[int]:
+        pins = getattr(self.pins, name)
+        return values if pins is None else [v for v in values if v in pins]
+
+    def _divisors(self, name: str, n: int) -> list[int]:
+        return self._pinned(name, divisors(n))
+
+    def _pipeline_sizes(self, layout: Layout) -> list[int]:
+        most = self.model.num_layers + 2
+        return [pp for pp in self._divisors("pp", self.world // (layout.tp * layout.cp)) if pp <= most]
+
+    def _data_sizes(self, layout: Layout) -> list[int]:
+        return self._pinned("dp", [self.world // (layout.tp * layout.cp * layout.pp)])
+
+    def _sequence_parallel(self, layout: Layout) -> list[bool]:
+        """On wherever it is legal, unless the user says otherwise."""
+        pins = self.pins.sequence_parallel
+        if layout.tp == 1:
+            return [False]
+        if pins is not None:
+            return sorted(set(pins))
+        return [self.workload.seq_length % (layout.tp * layout.cp) == 0]
+
+    def _expert_sizes(self, layout: Layout) -> list[int]:
+        if not self.model.is_moe:
+            return self._pinned("ep", [1])
+        return self._divisors("ep", layout.tp * layout.cp * layout.dp)
+
+    def _expert_tensor_sizes(self, layout: Layout) -> list[int]:
+        if not self.model.is_moe:
+            return self._pinned("etp", [1])
+        return self._divisors("etp", layout.tp * layout.cp * layout.dp // layout.ep)
+
+    def _micro_batches(self, layout: Layout) -> list[int]:
+        """Powers of two, and whatever the user names."""
+        each = self.workload.global_batch // layout.dp
+        if self.pins.micro_batch is not None:
+            return sorted(set(self.pins.micro_batch))
+        return [2**i for i in range(max(0, each).bit_length()) if each % 2**i == 0]
+
+    def _virtual_sizes(self, layout: Layout) -> list[int]:
+        if layout.pp == 1:
+            return self._pinned("vpp", [1])
+        return self._pinned("vpp", list(range(1, (self.model.num_layers + 2) // layout.pp + 1)))
+
+    def _zero_stages(self, layout: Layout) -> list[int]:
+        """With nothing to shard over, ZeRO changes nothing: the lowest stage that is allowed stands for all."""
+        stages = self._pinned("zero", [0, 1, 2, 3])
+        return stages[:1] if layout.dp * layout.cp == 1 and layout.edp == 1 else stages
+
+    def _recomputes(self, layout: Layout) -> list[Recompute]:
+        allowed = self.pins.recompute or ("none", "selective", "full")
+        modes: list[Recompute] = []
+        if "none" in allowed:
+            modes.append(NO_RECOMPUTE)
+        if "selective" in allowed:
+            modes += self._selective
+        if "full" in allowed:
+            modes.append(FULL_BLOCK)
+        return modes
+
+
+def selective_sets(model: Model, implementation: Implementation) -> list[Recompute]:
+    """Every set of modules that selective recomputation can name for this model and that drops something.
+
+    Flash and fused attention keep no scores, so `core_attn` is left out with them. `moe` covers `moe_act` and
+    `shared_experts`, so they are not named together.
+    """
+    modules = []
+    if implementation.attention == "unfused":
+        modules.append("core_attn")
+    modules.append("layernorm")
+    if any(isinstance(layer.attention, LatentAttention) for layer in model.layer_kinds):
+        modules.append("mla_up_proj")
+    if any(isinstance(layer.mlp, MLP) for layer in model.layer_kinds):
+        modules.append("mlp")
+    experts = [layer.mlp for layer in model.layer_kinds if isinstance(layer.mlp, MoE)]
+    if experts:
+        modules += ["moe", "moe_act"]
+        if any(moe.shared for moe in experts):
+            modules.append("shared_experts")
+    sets = []
+    for size in range(1, len(modules) + 1):
+        for chosen in combinations(modules, size):
+            if "moe" in chosen and ("moe_act" in chosen or "shared_experts" in chosen):
+                continue
+            sets.append(Recompute("selective", tuple(sorted(chosen))))
+    return sets

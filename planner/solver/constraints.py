@@ -1,0 +1,71 @@
+"""What a stage split must keep, one class for each."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ortools.sat.python import cp_model
+
+from planner.solver.problem import LinearMoment, SplitProblem
+from planner.solver.variables import Linear, SplitVariables
+
+
+class Constraint(Protocol):
+    def build(self, model: cp_model.CpModel, problem: SplitProblem, variables: SplitVariables) -> None: ...
+
+
+class HoldsEveryLayer:
+    """The slices together are the whole model."""
+
+    def build(self, model: cp_model.CpModel, problem: SplitProblem, variables: SplitVariables) -> None:
+        model.add(sum(variables.slices) == problem.layers)
+
+
+class KeepsFixedSplit:
+    """The user's own split."""
+
+    def build(self, model: cp_model.CpModel, problem: SplitProblem, variables: SplitVariables) -> None:
+        if problem.fixed_slices is not None:
+            for variable, layers in zip(variables.slices, problem.fixed_slices, strict=True):
+                model.add(variable == layers)
+
+
+class FitsMemory:
+    """Every stage keeps its capacity at every moment that can be its peak."""
+
+    def build(self, model: cp_model.CpModel, problem: SplitProblem, variables: SplitVariables) -> None:
+        for stage, (moments, limit) in enumerate(zip(problem.moments, problem.limits, strict=True)):
+            for moment in moments:
+                model.add(self._bytes(moment, stage, problem, variables) <= limit)
+
+    @staticmethod
+    def _bytes(moment: LinearMoment, stage: int, problem: SplitProblem, variables: SplitVariables) -> Linear:
+        terms: list[Linear] = [moment.fixed]
+        for chunk in range(problem.vpp):
+            for kind in range(problem.kinds):
+                if moment.layer[chunk][kind]:
+                    terms.append(moment.layer[chunk][kind] * variables.layers_of(stage, chunk, kind))
+                if problem.may_recompute and moment.recomputed[chunk][kind]:
+                    terms.append(moment.recomputed[chunk][kind] * variables.recomputed_of(stage, chunk, kind))
+        for kind in range(problem.kinds):
+            if problem.may_recompute and moment.if_recomputed[kind]:
+                terms.append(moment.if_recomputed[kind] * variables.recomputes_any(stage, kind))
+            if moment.if_layer[kind]:
+                terms.append(moment.if_layer[kind] * variables.holds_any(stage, kind))
+        return sum(terms)
+
+
+class RecomputesSomething:
+    """Full recomputation that was asked for is not empty."""
+
+    def build(self, model: cp_model.CpModel, problem: SplitProblem, variables: SplitVariables) -> None:
+        if problem.must_recompute:
+            model.add(sum(variables.redo) >= 1)
+
+
+CONSTRAINTS: tuple[Constraint, ...] = (
+    HoldsEveryLayer(),
+    KeepsFixedSplit(),
+    FitsMemory(),
+    RecomputesSomething(),
+)

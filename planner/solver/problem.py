@@ -1,0 +1,172 @@
+"""The inner problem of the search: with all degrees chosen, which layers go to which stage, and which are recomputed.
+
+A split is one number of decoder layers for each slice of the model (slice c is chunk c // pp of stage c % pp) and one
+number of fully recomputed layers for each stage: its first so many, chunk after chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from planner.memory.form import Counts, StageForm
+from planner.timing.form import StepForm
+
+Matrix = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMoment:
+    """One moment of a stage with its terms added up: fixed + layer . n + recomputed . r + the indicators [bytes]."""
+
+    fixed: int
+    layer: Matrix
+    """[chunk][kind]"""
+    recomputed: Matrix
+    """[chunk][kind]"""
+    if_recomputed: tuple[int, ...]
+    """[kind]"""
+    if_layer: tuple[int, ...]
+    """[kind]"""
+
+    def bytes(self, counts: Counts) -> int:
+        """Bytes alive for these layers."""
+        total = self.fixed
+        for weights, numbers in ((self.layer, counts.layers), (self.recomputed, counts.recomputed)):
+            for row, counted in zip(weights, numbers, strict=True):
+                total += sum(w * n for w, n in zip(row, counted, strict=True))
+        for kind, (once, held) in enumerate(zip(self.if_recomputed, self.if_layer, strict=True)):
+            total += once * any(chunk[kind] for chunk in counts.recomputed)
+            total += held * any(chunk[kind] for chunk in counts.layers)
+        return total
+
+    @property
+    def coefficients(self) -> tuple[int, ...]:
+        rows = (*self.layer, *self.recomputed, self.if_recomputed, self.if_layer)
+        return (self.fixed, *(value for row in rows for value in row))
+
+
+def linear_moments(form: StageForm, chunks: int, kinds: int) -> tuple[LinearMoment, ...]:
+    """The moments of a form with equal terms added up, without those that another moment covers in every term."""
+    moments: dict[tuple[int, ...], LinearMoment] = {}
+    for moment in form.moments:
+        fixed = 0
+        layer = [[0] * kinds for _ in range(chunks)]
+        recomputed = [[0] * kinds for _ in range(chunks)]
+        if_recomputed, if_layer = [0] * kinds, [0] * kinds
+        for term in moment.terms:
+            match term.times:
+                case "fixed":
+                    fixed += term.bytes
+                case "layer":
+                    layer[term.chunk][term.kind] += term.bytes
+                case "recomputed":
+                    recomputed[term.chunk][term.kind] += term.bytes
+                case "if_recomputed":
+                    if_recomputed[term.kind] += term.bytes
+                case "if_layer":
+                    if_layer[term.kind] += term.bytes
+        linear = LinearMoment(
+            fixed,
+            tuple(map(tuple, layer)),
+            tuple(map(tuple, recomputed)),
+            tuple(if_recomputed),
+            tuple(if_layer),
+        )
+        moments.setdefault(linear.coefficients, linear)
+    return tuple(
+        moment
+        for key, moment in moments.items()
+        if not any(other != key and all(a <= b for a, b in zip(key, other, strict=True)) for other in moments)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A solution: decoder layers of each slice in model order, and recomputed layers of each stage."""
+
+    slices: tuple[int, ...]
+    recomputed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SplitProblem:
+    """Bytes and nanoseconds of every stage as coefficients, and what a split must keep.
+
+    `limits` is each stage's capacity less the padding that its form only bounds [bytes].
+    """
+
+    pattern: tuple[int, ...]
+    """The kind of each decoder layer."""
+    kinds: int
+    pp: int
+    vpp: int
+    step: StepForm
+    moments: tuple[tuple[LinearMoment, ...], ...]
+    limits: tuple[int, ...]
+    may_recompute: bool = False
+    must_recompute: bool = False
+    """At least one layer must be recomputed: the user pinned full recomputation."""
+    fixed_slices: tuple[int, ...] | None = None
+
+    @property
+    def layers(self) -> int:
+        return len(self.pattern)
+
+    @cached_property
+    def cumulative(self) -> Matrix:
+        """cumulative[kind][p]: layers of the kind among the first p."""
+        rows = []
+        for kind in range(self.kinds):
+            row = [0]
+            for k in self.pattern:
+                row.append(row[-1] + (k == kind))
+            rows.append(tuple(row))
+        return tuple(rows)
+
+    def minimum(self, index: int) -> int:
+        """Fewest layers of a slice: the first and the last may be empty, they hold the embedding and the loss."""
+        slices = self.pp * self.vpp
+        return 0 if slices > 1 and index in (0, slices - 1) else 1
+
+    def counts(self, split: Split) -> list[Counts]:
+        """What each stage holds under a split."""
+        layers: list[list[tuple[int, ...]]] = [[] for _ in range(self.pp)]
+        recomputed: list[list[tuple[int, ...]]] = [[] for _ in range(self.pp)]
+        left = list(split.recomputed)
+        start = 0
+        for index, n in enumerate(split.slices):
+            stage = index % self.pp
+            redo = min(n, left[stage])
+            left[stage] -= redo
+            layers[stage].append(tuple(c[start + n] - c[start] for c in self.cumulative))
+            recomputed[stage].append(tuple(c[start + redo] - c[start] for c in self.cumulative))
+            start += n
+        return [Counts(tuple(a), tuple(b)) for a, b in zip(layers, recomputed, strict=True)]
+
+    @cached_property
+    def longest_ns(self) -> int:
+        """No split takes longer: every stage with every layer, all of them recomputed."""
+        layers = self.layers
+        stages = self.step.stages
+        slowest = max(s.fixed_ns + layers * (max(s.layer_ns) + max(s.recompute_ns)) for s in stages)
+        tail = max(sum(max(0, t.fixed_ns) + layers * max(0, *t.layer_ns) for t in s.tails) for s in stages)
+        rounds = self.step.num_microbatches * self.step.vpp - 1
+        return (rounds + self.pp) * slowest // self.step.vpp + 1 + tail + self.step.once_ns
+
+    def step_ns(self, split: Split) -> int:
+        """The step time of a split."""
+        counts = self.counts(split)
+        return self.step.step_ns([_sum(c.layers) for c in counts], [_sum(c.recomputed) for c in counts])
+
+    def fits(self, split: Split) -> bool:
+        """Whether every stage keeps its limit at every moment."""
+        return all(
+            moment.bytes(counts) <= limit
+            for moments, limit, counts in zip(self.moments, self.limits, self.counts(split), strict=True)
+            for moment in moments
+        )
+
+
+def _sum(chunks: Matrix) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*chunks, strict=True)))

@@ -1,0 +1,118 @@
+"""One solve of the inner problem with CP-SAT: the fastest stage split and recomputation of one choice of degrees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from planner.solver.problem import Split, SplitProblem
+from planner.solver.result import Status
+
+if TYPE_CHECKING:
+    from ortools.sat.python import cp_model
+
+SEED = 5
+DETERMINISTIC_SECONDS = 20.0
+"""Work allowed to one solve, counted by CP-SAT in steps and not by the clock: two runs stop at the same place."""
+TIDY_SECONDS = 0.5
+"""The same for choosing among equally fast splits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """What CP-SAT says of one problem. `lower_bound_ns` holds for every split that keeps the cutoff."""
+
+    status: Status
+    split: Split | None
+    step_ns: int | None
+    lower_bound_ns: int
+
+
+def solve_split(
+    problem: SplitProblem,
+    cutoff_ns: int | None = None,
+    hint: Split | None = None,
+    seconds: float | None = None,
+) -> Solved:
+    """The fastest split of the problem. INFEASIBLE also means: none is as fast as `cutoff_ns`.
+
+    `seconds` limits the clock; without it only the deterministic limit stands and two runs agree to the byte.
+    """
+    from ortools.sat.python import cp_model
+
+    longest_ns = problem.longest_ns
+    model, variables, step = _build(problem, longest_ns if cutoff_ns is None else min(longest_ns, cutoff_ns))
+    model.minimize(step)
+    if hint is not None:
+        variables.hint(hint)
+    solver = _solver(cp_model, DETERMINISTIC_SECONDS, seconds)
+    status = solver.solve(model)
+    if status == cp_model.INFEASIBLE:
+        return Solved(Status.INFEASIBLE, None, None, 0 if cutoff_ns is None else cutoff_ns + 1)
+    bound = max(0, round(solver.best_objective_bound))
+    if status == cp_model.OPTIMAL:
+        split = variables.value(solver)
+        step_ns = problem.step_ns(split)
+        if step_ns != round(solver.objective_value):
+            raise AssertionError(f"the constraint model says {solver.objective_value} ns, its own split {step_ns} ns")
+        return Solved(Status.OPTIMAL, split, step_ns, step_ns)
+    if status == cp_model.FEASIBLE:
+        split = variables.value(solver)
+        return Solved(Status.FEASIBLE, split, problem.step_ns(split), bound)
+    if status == cp_model.MODEL_INVALID:
+        raise AssertionError(f"the constraint model is invalid: {model.validate()}")
+    return Solved(Status.UNKNOWN, None, None, bound)
+
+
+def tidy(problem: SplitProblem, split: Split) -> Split:
+    """Of the splits that are as fast as this one: least recomputation, then slices of most equal length."""
+    from ortools.sat.python import cp_model
+
+    step_ns = problem.step_ns(split)
+    model, variables, _ = _build(problem, step_ns)
+    longest = model.new_int_var(0, problem.layers, "longest_slice")
+    shortest = model.new_int_var(0, problem.layers, "shortest_slice")
+    inner = variables.slices[1:-1] or variables.slices
+    model.add_max_equality(longest, variables.slices)
+    model.add_min_equality(shortest, inner)
+    unevenness = (
+        longest - shortest + _off(variables.slices[0], shortest, model) + _off(variables.slices[-1], shortest, model)
+    )
+    redone = sum(variables.redo)
+    model.minimize(4 * problem.layers * redone + unevenness)
+    variables.hint(split)
+    solver = _solver(cp_model, TIDY_SECONDS, None)
+    if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return split
+    return variables.value(solver)
+
+
+def _off(edge: cp_model.IntVar, shortest: cp_model.IntVar, model: cp_model.CpModel) -> cp_model.IntVar:
+    """How much shorter an edge slice is than the shortest between them."""
+    off = model.new_int_var(0, 10**6, "")
+    model.add(off >= shortest - edge)
+    return off
+
+
+def _build(problem: SplitProblem, limit_ns: int):
+    from ortools.sat.python import cp_model
+
+    from planner.solver.constraints import CONSTRAINTS
+    from planner.solver.objective import step_time
+    from planner.solver.variables import SplitVariables
+
+    model = cp_model.CpModel()
+    variables = SplitVariables(model, problem)
+    for constraint in CONSTRAINTS:
+        constraint.build(model, problem, variables)
+    return model, variables, step_time(model, problem, variables, limit_ns)
+
+
+def _solver(module, deterministic_seconds: float, seconds: float | None) -> cp_model.CpSolver:
+    solver: cp_model.CpSolver = module.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.random_seed = SEED
+    solver.parameters.max_deterministic_time = deterministic_seconds
+    if seconds is not None:
+        solver.parameters.max_time_in_seconds = max(0.01, seconds)
+    return solver

@@ -1,0 +1,75 @@
+"""Every layout and every split of a small instance, tried one by one with the reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from planner.layout import NO_RECOMPUTE, Layout, Recompute
+from planner.model import Model
+from planner.rules import broken_rules
+from planner.solver.candidates import selective_sets
+from planner.stages import split_from_counts
+
+
+def degrees(cluster, model, workload, implementation, micro_batches=(1, 2, 4, 8, 16)) -> Iterator[Layout]:
+    """Every legal choice of degrees, recomputation included, by plain enumeration."""
+    world = cluster.gpus
+    sizes = range(1, world + 1)
+    experts = sizes if model.is_moe else (1,)
+    modes = [NO_RECOMPUTE, *selective_sets(model, implementation), Recompute("full", method="block")]
+    for tp, cp, pp in product(sizes, sizes, sizes):
+        if world % (tp * cp * pp):
+            continue
+        dp = world // (tp * cp * pp)
+        for ep, etp, vpp in product(experts, experts, range(1, len(model.pattern) + 3)):
+            for zero, micro_batch, recompute in product(range(4), micro_batches, modes):
+                layout = Layout(tp, cp, pp, vpp, ep, etp, dp, zero, micro_batch, tp > 1, recompute)
+                judged = layout if recompute.granularity != "full" else layout_with(layout, (1,) * pp)
+                if not broken_rules(model, workload, implementation, judged, world, cluster):
+                    yield layout
+
+
+def layout_with(layout: Layout, redo: tuple[int, ...]) -> Layout:
+    from dataclasses import replace
+
+    return replace(layout, recompute=Recompute("full", method="block", stage_layers=redo))
+
+
+def splits(model: Model, layout: Layout) -> Iterator[Layout]:
+    """Every split and every number of recomputed layers."""
+    from dataclasses import replace
+
+    slices = layout.pp * layout.vpp
+    for counts in _compositions(len(model.pattern), slices):
+        inner = counts[1:-1] if slices > 1 else counts
+        if any(n == 0 for n in inner):
+            continue
+        rows = [list(counts[stage :: layout.pp]) for stage in range(layout.pp)]
+        stages = split_from_counts(model, rows)
+        if layout.recompute.granularity != "full":
+            yield replace(layout, stages=stages)
+            continue
+        for redo in product(*(range(sum(row) + 1) for row in rows)):
+            if any(redo):
+                yield replace(layout_with(layout, redo), stages=stages)
+
+
+def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
+    if parts == 1:
+        yield (total,)
+        return
+    for first in range(total + 1):
+        for rest in _compositions(total - first, parts - 1):
+            yield (first, *rest)
+
+
+def best_ns(layouts, model: Model, accounting, timing) -> int | None:
+    """The fastest step of any split of these layouts that fits; None when none fits."""
+    best = None
+    for layout in layouts:
+        for whole in splits(model, layout):
+            step_ns = timing.step(whole).step_ns
+            if (best is None or step_ns < best) and accounting.report(whole).fits:
+                best = step_ns
+    return best
