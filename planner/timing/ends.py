@@ -1,4 +1,4 @@
-"""Seconds of what stands around the decoder layers: embedding, final norm with head and loss, multi-token prediction."""
+"""Seconds of what stands around the decoder layers: embedding, final norm, head and loss, multi-token prediction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from planner.implementation import Implementation
 from planner.model import Model
 from planner.parameters import Weight, padded_vocab_size
 from planner.timing.collectives import all_reduce_seconds, gather_seconds
-from planner.timing.efficiency import Efficiency
 from planner.timing.kernels import Device, memory_seconds
 from planner.timing.layer import HALF, Passes, linear
 from planner.timing.shard import Shard, dropout_of

@@ -1,13 +1,13 @@
-"""The time of one step as integers, linear in the layers that each stage holds: what the report evaluates and the constraint
-model minimises. Nanoseconds throughout, rounded up once where a coefficient is made.
+"""The time of one step as integers, linear in the layers that each stage holds: what the report evaluates and the
+constraint model minimises. Nanoseconds throughout, rounded up once where a coefficient is made.
 
     microbatch_ns(i) = fixed_ns + sum over kinds k of layers[k] * layer_ns[k] + recomputed[k] * recompute_ns[k]
     pipeline_ns      = ceil(((m * v - 1) * max_i microbatch_ns(i) + sum_i microbatch_ns(i)) / v)
     tail_ns(i)       = sum over its tails of max(0, fixed_ns + sum_k layers[k] * layer_ns[k])
     step_ns          = pipeline_ns + max_i tail_ns(i) + once_ns
 
-with m microbatches, v virtual stages. For equal stages the pipeline term is m*t + (p-1)*t/v: 1F1B for v = 1 (Narayanan et al.
-2021, arXiv:2104.04473, section 2.2) and its interleaved form for v > 1 (section 2.2.2).
+with m microbatches, v virtual stages. For equal stages the pipeline term is m*t + (p-1)*t/v: 1F1B for v = 1 (Narayanan
+et al. 2021, arXiv:2104.04473, section 2.2) and its interleaved form for v > 1 (section 2.2.2).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class StageTime:
     fixed_ns: int
     """Embedding, head and loss, multi-token prediction, sends and receives: once a microbatch."""
     layer_ns: tuple[int, ...]
-    """For each layer kind of the model: forward and backward of one layer for one microbatch, with its communication."""
+    """For each layer kind: forward and backward of one layer for one microbatch, with its communication."""
     recompute_ns: tuple[int, ...]
     """For each layer kind: what full recomputation of one layer adds."""
     tails: tuple[Tail, ...] = ()

@@ -58,7 +58,7 @@ def gemm_seconds(
     best = float("inf")
     for rows, columns, relative in TILES:
         tiles = -(-m // rows) * -(-n // columns) * count
-        waves = -(-tiles // device.multiprocessors)
+        waves = float(-(-tiles // device.multiprocessors))
         if waves > 4:  # stream-K and dynamic scheduling blur the last wave of long launches
             waves = tiles / device.multiprocessors + 0.5
         best = min(best, waves * 2 * rows * columns * depth / (rate * relative))

@@ -12,19 +12,33 @@ Counts = list[tuple[int, ...]]
 def stage_counts(model: Model, layout: Layout) -> tuple[Counts, Counts]:
     """(layers, recomputed), each [stage][kind], of a layout whose stages are given: the memory accounting's counts,
     summed over virtual chunks."""
-    counts = [chunk_counts(model, layout, stage) for stage in range(len(layout.stages))]
-    return [_sum(c.layers) for c in counts], [_sum(c.recomputed) for c in counts]
+    alike = len(model.layer_kinds) == 1 and not layout.recompute.stage_layers
+    known: dict[object, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    layers, recomputed = [], []
+    for i, stage in enumerate(layout.stages):
+        key = tuple([chunk.stop - chunk.start for chunk in stage]) if alike else i
+        if key not in known:
+            counts = chunk_counts(model, layout, i)
+            known[key] = _sum(counts.layers), _sum(counts.recomputed)
+        held, again = known[key]
+        layers.append(held)
+        recomputed.append(again)
+    return layers, recomputed
 
 
 def _sum(chunks: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
     return tuple(map(sum, zip(*chunks, strict=True)))
 
 
-def ends(layout: Layout) -> tuple[int, int, int]:
+def ends(model: Model, layout: Layout) -> tuple[int, int, int]:
     """Stages that hold the embedding, the multi-token-prediction modules and the loss; undecided: first, last, last."""
     last = layout.pp - 1
-    embedding, mtp, loss = 0, last, last
-    for i, stage in enumerate(layout.stages):
+    usual = (0, last, last)
+    stages = layout.stages
+    if not stages or (not model.mtp_num_layers and stages[0][0].embedding and stages[-1][-1].loss):
+        return usual
+    embedding, mtp, loss = usual
+    for i, stage in enumerate(stages):
         for chunk in stage:
             if chunk.embedding:
                 embedding = i

@@ -1,4 +1,4 @@
-"""The time of a step: coefficients for the solver (`form`), a decomposition for the report (`step`), a bound for both."""
+"""The time of a step: coefficients for the solver (`form`), their decomposition for the report (`step`), a bound."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from planner.timing import tails
 from planner.timing.collectives import all_reduce_seconds, send_seconds
 from planner.timing.efficiency import efficiency
 from planner.timing.ends import embedding_seconds, head_seconds, projection_seconds
-from planner.timing.flops import head_flops, layer_flops, model_flops
+from planner.timing.flops import layer_flops, model_flops
 from planner.timing.form import StageTime, StepForm, Tail
 from planner.timing.kernels import Device
 from planner.timing.layer import HALF, LayerCompute, layer_compute
@@ -37,6 +37,11 @@ from planner.timing.traffic import (
 )
 from planner.topology import group_links
 from planner.workload import Workload
+
+BUBBLE_DIVISOR = {"1f1b": 1, "zb-h1": 3, "dualpipe": 3}
+"""What a schedule divides the bubble by, beyond virtual stages: with forward, input gradients and weight gradients of
+equal length, ZB-H1 leaves a third of 1F1B's bubble (arXiv:2401.10241, table 2), the bidirectional schedule no more
+(arXiv:2412.19437, table 2). In the form it takes the place of that many virtual stages."""
 
 Parts = dict[str, int]
 """Nanoseconds by component."""
@@ -79,15 +84,16 @@ class Timing:
         self._pattern_counts = tuple(model.pattern.count(k) for k in range(len(model.layer_kinds)))
         self._compute: dict[tuple[Shard, int], LayerCompute] = {}
         self._forms: dict[tuple[object, ...], _Timed] = {}
-        self._parameters: dict[tuple[int, int, int], tuple[tuple[int, int], ...]] = {}
+        self._parameters: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        self._layers: dict[tuple[object, ...], _LayerParts] = {}
         self._flops = model_flops(model, workload.seq_length, workload.global_batch)
 
     # what the solver reads
 
     def form(self, layout: Layout) -> StepForm:
         """The step's coefficients for a layout's degrees. A layout whose stages are given may hold its ends elsewhere
-        than on the first and last stage; its split is otherwise irrelevant here. Raises InputError when the layout wants
-        more GPUs than there are or the batch is too small for it."""
+        than on the first and last stage; its split is otherwise irrelevant here. Raises InputError when the layout
+        wants more GPUs than there are or the batch is too small for it."""
         return self._timed(layout).form
 
     def step(self, layout: Layout) -> StepTime:
@@ -97,10 +103,14 @@ class Timing:
         timed = self._timed(layout)
         form = timed.form
         layers, recomputed = stage_counts(self.model, layout)
-        times = [form.microbatch_ns(i, layers[i], recomputed[i]) for i in range(layout.pp)]
-        pipeline = form.pipeline_ns(times)
-        slowest = max(range(layout.pp), key=times.__getitem__)
-        last = max(range(layout.pp), key=lambda i: form.tail_ns(i, layers[i]))
+        alike: dict[tuple[object, ...], int] = {}  # stages that hold the same take as long
+        for i, stage in enumerate(form.stages):
+            alike.setdefault((stage.fixed_ns, id(stage.tails), layers[i], recomputed[i]), i)
+        first = [alike[s.fixed_ns, id(s.tails), layers[i], recomputed[i]] for i, s in enumerate(form.stages)]
+        distinct = {i: form.microbatch_ns(i, layers[i], recomputed[i]) for i in alike.values()}
+        pipeline = form.pipeline_ns([distinct[i] for i in first])
+        slowest = max(distinct, key=distinct.__getitem__)
+        last = max(distinct, key=lambda i: form.tail_ns(i, layers[i]))
         components: Parts = {}
 
         def add(parts: Parts, count: int) -> None:
@@ -113,7 +123,7 @@ class Timing:
         for kind, part in enumerate(timed.layers):
             add(part.normal, m * layers[slowest][kind])
             add(part.recompute, m * recomputed[slowest][kind])
-        bubble = pipeline - m * times[slowest]
+        bubble = pipeline - m * distinct[slowest]
         add({"pipeline_bubble": bubble}, 1)
         for tail in form.stages[last].tails:
             value = max(0, tail.fixed_ns + sum(n * c for n, c in zip(layers[last], tail.layer_ns, strict=True)))
@@ -175,10 +185,9 @@ class Timing:
             layout.micro_batch,
             layout.sequence_parallel,
             layout.hsdp_replicas,
-            layout.recompute.granularity,
-            layout.recompute.modules,
-            layout.recompute.method,
-            ends(layout),
+            shard_of(layout).modules,
+            layout.recompute.granularity == "full" if self.model.mtp_num_layers else None,
+            ends(self.model, layout),
         )
         found = self._forms.get(key)
         if found is None:
@@ -196,6 +205,11 @@ class Timing:
     def _layer_parts(self, layout: Layout, shard: Shard, kind: int) -> _LayerParts:
         model, layer, e = self.model, self.model.layer_kinds[kind], self.device.efficiency
         links = group_links(layout, self.cluster)
+        shared = links["shard"] if layout.zero >= 2 else None
+        key = (shard, kind, layout.zero, links["tp"], links["cp"], links["ep"], links["etp"], links["etp_ep"], shared)
+        found = self._layers.get(key)
+        if found is not None:
+            return found
         c = self._layer_compute(shard, kind)
         tp = layer_tensor_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
         cp = layer_context_parallel(layer, c, shard, self.workload, links, e)
@@ -221,12 +235,17 @@ class Timing:
             "context_parallel": nanoseconds(cp[0]),
             "expert_parallel": nanoseconds(ep[0]),
         }
-        return _LayerParts(normal, again, forward, backward)
+        found = self._layers[key] = _LayerParts(normal, again, forward, backward)
+        return found
 
     def _layer_parameters(self, shard: Shard, kind: int) -> tuple[int, int]:
-        sharding = shard.sharding(self.implementation)
-        weights = layer_weights(self.model.layer_kinds[kind], self.model.hidden_size, self.model.norm, sharding)
-        return _split(weights)
+        key = (shard.tp, shard.ep, shard.etp, kind)
+        found = self._parameters.get(key)
+        if found is None:
+            layer, sharding = self.model.layer_kinds[kind], shard.sharding(self.implementation)
+            found = _split(layer_weights(layer, self.model.hidden_size, self.model.norm, sharding))
+            self._parameters[key] = found
+        return found
 
     def _make(self, layout: Layout) -> _Timed:
         model, workload, implementation = self.model, self.workload, self.implementation
@@ -246,36 +265,30 @@ class Timing:
         layer_parameters = tuple(self._layer_parameters(shard, k) for k in kinds)
         around = self._around_parameters(layout, shard)
         forward, backward = tuple(p.forward for p in layers), tuple(p.backward for p in layers)
+        rates = tails.rates(self.device, layout, implementation, workload.optimizer, links)
         made: dict[tuple[int, int], tuple[Tail, ...]] = {}
         stages = []
         for i in range(layout.pp):
             if around[i] not in made:
-                made[around[i]] = self._tails(layout, links, around[i], layer_parameters, forward, backward)
+                linear = tails.tails(rates, layout, implementation, e, around[i], layer_parameters, forward, backward)
+                made[around[i]] = tuple(
+                    Tail(name, nanoseconds(t.fixed), tuple(map(nanoseconds, t.layers))) for name, t in linear.items()
+                )
             stages.append(StageTime(sum(fixed[i].values()), layer_ns, recompute_ns, made[around[i]]))
         once = {"overhead": nanoseconds(e.step_seconds)}
-        embedding, _, loss = ends(layout)
+        embedding, _, loss = ends(self.model, layout)
         if model.tied and embedding != loss:
             table = embedding_weights(model, layout.tp, implementation.vocab_divisible_by)[0].numel
             once["data_parallel"] = nanoseconds(
                 all_reduce_seconds(links["embedding"], float(table * implementation.grad_reduce_bytes), e)
             )
-        form = StepForm(m, layout.vpp, tuple(stages), sum(once.values()))
+        form = StepForm(m, layout.vpp * BUBBLE_DIVISOR[implementation.schedule], tuple(stages), sum(once.values()))
         return _Timed(form, fixed, layers, once)
-
-    def _tails(self, layout, links, around, layer_parameters, forward, backward) -> tuple[Tail, ...]:  # type: ignore[no-untyped-def]
-        e = self.device.efficiency
-        linear = tails.reductions(layout, self.implementation, links, e, around, layer_parameters, forward, backward)
-        linear["optimizer"] = tails.optimizer(
-            self.device, layout, self.implementation, self.workload.optimizer, around, layer_parameters, links
-        )
-        return tuple(
-            Tail(name, nanoseconds(t.fixed), tuple(nanoseconds(x) for x in t.layers)) for name, t in linear.items()
-        )
 
     def _around_parameters(self, layout: Layout, shard: Shard) -> list[tuple[int, int]]:
         """(dense, expert) parameters of each stage beside its layers."""
         model, divisible = self.model, self.implementation.vocab_divisible_by
-        embedding, mtp, loss = ends(layout)
+        embedding, mtp, loss = ends(self.model, layout)
         around = [[0, 0] for _ in range(layout.pp)]
 
         def add(stage: int, weights: tuple[Weight, ...], times: int = 1) -> None:
@@ -294,7 +307,7 @@ class Timing:
         """Embedding, head, multi-token prediction and sends of each stage, once a microbatch."""
         model, workload, implementation, device = self.model, self.workload, self.implementation, self.device
         links = group_links(layout, self.cluster)
-        embedding, mtp, loss = ends(layout)
+        embedding, mtp, loss = ends(self.model, layout)
         fixed: list[Parts] = [{} for _ in range(layout.pp)]
 
         def add(stage: int, name: str, seconds: float) -> None:
@@ -325,8 +338,8 @@ class Timing:
         return tuple(fixed)
 
     def _hop_seconds(self, layout: Layout, shard: Shard) -> float:
-        """What one send between stages costs a microbatch. Plain 1F1B waits for it; the interleaved schedule sends while
-        the next chunk computes (`overlap_p2p_comm`), which costs the overlap's tax."""
+        """What one send between stages costs a microbatch. Plain 1F1B waits for it; the interleaved schedule sends
+        while the next chunk computes (`overlap_p2p_comm`), which costs the overlap's tax."""
         e = self.device.efficiency
         links = group_links(layout, self.cluster)
         sent = float(HALF * shard.norm_tokens(self.workload) * self.model.hidden_size)
@@ -349,6 +362,3 @@ def _split(weights: tuple[Weight, ...]) -> tuple[int, int]:
     """Elements of (dense, expert) tensors."""
     dense = sum(w.numel for w in weights if not w.expert)
     return dense, sum(w.numel for w in weights if w.expert)
-
-
-__all__ = ["Timing", "head_flops"]

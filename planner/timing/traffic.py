@@ -1,8 +1,8 @@
-"""Seconds of communication that one layer exposes for one microbatch: tensor, context, expert and sharded-data parallel.
+"""Seconds of communication that one layer exposes for one microbatch: tensor, context, expert, sharded data parallel.
 
-What hides behind what follows Megatron-Core: `tensor_parallel/layers.py: LinearWithGradAccumulationAndAsyncCommunication`
-(the backward gather of the input runs beside the input's gradient product, the reduction beside the weight's),
-`transformer/moe/token_dispatcher.py`, and Transformer Engine's ring attention (`dot_product_attention/context_parallel`).
+What hides behind what follows Megatron-Core: `tensor_parallel/layers.py: LinearWithGradAccumulationAndAsync
+Communication` (the backward gather of the input runs beside the input's gradient product, the reduction beside the
+weight's), `transformer/moe/token_dispatcher.py`, and Transformer Engine's ring attention (`context_parallel.py`).
 """
 
 from __future__ import annotations
