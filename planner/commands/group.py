@@ -11,6 +11,7 @@ from planner.commands.memory import memory
 from planner.commands.models import models
 from planner.commands.rules import rules
 from planner.commands.search import search
+from planner.commands.validate import validate
 
 EXAMPLES = """\b
 Examples:
@@ -48,5 +49,5 @@ def plan() -> None:
 
 plan.help = f"{plan.help}\n\n{EXAMPLES}"
 
-for command in (search, memory, check, models, gpus, rules):
+for command in (search, memory, check, models, gpus, rules, validate):
     plan.add_command(command)

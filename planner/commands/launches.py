@@ -12,10 +12,13 @@ from planner.reports.check_report import Broken, Checked
 
 if TYPE_CHECKING:
     from planner.cluster import Card, Cluster
+    from planner.interop.deepspeed import DeepSpeedLaunch
     from planner.interop.megatron import MegatronLaunch
     from planner.layout import Layout
     from planner.memory.report import MemoryReport
     from planner.timing.report import StepTime
+
+    Launch = MegatronLaunch | DeepSpeedLaunch
 
 
 class Judge:
@@ -50,27 +53,29 @@ class Judge:
             file, "", question, launch.layout, tuple(broken), tuple(launch.unrecognised), notes, memory, step
         )
 
-    def _read(self, file: str) -> MegatronLaunch:
+    def _read(self, file: str) -> Launch:
         world = self._given.gpus if self._given else None
         if Path(file).suffix.lower() == ".json":
             from planner.interop.deepspeed import read_deepspeed
 
-            model = self._options["model"]
+            model, pp = self._options["model"], self._options["pp"]
             if model is None:
                 raise InputError(f"{file}: a DeepSpeed JSON does not say the model, so --model is required.")
-            return read_deepspeed(file, model, world, self._options["seq_length"])
+            if world is None:
+                raise InputError(f"{file}: a DeepSpeed JSON does not say the number of GPUs, so --gpus is required.")
+            return read_deepspeed(file, model, world, self._options["seq_length"], pp[0] if pp else 1)
         from planner.interop.megatron import read_megatron
 
         return read_megatron(file, world)
 
-    def _question(self, launch: MegatronLaunch, cluster: Cluster) -> Question:
+    def _question(self, launch: Launch, cluster: Cluster) -> Question:
         accounting, reserve = self._options["accounting"], self._options["reserve"]
         if reserve is None:
             reserve = cluster.reserve_bytes if accounting == "exact" else 0
         return Question(launch.model, cluster, launch.workload, launch.implementation, accounting, reserve, defaults=())
 
 
-def _world(launch: MegatronLaunch, file: str) -> int:
+def _world(launch: Launch, file: str) -> int:
     if launch.world_size is None:
         raise InputError(
             f"{file}: the launch does not say on how many GPUs it runs (torchrun options, WORLD_SIZE, or NNODES and "
@@ -86,7 +91,7 @@ def _cluster_of(card: Card, gpus: int) -> Cluster:
     return parse_gpus(f"{gpus}x{card.name}")
 
 
-def _broken(question: Question, launch: MegatronLaunch) -> list[Broken]:
+def _broken(question: Question, launch: Launch) -> list[Broken]:
     """What reading the launch found, then what the book of rules says; each rule once."""
     from planner.rules import broken_rules
 

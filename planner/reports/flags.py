@@ -1,7 +1,7 @@
 """`--flags`: a layout as the arguments of the framework that will run it.
 
-Megatron: an argument list of `pretrain_gpt.py`. DeepSpeed: the JSON of `--deepspeed_config` (deepspeed/runtime/
-config.py); what DeepSpeed takes from the training script's code instead stands beside it as notes.
+Megatron: an argument list of `pretrain_gpt.py`. DeepSpeed: the JSON of `--deepspeed_config`. What a framework takes
+from elsewhere stands beside it as notes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def flags_report(framework: str, question: Question, layout: Layout) -> tuple[Re
         data["arguments"] = words
         text, notes = argument_lines(words), tuple(_megatron_notes(layout))
     else:
-        config = deepspeed_config(question, layout)
+        from planner.interop.deepspeed import deepspeed_config
+
+        config = deepspeed_config(question.workload, question.implementation, layout)
         data["config"] = config
         text, notes = json.dumps(config, indent=2), tuple(_deepspeed_notes(layout))
     data["notes"] = list(notes)
@@ -66,27 +68,8 @@ def _megatron_notes(layout: Layout) -> Iterator[str]:
         )
 
 
-def deepspeed_config(question: Question, layout: Layout) -> dict[str, object]:
-    """The DeepSpeed JSON: batch, ZeRO stage and precision."""
-    workload = question.workload
-    config: dict[str, object] = {
-        "train_batch_size": workload.global_batch,
-        "train_micro_batch_size_per_gpu": layout.micro_batch,
-        "gradient_accumulation_steps": layout.num_microbatches(workload.global_batch),
-        "zero_optimization": {"stage": layout.zero},
-        "fp16" if workload.precision == "fp16" else "bf16": {"enabled": True},
-    }
-    if layout.tp > 1:
-        config["tensor_parallel"] = {"autotp_size": layout.tp}
-    return config
-
-
 def _deepspeed_notes(layout: Layout) -> Iterator[str]:
     if layout.pp > 1:
         yield f"the pipeline of {layout.pp} stages is made in code: PipelineModule(num_stages={layout.pp})."
-    if layout.cp > 1:
-        yield f"the sequence is split in code: Ulysses sequence parallelism over {layout.cp} GPUs."
     if layout.ep > 1:
         yield f"the experts are split in code: deepspeed.moe.layer.MoE(ep_size={layout.ep})."
-    if layout.recompute.granularity != "none":
-        yield "recomputation is switched on in the model's code, not in this JSON."

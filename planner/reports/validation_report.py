@@ -1,0 +1,117 @@
+"""The report of `plan validate`: how far the predictions are from what others measured, table by table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from planner.reports.blocks import Block, Heading, Items, Report, Table, Text
+from planner.reports.body import VERSION
+from planner.reports.units import percent, plural
+
+if TYPE_CHECKING:
+    from planner.validation.parameters import ParameterValidation
+    from planner.validation.step import StepValidation
+
+Section = tuple[str, dict[str, Any], list[Block], list[dict[str, Any]]]
+"""Name, data, blocks and flat rows of one kind of measurement."""
+
+
+def validation_report(sections: Sequence[Section]) -> Report:
+    """The sections as one report."""
+    data: dict[str, Any] = {"version": VERSION, **{name: body for name, body, _, _ in sections}}
+    blocks = [block for _, _, parts, _ in sections for block in parts]
+    rows = [{"what": name, **row} for name, _, _, part in sections for row in part]
+    return Report("Validation", data, tuple(blocks), rows)
+
+
+def signed(fraction: float) -> str:
+    return f"{fraction * 100:+.1f} %"
+
+
+def left_out_blocks(left_out: Mapping[str, int]) -> list[Block]:
+    """What was not used, and why: a table that hides them would look better than it is."""
+    if not left_out:
+        return []
+    items = tuple(f"{plural(count, 'record')}: {reason}" for reason, count in left_out.items())
+    return [Text("Left out:", "quiet"), Items(items)]
+
+
+def step_section(validation: StepValidation) -> Section:
+    """Step times by source, card and precision."""
+    worst: dict[tuple[str, str, str, str], float] = {}
+    for run in validation.runs:
+        key = (run.source, run.role, run.card, run.precision)
+        worst[key] = max(worst.get(key, 0.0), run.error, key=abs)
+    rows = [
+        {**asdict(row), "worst_error": worst[(row.source, row.role, row.card, row.precision)]}
+        for row in validation.rows
+    ]
+    table = Table(
+        ("<source", "<card", "<precision", "<role", "runs", "median", "p90", "worst", "bias"),
+        tuple(
+            (
+                r["source"],
+                r["card"],
+                r["precision"],
+                r["role"],
+                str(r["runs"]),
+                percent(r["median_error"]),
+                percent(r["p90_error"]),
+                signed(r["worst_error"]),
+                signed(r["bias"]),
+            )
+            for r in rows
+        ),
+        keys=4,
+    )
+    data = {
+        "rows": rows,
+        "rankings": [asdict(ranking) for ranking in validation.rankings],
+        "left_out": dict(validation.left_out),
+        "sources": dict(validation.sources),
+    }
+    blocks: list[Block] = [Heading("Seconds of a step against published runs"), table]
+    for role, meaning in (("fit", "sources in view while constants were chosen"), ("check", "sources kept aside")):
+        errors = [abs(run.error) for run in validation.runs if run.role == role]
+        if errors:
+            blocks.append(Text(f"{role} ({meaning}): {plural(len(errors), 'run')}, median {percent(median(errors))}."))
+    if validation.rankings:
+        blocks.append(
+            Text(
+                f"Ranking of layouts: in {percent(validation.best_first, 0)} of {len(validation.rankings)} groups the "
+                "layout ranked first is within 5 % of the fastest measured; mean rank correlation "
+                f"{validation.mean_spearman:.2f}."
+            )
+        )
+    blocks += left_out_blocks(validation.left_out)
+    blocks += [Text("Sources:", "quiet"), Items(tuple(f"{name}: {cite}" for name, cite in validation.sources.items()))]
+    return "step", data, blocks, rows
+
+
+def parameters_section(validation: ParameterValidation) -> Section:
+    """Parameter counts by family."""
+    rows = [asdict(row) for row in validation.rows]
+    table = Table(
+        ("<family", "models", "exact", "<furthest off", "error"),
+        tuple(
+            (r.family, str(r.models), str(r.exact), r.worst, signed(r.worst_error) if r.worst else "")
+            for r in validation.rows
+        ),
+    )
+    models, exact = sum(r.models for r in validation.rows), sum(r.exact for r in validation.rows)
+    data = {"rows": rows, "left_out": list(validation.without_count)}
+    blocks: list[Block] = [
+        Heading("Parameters against published counts"),
+        table,
+        Text(f"{exact} of {models} exact.", "good" if exact == models else "bad"),
+        *left_out_blocks(_count("the source publishes no exact count", validation.without_count)),
+    ]
+    return "parameters", data, blocks, rows
+
+
+def _count(reason: str, names: Iterable[str]) -> dict[str, int]:
+    number = len(list(names))
+    return {reason: number} if number else {}

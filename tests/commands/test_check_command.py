@@ -1,0 +1,114 @@
+"""`plan check`: scripts, argument files and DeepSpeed configs, one or many."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+ARGUMENTS = """WORLD_SIZE=16
+--num-layers 40 --hidden-size 5120 --num-attention-heads 40 --ffn-hidden-size 13824 --swiglu --disable-bias-linear
+--seq-length 4096 --max-position-embeddings 4096 --vocab-size 32000 --position-embedding-type rope
+--normalization RMSNorm --untie-embeddings-and-output-weights --micro-batch-size 1 --global-batch-size 128 --bf16
+--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2 --sequence-parallel --use-distributed-optimizer
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+    path = tmp_path / "llama.sh"
+    path.write_text(ARGUMENTS)
+    return path
+
+
+def test_the_body_keeps_the_contract(plan, launch) -> None:
+    """One file is one object with the contract's keys; the launch says its own world size."""
+    data = plan("check", launch, "--gpu", "H100", "--json").data
+    assert data.keys() >= {"file", "model", "layout", "rules", "unrecognised", "memory", "step"}
+    assert data["file"] == str(launch)
+    assert data["model"]["parameters"] == 13_015_864_320
+    assert data["layout"]["dp"] == 4
+    assert data["inputs"]["cluster"]["gpus"] == 16
+    assert data["rules"] == [] and data["unrecognised"] == []
+
+
+def test_a_launch_and_the_same_layout_by_options_agree(plan, launch) -> None:
+    """The bytes of a launch are those of `plan memory` with the same degrees: one accounting."""
+    checked = plan("check", launch, "--gpu", "H100-80G", "--json").data["memory"]
+    given = plan(
+        "memory", "--model", "13b", "--gpus", "16xH100-80G", "--tp", "2", "--pp", "2", "--global-batch", "128", "--json"
+    ).data["memory"]
+    for stage, wanted in zip(checked["stages"], given["stages"], strict=True):
+        assert stage["parameters"] == wanted["parameters"]
+        assert stage["components"]["optimizer"] == wanted["components"]["optimizer"]
+
+
+def test_the_gpus_on_the_command_line_go_first(plan, launch) -> None:
+    """--gpus replaces what the launch says."""
+    assert plan("check", launch, "--gpus", "8xH100", "--json").data["layout"]["dp"] == 2
+
+
+def test_an_argument_that_is_not_understood_is_named(plan, launch) -> None:
+    """Never dropped in silence: in the JSON and in the text."""
+    launch.write_text(ARGUMENTS + "--frobnicate-widgets 3\n")
+    assert any(
+        "frobnicate-widgets" in name for name in plan("check", launch, "--gpu", "H100", "--json").data["unrecognised"]
+    )
+    assert "frobnicate-widgets" in plan("check", launch, "--gpu", "H100").out
+
+
+def test_a_broken_rule_has_id_sentence_source_and_numbers(plan, launch) -> None:
+    """`rules` holds the broken ones only, with the function that would refuse the launch."""
+    launch.write_text(ARGUMENTS.replace("--global-batch-size 128", "--global-batch-size 130"))
+    answer = plan("check", launch, "--gpu", "H100", "--json")
+    (rule,) = answer.data["rules"]
+    assert rule["id"] == "batch-divides" and "130" in rule["given"]
+    assert rule["source"].startswith("megatron/")
+    assert "Breaks 1 rule" in plan("check", launch, "--gpu", "H100").out
+
+
+def test_many_files_are_a_list_in_order(plan, launch, tmp_path) -> None:
+    """A file that cannot be judged is an entry with an error and hides nothing."""
+    empty = tmp_path / "empty.sh"
+    empty.write_text("")
+    answer = plan("check", launch, empty, launch, "--gpu", "H100", "--json")
+    assert [entry["file"] for entry in answer.data] == [str(launch), str(empty), str(launch)]
+    assert [("error" in entry) for entry in answer.data] == [False, True, False]
+    assert str(empty) in answer.err
+
+
+def test_a_launch_that_does_not_say_its_world(plan, launch) -> None:
+    """With just the card, the number of GPUs must come from somewhere; the sentence says where."""
+    launch.write_text(ARGUMENTS.replace("WORLD_SIZE=16\n", ""))
+    answer = plan("check", launch, "--gpu", "H100")
+    assert answer.code == 2 and "--gpus such as 16xH100-80G is required" in answer.err
+
+
+def test_hundreds_of_files_take_seconds(plan, launch, tmp_path) -> None:
+    """One process, one start-up: 200 launches in a small part of a minute."""
+    import time
+
+    files = []
+    for i in range(200):
+        files.append(tmp_path / f"{i}.sh")
+        files[-1].write_text(ARGUMENTS.replace("--global-batch-size 128", f"--global-batch-size {128 * (i + 1)}"))
+    started = time.perf_counter()
+    answer = plan("check", *files, "--gpu", "H100", "--json")
+    assert len(answer.data) == 200
+    assert time.perf_counter() - started < 20
+
+
+def test_a_deepspeed_config_needs_a_model(plan, tmp_path) -> None:
+    """A DeepSpeed JSON says neither the model nor the GPUs: both sentences name the option."""
+    path = tmp_path / "ds.json"
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 4,
+        "bf16": {"enabled": True},
+        "zero_optimization": {"stage": 3},
+    }
+    path.write_text(json.dumps(config))
+    assert "--model is required" in plan("check", path, "--gpus", "8xA100").err
+    assert "--gpus is required" in plan("check", path, "--model", "7b", "--gpu", "A100").err
+    data = plan("check", path, "--model", "7b", "--gpus", "8xA100", "--json").data
+    assert (data["layout"]["zero"], data["layout"]["dp"], data["layout"]["num_microbatches"]) == (3, 8, 4)
