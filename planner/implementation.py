@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LayerImplementation = Literal["transformer_engine", "local"]
-AttentionKernel = Literal["flash", "fused", "unfused"]
+AttentionKernel = Literal["auto", "flash", "fused", "unfused"]
 CrossEntropy = Literal["unfused", "native", "te"]
 
 
@@ -21,7 +21,8 @@ class Implementation:
 
     layer_implementation: LayerImplementation = "transformer_engine"
     attention: AttentionKernel = "flash"
-    """flash: FlashAttention; fused: cuDNN through Transformer Engine; unfused: scores and softmax are stored."""
+    """flash: FlashAttention; fused: cuDNN through Transformer Engine; unfused: scores and softmax are stored; auto:
+    what Transformer Engine picks on the card (`attention_on`)."""
     masked_softmax_fusion: bool = True
     bias_activation_fusion: bool = True
     bias_dropout_fusion: bool = True
@@ -72,3 +73,20 @@ class Implementation:
     deallocate_pipeline_outputs: bool = True
     calculate_per_token_loss: bool = False
     framework: Literal["megatron", "megatron-deepspeed"] = "megatron"
+    deterministic: bool = False
+    """--deterministic-mode: larger cuBLAS workspaces, other attention kernels on some cards."""
+    attention_mask_in_dataloader: bool = True
+    """Every microbatch brings an explicit [batch, 1, seq, seq] mask of bytes (Megatron's default)."""
+    deferred_embedding_wgrads: int = 0
+    """Microbatches whose head weight gradient waits (--defer-embedding-wgrad-compute, --wgrad-deferral-limit)."""
+
+
+def attention_on(implementation: Implementation, architecture: str) -> AttentionKernel:
+    """The kernel that `auto` means: cuDNN from Hopper on, FlashAttention before, and on Blackwell in deterministic mode,
+    where cuDNN has no deterministic backward (transformer_engine/pytorch/attention/dot_product_attention/utils.py:
+    get_attention_backend)."""
+    if implementation.attention != "auto":
+        return implementation.attention
+    if architecture == "hopper" or (architecture == "blackwell" and not implementation.deterministic):
+        return "fused"
+    return "flash"

@@ -32,7 +32,7 @@ def test_megatron_defaults_where_arguments_are_absent():
     assert got.workload == Workload(32, 16, "fp32", "adamw")
     assert (got.layout.dp, got.layout.zero, got.layout.recompute) == (8, 0, NO_RECOMPUTE)
     i = got.implementation
-    assert (i.hidden_dropout, i.attention_dropout, i.attention) == (0.1, 0.1, "flash")
+    assert (i.hidden_dropout, i.attention_dropout, i.attention) == (0.1, 0.1, "auto")
     assert not (i.overlap_grad_reduce or i.overlap_param_gather or i.tp_comm_overlap or i.moe_grouped_gemm)
     assert (i.moe_dispatcher, i.moe_capacity_factor, i.cross_entropy, i.grad_reduce_bytes) == (
         "allgather",
@@ -81,7 +81,8 @@ def test_precision_of_weights_and_gradients(arguments, precision, gradient_bytes
 @pytest.mark.parametrize(
     ("arguments", "kernel"),
     [
-        ("", "flash"),
+        ("", "auto"),
+        ("--use-flash-attn", "flash"),
         ("--attention-backend fused", "fused"),
         ("--attention-backend unfused", "unfused"),
         ("--transformer-impl local", "unfused"),
@@ -91,7 +92,7 @@ def test_precision_of_weights_and_gradients(arguments, precision, gradient_bytes
     ],
 )
 def test_attention_kernel(arguments, kernel):
-    """Transformer Engine takes a flash kernel by itself, Megatron's own module is unfused unless told otherwise."""
+    """Transformer Engine picks a kernel by the card, Megatron's own module is unfused unless told otherwise."""
     assert launch(arguments).implementation.attention == kernel
 
 
@@ -100,7 +101,17 @@ def test_deterministic_mode_switches_fusions_off():
     on = launch("--cross-entropy-loss-fusion --tp-comm-overlap").implementation
     off = launch("--cross-entropy-loss-fusion --tp-comm-overlap --deterministic-mode").implementation
     assert (on.cross_entropy, on.tp_comm_overlap) == ("native", True)
-    assert (off.cross_entropy, off.tp_comm_overlap) == ("unfused", False)
+    assert (off.cross_entropy, off.tp_comm_overlap, off.deterministic) == ("unfused", False, True)
+
+
+def test_the_dataloader_mask_and_deferred_gradients():
+    """Megatron's loader makes a mask unless told not to; a deferral without limit defers every microbatch."""
+    plain = launch("--wgrad-deferral-limit 2").implementation
+    assert (plain.attention_mask_in_dataloader, plain.deferred_embedding_wgrads) == (True, 0)
+    given = launch("--no-create-attention-mask-in-dataloader --defer-embedding-wgrad-compute").implementation
+    assert not given.attention_mask_in_dataloader and given.deferred_embedding_wgrads > 1000
+    limited = launch("--defer-embedding-wgrad-compute --wgrad-deferral-limit 2").implementation
+    assert limited.deferred_embedding_wgrads == 2
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ FLAGS = """
 --recompute-activations --use-distributed-optimizer --overlap-grad-reduce --no-masked-softmax-fusion
 --no-bias-dropout-fusion --no-rope-fusion --cross-entropy-loss-fusion --no-gradient-accumulation-fusion
 --calculate-per-token-loss --sequence-parallel --deterministic-mode --ddp-pad-buckets-for-high-nccl-busbw
+--no-create-attention-mask-in-dataloader --defer-embedding-wgrad-compute
 --no-bias-gelu-fusion --no-bias-swiglu-fusion --use-precision-aware-optimizer --tp-comm-overlap
 --fp32-residual-connection --optimizer-cpu-offload --group-query-attention
 """
@@ -65,6 +66,7 @@ CHOICES = {
     "--make-vocab-size-divisible-by": ["1", "64"],
     "--microbatch-group-size-per-virtual-pipeline-stage": ["3"],
     "--ddp-bucket-size": ["1000"],
+    "--wgrad-deferral-limit": ["2"],
     "--data-parallel-sharding-strategy": ["optim", "optim_grads", "no_shard"],
 }
 MOE_CHOICES = {

@@ -19,8 +19,11 @@ from planner.workload import Optimizer, Precision, Workload
 
 Chosen = TypeVar("Chosen")
 
+ALL_MICROBATCHES = 1_000_000
+"""More microbatches than any step has."""
+
 _KERNELS: dict[str, AttentionKernel] = {
-    "auto": "flash",
+    "auto": "auto",
     "flash": "flash",
     "fused": "fused",
     "unfused": "unfused",
@@ -120,16 +123,28 @@ def build_implementation(args: Arguments, source: str) -> Implementation:
         microbatch_group_size=args.get("microbatch-group-size-per-virtual-pipeline-stage"),
         calculate_per_token_loss=args.flag("calculate-per-token-loss"),
         framework="megatron-deepspeed" if args.flag("deepspeed") or "zero-stage" in args else "megatron",
+        deterministic=deterministic,
+        attention_mask_in_dataloader=not args.flag("no-create-attention-mask-in-dataloader"),
+        deferred_embedding_wgrads=_deferred_embedding_wgrads(args),
     )
 
 
 def _attention(args: Arguments, local: bool, source: str) -> AttentionKernel:
-    """Transformer Engine picks a flash kernel by itself; Megatron's own module is unfused unless told otherwise."""
+    """Transformer Engine picks a kernel by the card (`auto`); Megatron's own module is unfused by default."""
     given = choose(args, "attention-backend", _KERNELS, "auto", source)
-    flash = any(args.flag(name) for name in ("use-flash-attn", "use-flash-attn-v1", "use-flash-attn-v2"))
-    if args.get("attention-backend", "auto") == "auto":
-        return "flash" if flash or not (local or args.flag("deepspeed")) else "unfused"
-    return given
+    if given != "auto":
+        return given
+    if any(args.flag(name) for name in ("use-flash-attn", "use-flash-attn-v1", "use-flash-attn-v2")):
+        return "flash"
+    return "unfused" if local or args.flag("deepspeed") else "auto"
+
+
+def _deferred_embedding_wgrads(args: Arguments) -> int:
+    """Microbatches whose head weight gradient is computed later; a limit of 0 defers all of them."""
+    if not args.flag("defer-embedding-wgrad-compute"):
+        return 0
+    limit = args.get("wgrad-deferral-limit", 0)
+    return limit if limit > 0 else ALL_MICROBATCHES
 
 
 def _cross_entropy(args: Arguments, source: str) -> CrossEntropy:

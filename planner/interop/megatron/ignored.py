@@ -225,7 +225,7 @@ GROUPS: dict[str, str] = {
         dataloader-fast-cache-load dataloader-inter-document-masking eod-mask-loss fim-data fim-eod-token=
         fim-fragment-rate= fim-middle-token= fim-no-prefix= fim-pad-token= fim-prefix-token= fim-rate=
         fim-split-sample= fim-spm-rate= fim-suffix-token= mask-prob= mid-level-dataset-surplus= mock-data
-        no-create-attention-mask-in-dataloader no-mmap-bin-files num-dataset-builder-threads= num-workers=
+        no-mmap-bin-files num-dataset-builder-threads= num-workers=
         object-storage-cache-path= per-dataset-sequences-path= per-split-data-args-path=
         phase-transition-iterations= reset-attention-mask reset-position-ids sample-rate= short-seq-prob= split=
         test-data-path* train-data-path* valid-data-path*

@@ -76,6 +76,7 @@ HONOURED: dict[str, Argument] = {
         checkpoint-num-layers Recompute.num_layers (Megatron-DeepSpeed)
         num-distributed-optimizer-instances Implementation.num_distributed_optimizer_instances, Layout.hsdp_replicas
         ddp-bucket-size Implementation.ddp_bucket_elements
+        wgrad-deferral-limit Implementation.deferred_embedding_wgrads
         cpu-offloading-num-layers Implementation.offload_activation_layers
         zero-stage Layout.zero (Megatron-DeepSpeed)
         """,
@@ -177,7 +178,9 @@ HONOURED: dict[str, Argument] = {
         overlap-grad-reduce Implementation.overlap_grad_reduce
         overlap-param-gather Implementation.overlap_param_gather
         tp-comm-overlap Implementation.tp_comm_overlap
-        deterministic-mode Implementation.cross_entropy, Implementation.tp_comm_overlap (both off)
+        deterministic-mode Implementation.deterministic, and cross-entropy fusion and tp-comm-overlap off
+        defer-embedding-wgrad-compute Implementation.deferred_embedding_wgrads
+        no-create-attention-mask-in-dataloader Implementation.attention_mask_in_dataloader
         ddp-pad-buckets-for-high-nccl-busbw Implementation.pad_buckets_for_high_nccl_busbw
         moe-pad-expert-input-to-capacity Implementation.moe_pad_to_capacity
         moe-grouped-gemm Implementation.moe_grouped_gemm
@@ -204,7 +207,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         overlap-p2p-communication-warmup-flush the flush of the warm-up is not timed
         overlap-param-gather-with-optimizer-step the first bucket's gather is timed as the others
         no-align-param-gather gathers of the pipeline stages are timed as aligned
-        defer-embedding-wgrad-compute the embedding's deferred gradient keeps activations that are not counted
         delay-wgrad-compute the delayed weight gradients are neither timed nor counted
         overlap-dispatch-backward-with-experts-wgrad this overlap is not timed
         ep-overlap-early-attn-memory-release this earlier release is not counted
@@ -271,7 +273,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         "str",
         """
         ddp-num-buckets buckets are counted at their default size
-        wgrad-deferral-limit the embedding's deferred gradient keeps activations that are not counted
         moe-flex-dispatcher-backend the backend's buffers are not counted
         moe-expert-rank-capacity-factor a rank's capacity is taken as balanced
         moe-token-drop-policy dropped tokens are those beyond the capacity whichever they are

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from planner.errors import NotModelled
 from planner.implementation import Implementation
+from planner.interop.megatron.computation import ALL_MICROBATCHES
 from planner.layout import Layout, Recompute
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm
 from planner.stages import balanced_split, even_split, layout_string
@@ -237,8 +238,14 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
         words += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", i.cross_entropy]
     if i.microbatch_group_size:
         words += ["--microbatch-group-size-per-virtual-pipeline-stage", str(i.microbatch_group_size)]
+    if i.deferred_embedding_wgrads:
+        words += ["--defer-embedding-wgrad-compute"]
+        limit = i.deferred_embedding_wgrads
+        words += ["--wgrad-deferral-limit", str(limit)] if limit != ALL_MICROBATCHES else []
     return words + _flags(
         {
+            "deterministic-mode": i.deterministic,
+            "no-create-attention-mask-in-dataloader": not i.attention_mask_in_dataloader,
             "no-masked-softmax-fusion": not i.masked_softmax_fusion,
             "no-bias-swiglu-fusion": mlp.gated and not i.bias_activation_fusion,
             "no-bias-gelu-fusion": mlp.bias and not mlp.gated and not i.bias_activation_fusion,
