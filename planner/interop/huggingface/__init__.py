@@ -56,13 +56,17 @@ def model_from_config(config: Mapping[str, Any], name: str = "config.json") -> M
 
 
 def _text_model(config: Mapping[str, Any], key: str, model_type: str, name: str) -> Model:
-    """The language model inside a multimodal one. The outer config's tying holds where the inner one says nothing."""
+    """The language model inside a multimodal one. The head belongs to the outer model, so its tying holds
+    where it is given, and its class's default where neither gives one."""
     inner = dict(config[key])
     inner.setdefault("model_type", f"{model_type}_text")
     if inner["model_type"] not in FAMILIES and f"{inner['model_type']}_text" in FAMILIES:
         inner["model_type"] = f"{inner['model_type']}_text"
+    outer = Fields(config, model_type, name)
     if "tie_word_embeddings" in config:
-        inner.setdefault("tie_word_embeddings", config["tie_word_embeddings"])
+        inner["tie_word_embeddings"] = config["tie_word_embeddings"]
+    elif "tie_word_embeddings" in outer.defaults:
+        inner.setdefault("tie_word_embeddings", outer.defaults["tie_word_embeddings"])
     model = model_from_config(inner, name)
     note = f"Only the language model ({key}) of this {model_type} model is counted, not its other encoders."
     return replace(model, notes=(*model.notes, note))

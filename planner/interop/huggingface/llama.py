@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from planner.interop.huggingface.family import LAYER_NORM, LAYER_NORM_WITHOUT_BIAS, Family, head_dim
@@ -69,6 +70,7 @@ LLAMA = ATTENTION_BIAS(mlp_bias="mlp_bias")
 QWEN2 = Family(qkv_bias=True, slides=_upper_layers)
 QWEN3 = ATTENTION_BIAS(qk_norm="head", slides=_upper_layers)
 MISTRAL = Family(slides=always)
+GLM4 = Family(norms=4, qkv_bias="attention_bias", rotary=lambda fields: fields.number("partial_rotary_factor", 0.5))
 
 FAMILIES = {
     "llama": LLAMA,
@@ -83,7 +85,6 @@ FAMILIES = {
     "mistral": MISTRAL,
     "ministral": MISTRAL,
     "ministral3": MISTRAL,
-    "mixtral_text": MISTRAL,
     "qwen2": QWEN2,
     "qwen2_vl": QWEN2,
     "qwen2_vl_text": QWEN2,
@@ -114,9 +115,8 @@ FAMILIES = {
     ),
     "nemotron": ATTENTION_BIAS(norm=LAYER_NORM, gated=False, mlp_bias="mlp_bias"),
     "glm": Family(qkv_bias="attention_bias", rotary=lambda fields: fields.number("partial_rotary_factor", 0.5)),
-    "glm4": Family(
-        norms=4, qkv_bias="attention_bias", rotary=lambda fields: fields.number("partial_rotary_factor", 0.5)
-    ),
+    "glm4": GLM4,
+    "glm4v_text": replace(GLM4, qkv_bias=True),
     "exaone4": Family(qk_norm="head", slides=every("sliding_window_pattern", 4)),
     "ernie4_5": Family(qkv_bias="use_bias", output_bias="use_bias", mlp_bias="use_bias"),
     "hunyuan_v1_dense": ATTENTION_BIAS(qk_norm="head"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from planner.errors import InputError
 from planner.interop.huggingface.family import (
@@ -117,6 +118,13 @@ _DEEPSEEK_LIKE = mixture(
     width="moe_intermediate_size",
     shared=several("n_shared_experts", "moe_intermediate_size"),
 )
+_GLM4_MOE = Family(
+    qkv_bias="attention_bias",
+    qk_norm=chosen("use_qk_norm", "head"),
+    experts=_DEEPSEEK_LIKE,
+    is_sparse=after_dense("first_k_dense_replace"),
+    rotary=lambda fields: fields.number("partial_rotary_factor", 0.5),
+)
 
 FAMILIES = {
     "mixtral": Family(experts=mixture(), slides=always),
@@ -150,13 +158,8 @@ FAMILIES = {
         positions="max_seq_len",
         dropout="resid_pdrop",
     ),
-    "glm4_moe": Family(
-        qkv_bias="attention_bias",
-        qk_norm=chosen("use_qk_norm", "head"),
-        experts=_DEEPSEEK_LIKE,
-        is_sparse=after_dense("first_k_dense_replace"),
-        rotary=lambda fields: fields.number("partial_rotary_factor", 0.5),
-    ),
+    "glm4_moe": _GLM4_MOE,
+    "glm4v_moe_text": replace(_GLM4_MOE, qk_norm="none"),
     "solar_open": Family(qkv_bias="attention_bias", experts=_DEEPSEEK_LIKE),
     "dots1": ATTENTION_BIAS(qk_norm="head", experts=_DEEPSEEK_LIKE, is_sparse=after_dense("first_k_dense_replace")),
     "exaone_moe": Family(
