@@ -17,6 +17,8 @@ from planner.interop.megatron.problem import Problem
 from planner.interop.megatron.vocabulary import vocabulary
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm, Position
 
+MAX_MTP_LAYERS = 100
+
 _POSITIONS: dict[str, Position] = {"learned_absolute": "learned", "rope": "rope", "yarn": "rope", "none": "none"}
 
 
@@ -66,12 +68,26 @@ def build_model(
         max_positions=positions,
         position=position,
         learned_positions=positions if position == "learned" else 0,
-        rotary_percent=args.get("rotary-percent", 1.0),
+        rotary_percent=_rotary_percent(args, source),
         tied=not args.flag("untie-embeddings-and-output-weights"),
-        mtp_num_layers=max(0, args.get("mtp-num-layers", 0)),
+        mtp_num_layers=_mtp_layers(args, source),
         dropout=dropout(args, "hidden-dropout", source),
         source=source,
     )
+
+
+def _rotary_percent(args: Arguments, source: str) -> float:
+    value = args.get("rotary-percent", 1.0)
+    if not 0 < value <= 1:
+        raise InputError(f"{source}: --rotary-percent must be above 0 and at most 1, but was given {value}.")
+    return value
+
+
+def _mtp_layers(args: Arguments, source: str) -> int:
+    value = args.get("mtp-num-layers", 0)
+    if not 0 <= value <= MAX_MTP_LAYERS:
+        raise InputError(f"{source}: --mtp-num-layers must be from 0 to {MAX_MTP_LAYERS}, but was given {value}.")
+    return value
 
 
 def dropout(args: Arguments, name: str, source: str) -> float:

@@ -19,6 +19,7 @@ from planner.workload import Optimizer, Precision, Workload
 
 Chosen = TypeVar("Chosen")
 
+_GROUP = "microbatch-group-size-per-virtual-pipeline-stage"
 ALL_MICROBATCHES = 1_000_000
 """More microbatches than any step has."""
 
@@ -120,7 +121,7 @@ def build_implementation(args: Arguments, source: str) -> Implementation:
         optimizer_offload_fraction=fraction,
         offload_activation_layers=max(0, args.get("cpu-offloading-num-layers", 0)),
         sharded_framework=_sharded_framework(args),
-        microbatch_group_size=args.get("microbatch-group-size-per-virtual-pipeline-stage"),
+        microbatch_group_size=positive(args, _GROUP, source) if _GROUP in args else None,
         calculate_per_token_loss=args.flag("calculate-per-token-loss"),
         framework="megatron-deepspeed" if args.flag("deepspeed") or "zero-stage" in args else "megatron",
         deterministic=deterministic,

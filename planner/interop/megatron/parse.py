@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,6 +17,8 @@ UNRESOLVED = "\x00"
 
 MAY_BE_UNRESOLVED = {"tokenizer-type", "tokenizer-model", "vocab-file", "merge-file"}
 """Needed only where the vocabulary is not given."""
+
+_LIST_SEPARATORS = re.compile(r"[\s,\[\]'\"]+")
 
 LARGEST = 10**15
 """No argument that we read counts anything beyond this; larger numbers are mistakes."""
@@ -101,7 +104,8 @@ def _store(result: Arguments, name: str, kind: str, values: list[str], source: s
         elif not values:
             raise InputError(f"{source}: --{name} needs a value, but none was given.")
         elif kind == "list":
-            result.values[name] = [value for group in values for value in group.split()]
+            # YAML files and logs write a list in brackets, with commas or quotes.
+            result.values[name] = [word for word in _LIST_SEPARATORS.split(" ".join(values)) if word]
         else:
             result.values[name] = _typed(name, kind, values[0], source)
 

@@ -43,6 +43,7 @@ def vocabulary(args: Arguments, source: str, fallback: int | None = None) -> int
     if kind == "HuggingFaceTokenizer" and UNRESOLVED not in model:
         for pattern, size in _BY_NAME:
             if pattern.search(model.lower()):
+                args.not_accounted.append(f"--tokenizer-model {readable(model)}: its vocabulary is taken as {size}")
                 return size
     if fallback is not None:
         return fallback
