@@ -1,4 +1,4 @@
-"""How many step times a second: `python benchmarks/step_times.py [count]`. The goal: 10 000 in under 2 s on one core."""
+"""How many step times a second: `python benchmarks/step_times.py [count]`. Goal: 10 000 in under 2 s on one core."""
 
 from __future__ import annotations
 

@@ -52,7 +52,8 @@ class Efficiency:
     """Once a step on the host: data, loss and gradient-norm reductions with their synchronisation, logging."""
     sustained: Mapping[str, float] = field(default_factory=dict)
     """What power leaves of the matrix rates of cards that share an architecture and differ in power limits, by card."""
-    sources: Mapping[str, str] = field(default_factory=dict)
+    relative_error: float | None = None
+    """Median absolute error on the published runs of this architecture (`plan validate --what step`)."""
 
 
 AMPERE = Efficiency(
@@ -105,7 +106,7 @@ def efficiency(cluster: Cluster) -> Efficiency:
     """The constants of a cluster: its architecture's, overridden by its calibration. Unknown architectures (other
     vendors) take Ampere's fractions, the lowest of those measured with current libraries."""
     base = BY_ARCHITECTURE.get(cluster.card.architecture.lower(), AMPERE)
-    known = {f.name for f in fields(Efficiency)} - {"sources"}
+    known = {f.name for f in fields(Efficiency)}
     given = {str(k): v for k, v in cluster.calibration.items()}
     for name in given:
         if name not in known:

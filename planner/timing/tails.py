@@ -88,28 +88,33 @@ def tails(
     backward: tuple[float, ...],
 ) -> Mapping[str, Linear]:
     """What a stage with parameters `fixed` around its layers and `layers[kind]` in each exposes; `forward[kind]` and
-    `backward[kind]` are one layer's seconds that can hide communication."""
+    `backward[kind]` are one layer's seconds that can hide communication. "data_parallel" is what is exposed in any case:
+    latencies, the last bucket, and the tax of what is hidden; the others may come out negative, and then are nothing."""
     parts = {"optimizer": _linear(r.optimizer, fixed, layers)}
     bucket = implementation.ddp_bucket_elements or max(40_000_000, 1_000_000 * layout.dp * layout.cp)
     passes = (
         ("grad_reduce", r.reduce, implementation.overlap_grad_reduce, backward),
         ("param_gather", r.gather, implementation.overlap_param_gather, forward),
     )
+    always = [0.0] * (1 + len(layers))
     for name, rate, overlap, hide in passes:
         if not any(rate):
             continue
         whole = _linear(rate, fixed, layers)
+        always[0] += r.latency
         if not overlap or layout.zero >= 2:
-            parts[name] = Linear(whole.fixed + r.latency, whole.layers)
+            parts[name] = whole
             continue
         tax, last = e.overlap_tax, rate[0] * bucket
-        parts[name + "_hidden"] = Linear(tax * whole.fixed, tuple(tax * x for x in whole.layers))
-        shown = min((1 - tax) * last, whole.fixed + max(whole.layers))
-        parts[name + "_last_bucket"] = Linear(shown + r.latency, (0.0,) * len(layers))
+        always[0] += tax * whole.fixed + min((1 - tax) * last, whole.fixed + max(whole.layers))
+        for kind, seconds in enumerate(whole.layers, start=1):
+            always[kind] += tax * seconds
         parts[name] = Linear(
             (1 - tax) * (whole.fixed - last),
             tuple((1 - tax) * x - h for x, h in zip(whole.layers, hide, strict=True)),
         )
+    if any(always):
+        parts["data_parallel"] = Linear(always[0], tuple(always[1:]))
     return parts
 
 

@@ -1,0 +1,293 @@
+"""The coefficients of a step and what each integer is made of, cached by the few degrees that each depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+from planner.cluster import Cluster
+from planner.errors import InputError
+from planner.implementation import Implementation
+from planner.layout import Layout
+from planner.model import Model
+from planner.parameters import (
+    Weight,
+    embedding_weights,
+    final_norm_weights,
+    head_weights,
+    layer_weights,
+    mtp_weights,
+)
+from planner.timing import tails
+from planner.timing.collectives import all_reduce_seconds, send_seconds
+from planner.timing.efficiency import efficiency
+from planner.timing.ends import embedding_seconds, head_seconds, projection_seconds
+from planner.timing.form import StageTime, StepForm, Tail
+from planner.timing.kernels import Device
+from planner.timing.layer import HALF, LayerCompute, layer_compute
+from planner.timing.shard import Shard, shard_of
+from planner.timing.split import ends
+from planner.timing.traffic import (
+    Links,
+    layer_context_parallel,
+    layer_expert_parallel,
+    layer_sharded_data,
+    layer_tensor_parallel,
+)
+from planner.topology import group_links
+from planner.workload import Workload
+
+BUBBLE_DIVISOR = {"1f1b": 1, "zb-h1": 3, "dualpipe": 3}
+"""What a schedule divides the bubble by, beyond virtual stages: with forward, input gradients and weight gradients of
+equal length, ZB-H1 leaves a third of 1F1B's bubble (arXiv:2401.10241, table 2), the bidirectional schedule no more
+(arXiv:2412.19437, table 2). In the form it takes the place of that many virtual stages."""
+
+Parts = dict[str, int]
+"""Nanoseconds by component."""
+
+
+def nanoseconds(seconds: float) -> int:
+    """Rounded up, the one place where seconds become integers."""
+    return ceil(seconds * 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """One layer of a kind for one microbatch, by component; and the seconds that hide data-parallel traffic."""
+
+    normal: Parts
+    recompute: Parts
+    forward: float
+    backward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A form with what its integers are made of. Stages alike share their StageTime and parts."""
+
+    form: StepForm
+    fixed: tuple[Parts, ...]
+    layers: tuple[LayerParts, ...]
+    once: Parts
+
+
+class Role(NamedTuple):
+    """What a stage has beside its layers."""
+
+    embedding: bool
+    mtp: bool
+    loss: bool
+    neighbours: int
+    """Stages with which it exchanges activations."""
+
+
+class Coefficients:
+    """Makes the forms of one model, workload and implementation on one cluster."""
+
+    def __init__(self, model: Model, workload: Workload, implementation: Implementation, cluster: Cluster):
+        self.model, self.workload = model, workload
+        self.implementation, self.cluster = implementation, cluster
+        self.device = Device(cluster.card, efficiency(cluster))
+        self._compute: dict[tuple[Shard, int], LayerCompute] = {}
+        self._layers: dict[tuple[object, ...], LayerParts] = {}
+        self._parameters: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        self._timed: dict[tuple[object, ...], Timed] = {}
+
+    def timed(self, layout: Layout) -> Timed:
+        """The form of a layout's degrees (and of the stages that hold its ends)."""
+        key = (
+            layout.tp,
+            layout.cp,
+            layout.pp,
+            layout.vpp,
+            layout.ep,
+            layout.etp,
+            layout.dp,
+            layout.zero,
+            layout.micro_batch,
+            layout.sequence_parallel,
+            layout.hsdp_replicas,
+            shard_of(layout).modules,
+            layout.recompute.granularity == "full" if self.model.mtp_num_layers else None,
+            ends(self.model, layout),
+        )
+        found = self._timed.get(key)
+        if found is None:
+            found = self._timed[key] = self._make(layout)
+        return found
+
+    def _make(self, layout: Layout) -> Timed:
+        model, workload, implementation = self.model, self.workload, self.implementation
+        e, shard = self.device.efficiency, shard_of(layout)
+        m = layout.num_microbatches(workload.global_batch)
+        if m < 1:
+            raise InputError(
+                f"the global batch ({workload.global_batch}) must be at least micro_batch x dp "
+                f"({layout.micro_batch * layout.dp})."
+            )
+        links = group_links(layout, self.cluster)
+        kinds = range(len(model.layer_kinds))
+        layers = tuple(self._layer_parts(layout, shard, links, k) for k in kinds)
+        parameters = tuple(self._layer_parameters(shard, k) for k in kinds)
+        layer_ns = tuple(sum(part.normal.values()) for part in layers)
+        recompute_ns = tuple(sum(part.recompute.values()) for part in layers)
+        forward, backward = tuple(p.forward for p in layers), tuple(p.backward for p in layers)
+        rates = tails.rates(self.device, layout, implementation, workload.optimizer, links)
+        made: dict[Role, tuple[StageTime, Parts]] = {}
+        roles = self._roles(layout)
+        for role in set(roles):
+            around = self._parameters_around(layout, shard, role)
+            fixed = self._fixed(layout, shard, links, layers, role, around)
+            linear = tails.tails(rates, layout, implementation, e, around, parameters, forward, backward)
+            stage_tails = tuple(
+                Tail(name, nanoseconds(t.fixed), tuple(map(nanoseconds, t.layers))) for name, t in linear.items()
+            )
+            made[role] = StageTime(sum(fixed.values()), layer_ns, recompute_ns, stage_tails), fixed
+        once = {"overhead": nanoseconds(e.step_seconds)}
+        if model.tied and not any(role.embedding and role.loss for role in roles):
+            table = embedding_weights(model, layout.tp, implementation.vocab_divisible_by)[0].numel
+            once["data_parallel"] = nanoseconds(
+                all_reduce_seconds(links["embedding"], float(table * implementation.grad_reduce_bytes), e)
+            )
+        divisor = layout.vpp * BUBBLE_DIVISOR[implementation.schedule]
+        form = StepForm(m, divisor, tuple(made[role][0] for role in roles), sum(once.values()))
+        return Timed(form, tuple(made[role][1] for role in roles), layers, once)
+
+    def _roles(self, layout: Layout) -> list[Role]:
+        embedding, mtp, loss = ends(self.model, layout)
+        has_mtp, last = self.model.mtp_num_layers > 0, layout.pp - 1
+        inner = Role(False, False, False, 2)
+        roles = [inner] * layout.pp
+        for i in {0, last, embedding, mtp, loss}:
+            outer = i in (0, last) and layout.vpp == 1
+            roles[i] = Role(i == embedding, has_mtp and i == mtp, i == loss, 1 if outer else 2)
+        return roles
+
+    def _layer_compute(self, shard: Shard, kind: int) -> LayerCompute:
+        found = self._compute.get((shard, kind))
+        if found is None:
+            layer = self.model.layer_kinds[kind]
+            found = layer_compute(self.device, self.model, layer, shard, self.workload, self.implementation)
+            self._compute[shard, kind] = found
+        return found
+
+    def _layer_parts(self, layout: Layout, shard: Shard, links: Links, kind: int) -> LayerParts:
+        model, layer, e = self.model, self.model.layer_kinds[kind], self.device.efficiency
+        shared = links["shard"] if layout.zero >= 2 else None
+        key = (shard, kind, layout.zero, links["tp"], links["cp"], links["ep"], links["etp"], links["etp_ep"], shared)
+        found = self._layers.get(key)
+        if found is not None:
+            return found
+        c = self._layer_compute(shard, kind)
+        tp = layer_tensor_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
+        cp = layer_context_parallel(layer, c, shard, self.workload, links, e)
+        ep = layer_expert_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
+        forward = c.forward + tp[0] + cp[0] + ep[0]
+        backward = c.backward + c.selective + tp[1] + cp[1] + ep[1]
+        count = sum(self._layer_parameters(shard, kind))
+        dp = layer_sharded_data(count, forward, backward, layout.zero, self.implementation, links, e)
+        host = c.host_seconds(e)
+        launch = (max(0.0, host[0] - forward), max(0.0, host[1] - backward))
+        normal = {
+            "compute": nanoseconds(c.forward + c.backward),
+            "recompute": nanoseconds(c.selective),
+            "tensor_parallel": nanoseconds(sum(tp)),
+            "context_parallel": nanoseconds(sum(cp)),
+            "expert_parallel": nanoseconds(sum(ep)),
+            "data_parallel": nanoseconds(sum(dp)),
+            "launch": nanoseconds(sum(launch)),
+        }
+        again = {
+            "recompute": nanoseconds(c.forward + launch[0]),
+            "tensor_parallel": nanoseconds(tp[0]),
+            "context_parallel": nanoseconds(cp[0]),
+            "expert_parallel": nanoseconds(ep[0]),
+        }
+        found = self._layers[key] = LayerParts(normal, again, forward, backward)
+        return found
+
+    def _layer_parameters(self, shard: Shard, kind: int) -> tuple[int, int]:
+        """(dense, expert) parameters of a layer on one rank."""
+        key = (shard.tp, shard.ep, shard.etp, kind)
+        found = self._parameters.get(key)
+        if found is None:
+            layer, sharding = self.model.layer_kinds[kind], shard.sharding(self.implementation)
+            found = _split(layer_weights(layer, self.model.hidden_size, self.model.norm, sharding))
+            self._parameters[key] = found
+        return found
+
+    def _parameters_around(self, layout: Layout, shard: Shard, role: Role) -> tuple[int, int]:
+        """(dense, expert) parameters of a stage beside its layers, on one rank."""
+        model, divisible = self.model, self.implementation.vocab_divisible_by
+        weights: tuple[Weight, ...] = ()
+        if role.embedding:
+            weights += embedding_weights(model, layout.tp, divisible)
+        if role.loss:
+            weights += final_norm_weights(model)
+            weights += head_weights(model, layout.tp, divisible, tied_copy=model.tied and not role.embedding)
+        if role.mtp:
+            weights += mtp_weights(model, shard.sharding(self.implementation)) * model.mtp_num_layers
+        return _split(weights)
+
+    def _fixed(
+        self,
+        layout: Layout,
+        shard: Shard,
+        links: Links,
+        layers: tuple[LayerParts, ...],
+        role: Role,
+        around: tuple[int, int],
+    ) -> Parts:
+        """Embedding, head, multi-token prediction and sends of a stage, once a microbatch."""
+        model, workload, implementation, device = self.model, self.workload, self.implementation, self.device
+        parts: Parts = {}
+
+        def add(name: str, seconds: float) -> None:
+            if seconds:
+                parts[name] = parts.get(name, 0) + nanoseconds(seconds)
+
+        args = (device, model, shard, workload, implementation, links)
+        kernels = 0.0
+        if role.embedding or role.mtp:
+            embedding, embedding_traffic = embedding_seconds(*args)
+        if role.loss or role.mtp:
+            head, head_traffic = head_seconds(*args)
+        if role.embedding:
+            kernels += embedding
+            add("tensor_parallel", embedding_traffic)
+        if role.loss:
+            kernels += head
+            add("tensor_parallel", head_traffic)
+        if role.mtp:
+            n, kind = model.mtp_num_layers, model.pattern[-1]
+            again = layout.recompute.granularity == "full"
+            for layer in (layers[kind].normal, layers[kind].recompute if again else {}):
+                for name, value in layer.items():
+                    parts[name] = parts.get(name, 0) + n * value
+            projection = projection_seconds(device, model, shard, workload, implementation)
+            kernels += n * (projection + head + embedding)
+            add("tensor_parallel", n * (head_traffic + embedding_traffic))
+        add("compute", kernels)
+        if layout.zero >= 2:
+            shown = layer_sharded_data(
+                sum(around), kernels / 3, kernels * 2 / 3, layout.zero, implementation, links, device.efficiency
+            )
+            add("data_parallel", sum(shown))
+        if layout.pp > 1:
+            add("pipeline_p2p", role.neighbours * layout.vpp * self._hop_seconds(layout, shard, links))
+        return parts
+
+    def _hop_seconds(self, layout: Layout, shard: Shard, links: Links) -> float:
+        """What one send between stages costs a microbatch. Plain 1F1B waits for it; the interleaved schedule sends
+        while the next chunk computes (`overlap_p2p_comm`), which costs the overlap's tax."""
+        e = self.device.efficiency
+        sent = float(HALF * shard.norm_tokens(self.workload) * self.model.hidden_size)
+        seconds = send_seconds(links["pp"], sent, e)
+        return seconds * e.overlap_tax if layout.vpp > 1 else seconds
+
+
+def _split(weights: tuple[Weight, ...]) -> tuple[int, int]:
+    """Elements of (dense, expert) tensors."""
+    dense = sum(w.numel for w in weights if not w.expert)
+    return dense, sum(w.numel for w in weights if w.expert)
