@@ -22,13 +22,76 @@ GATHERED_LAYERS = 2
 """Layers whose weights are whole at once under ZeRO 3: the one that computes and the one fetched ahead."""
 
 
+MIB = 2**20
+CUBLAS_WORKSPACE_BYTES = {"hopper": 32 * MIB, "blackwell": 32 * MIB}
+"""PyTorch's cuBLAS workspace of one handle (aten/src/ATen/cuda/CublasHandlePool.cpp: 4096 KiB x 8 on Hopper and later)."""
+CUBLAS_WORKSPACE_DEFAULT_BYTES = 8320 * 1024
+"""4096 KiB x 2 + 16 KiB x 8 before Hopper."""
+CUBLAS_WORKSPACE_DETERMINISTIC_BYTES = 32 * MIB
+"""CUBLAS_WORKSPACE_CONFIG=:4096:8, which deterministic mode asks for."""
+CUBLAS_HANDLES = 2
+"""One handle, with its workspace, for the thread of the forward pass and one for autograd's."""
+TE_WORKSPACE_BYTES = {"hopper": 32 * MIB, "blackwell": 32 * MIB}
+"""Transformer Engine's own cuBLAS workspace (pytorch/module/base.py: get_cublas_workspace_size_bytes)."""
+TE_WORKSPACE_DEFAULT_BYTES = 4 * MIB
+PIPELINE_STREAMS = 3
+"""Residual streams that a pipelined stage holds besides its activations: the receive buffers ahead of the schedule and
+the chunks' last inputs. Measured: current allocation over model states of Megatron's CI runs with 2 and 4 stages."""
+
+
 def buffer_terms(
-    model: Model, workload: Workload, impl: Implementation, layout: Layout, shape: Shape, parts: StageParts
+    model: Model,
+    workload: Workload,
+    impl: Implementation,
+    layout: Layout,
+    shape: Shape,
+    parts: StageParts,
+    architecture: str = "",
 ) -> tuple[Term, ...]:
     """Buffers that are alive at every moment."""
-    terms = [Term("buffers", "global memory buffer", _global_memory_buffer(model, impl, shape))]
+    terms = [
+        Term("buffers", "global memory buffer", _global_memory_buffer(model, impl, shape)),
+        Term("buffers", "GEMM workspaces", workspace_bytes(impl, architecture), certainty="measured"),
+    ]
     if model.rotary_dim:
         terms.append(Term("buffers", "rotary table", 4 * shape.seq * model.rotary_dim))
+    edge = parts.embedding_chunk is not None or parts.loss_chunk is not None
+    if edge and impl.attention_mask_in_dataloader and impl.layer_implementation == "transformer_engine":
+        terms.append(Term("buffers", "attention mask", shape.batch * workload.seq_length**2 // layout.cp))
+    if layout.pp > 1:
+        terms.append(Term("buffers", "pipeline buffers", PIPELINE_STREAMS * shape.stream, certainty="measured"))
+    return tuple(terms)
+
+
+def workspace_bytes(impl: Implementation, architecture: str) -> int:
+    """Workspaces that cuBLAS takes through the caching allocator under Transformer Engine, which sizes them itself. With
+    Megatron's local layers they are PyTorch's alone and belong to the reserve, as the CUDA context does."""
+    if impl.layer_implementation != "transformer_engine":
+        return 0
+    handle = CUBLAS_WORKSPACE_BYTES.get(architecture, CUBLAS_WORKSPACE_DEFAULT_BYTES)
+    if impl.deterministic:
+        handle = CUBLAS_WORKSPACE_DETERMINISTIC_BYTES
+    return CUBLAS_HANDLES * handle + TE_WORKSPACE_BYTES.get(architecture, TE_WORKSPACE_DEFAULT_BYTES)
+
+
+def dummy_gradient_terms(
+    impl: Implementation, kinds: Sequence[Sequence[Weight]], head: Sequence[Weight], has_loss: bool
+) -> tuple[Term, ...]:
+    """With fused gradient accumulation autograd still wants a gradient: Transformer Engine keeps one half-precision
+    placeholder for each distinct weight shape (pytorch/module/base.py: get_dummy_wgrad), Megatron's head one more."""
+    if not impl.gradient_accumulation_fusion or impl.layer_implementation != "transformer_engine":
+        return ()
+    terms: list[Term] = []
+    seen: set[tuple[int, ...]] = set()
+    for k, weights in enumerate(kinds):
+        for w in weights:
+            if len(w.shape) == 2 and w.part != "router" and w.shape not in seen:
+                seen.add(w.shape)
+                size = 2 * w.shape[0] * w.shape[1]
+                terms.append(Term("buffers", "placeholder gradients", size, "if_layer", k, 0, "measured"))
+    if has_loss:
+        size = sum(2 * w.numel for w in head if len(w.shape) == 2 and w.shape not in seen)
+        terms.append(Term("buffers", "placeholder gradient of the head", size, certainty="measured"))
     return tuple(terms)
 
 

@@ -5,16 +5,17 @@ Everything is cached by the few degrees it depends on; the report and the constr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 
 from planner.cluster import Cluster
 from planner.errors import NotModelled
-from planner.implementation import Implementation
+from planner.implementation import Implementation, attention_on
 from planner.layout import Layout
 from planner.memory import states
 from planner.memory.assumptions import assumptions
-from planner.memory.buffers import buffer_terms, gather_terms
+from planner.memory.buffers import buffer_terms, dummy_gradient_terms, gather_terms
 from planner.memory.counts import stage_counts
 from planner.memory.form import Component, Counts, Moment, StageForm, Term, multiplier
 from planner.memory.in_flight import InFlight, moments_in_flight, peak_in_flight
@@ -42,7 +43,8 @@ class ExactAccounting:
     ) -> None:
         self.model = model
         self.workload = workload
-        self.implementation = implementation
+        kernel = attention_on(implementation, cluster.card.architecture)
+        self.implementation = replace(implementation, attention=kernel)
         self.cluster = cluster
         self.reserve_bytes = cluster.reserve_bytes if reserve_bytes is None else reserve_bytes
         self._pieces: dict[tuple, tuple[tuple[LayerCost, ...], EdgeCosts]] = {}
@@ -122,14 +124,23 @@ class ExactAccounting:
             loss = layout.vpp - 1 if stage == layout.pp - 1 else None
             mtp = self.model.mtp_num_layers if loss is not None else 0
         tied = self.model.tied and embedding is not None and loss is not None
-        return StageParts(_prune(in_flight), embedding, loss, mtp, tied)
+        deferred = min(impl.deferred_embedding_wgrads, m) if loss is not None else 0
+        return StageParts(_prune(in_flight), embedding, loss, mtp, deferred, tied)
 
     def _build(self, layout: Layout, parts: StageParts, group: int, corrections: tuple[Term, ...]) -> StageForm:
         kinds, edges = self.pieces(layout, group)
         shape = shape_of(self.model, self.workload, self.implementation, layout)
         always = (
             *self._state_terms(layout, parts),
-            *buffer_terms(self.model, self.workload, self.implementation, layout, shape, parts),
+            *buffer_terms(
+                self.model, self.workload, self.implementation, layout, shape, parts, self.cluster.card.architecture
+            ),
+            *dummy_gradient_terms(
+                self.implementation,
+                [cost.weights for cost in kinds],
+                edges.head_weights or edges.embedding_weights,
+                parts.loss_chunk is not None,
+            ),
             *corrections,
             Term("reserve", "reserve", self.reserve_bytes, certainty="estimated"),
         )
@@ -168,8 +179,8 @@ class ExactAccounting:
     def _state_amounts(self, layout: Layout, weights: tuple[Weight, ...]) -> list[tuple[Component, int]]:
         s = states.state_bytes(layout.zero, self.workload, self.implementation)
         dense, expert = states.split_by_group(weights, layout)
-        shards = states.shard(dense, states.shard_group(layout, False))
-        shards += states.shard(expert, states.shard_group(layout, True))
+        shards = states.shard(dense, states.shard_group(layout, self.implementation, False))
+        shards += states.shard(expert, states.shard_group(layout, self.implementation, True))
         whole = dense + expert
         return [
             ("weights", s.weights_whole * whole + s.weights_sharded * shards),
@@ -286,7 +297,7 @@ class ExactAccounting:
                     layout, loss_only if parts.embedding_chunk is None else StageParts((), None, parts.loss_chunk, 0)
                 )
             for expert in (False, True):
-                group = states.shard_group(layout, expert)
+                group = states.shard_group(layout, self.implementation, expert)
                 mine = [w for w in held if (w.expert and layout.ep > 1) == expert]
                 if mine:
                     padded = states.padded_elements(mine, group, bucket, impl.pad_buckets_for_high_nccl_busbw)

@@ -23,6 +23,8 @@ class StageParts:
     embedding_chunk: int | None
     loss_chunk: int | None
     mtp_layers: int = 0
+    deferred: int = 0
+    """Microbatches whose head weight gradient waits."""
     tied_head_grad: bool = False
     """Embedding and head are one tensor on this stage: the head's gradient waits for the embedding's."""
 
@@ -92,6 +94,7 @@ def _edges_kept(edges: EdgeCosts, parts: StageParts, state: InFlight) -> Iterato
         before = sum(edges.final_norm_saved.values()) + sum(edges.head_saved.values())
         yield Term("activations", "final norm and head input", alive * before)
         yield Term("logits", "loss", alive * sum(edges.loss_saved.values()))
+        yield Term("logits", "deferred head gradients", parts.deferred * edges.deferred, certainty="measured")
         if parts.mtp_layers:
             yield Term(
                 "activations",
@@ -106,6 +109,7 @@ def _edges_kept(edges: EdgeCosts, parts: StageParts, state: InFlight) -> Iterato
 
 def _loss(edges: EdgeCosts) -> Iterator[Term]:
     yield Term("logits", "half-precision logits", edges.half_logits)
+    yield Term("logits", "second fp32 logits", edges.second_logits, certainty="measured")
     yield Term("logits", "loss temporaries", edges.loss_temporary)
 
 

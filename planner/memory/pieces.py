@@ -58,6 +58,10 @@ class EdgeCosts:
     loss_saved: dict[str, int]
     half_logits: int
     """The logits, or their gradient, in half precision."""
+    second_logits: int
+    """A second fp32 copy of the logits that the fused cross entropy in torch makes (fusions/fused_cross_entropy.py)."""
+    deferred: int
+    """What one deferred weight gradient of the head keeps: the logits' gradient and the gathered input."""
     loss_temporary: int
     head_input_grad: int
     """Gradient of the head's input, whole before it is scattered, and scattered."""
@@ -144,6 +148,8 @@ def edge_costs(model: Model, impl: Implementation, shape: Shape, sharding: Shard
         head_saved=head,
         loss_saved=loss,
         half_logits=shape.element * shape.tokens * vocab if impl.cross_entropy != "te" else 0,
+        second_logits=4 * shape.tokens * vocab if impl.cross_entropy == "native" else 0,
+        deferred=shape.element * shape.tokens * vocab + shape.full_stream,
         loss_temporary=16 * shape.tokens,
         head_input_grad=shape.stream + (shape.full_stream if shape.sp > 1 else 0),
         vocab_grad=shape.element * vocab * model.hidden_size,

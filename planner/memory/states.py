@@ -93,11 +93,12 @@ def _moment_bytes(workload: Workload, impl: Implementation) -> int:
     return 4 * OPTIMIZER_MOMENTS[workload.optimizer]
 
 
-def shard_group(layout: Layout, expert: bool) -> int:
+def shard_group(layout: Layout, impl: Implementation, expert: bool) -> int:
     """Ranks that a parameter's optimizer state is divided over. Experts count as dense without expert parallelism
     (megatron/core/transformer/moe/experts.py: the allreduce attribute)."""
     ranks = layout.edp if expert and layout.ep > 1 else layout.dp * layout.cp
-    return max(1, ranks // layout.hsdp_replicas)
+    replicas = impl.num_distributed_optimizer_instances if layout.zero == 1 else layout.hsdp_replicas
+    return max(1, ranks // replicas)
 
 
 def split_by_group(weights: Sequence[Weight], layout: Layout) -> tuple[int, int]:

@@ -29,9 +29,12 @@ def attention_items(
         )
     ]
     # Splitting the fused projection gives views; with several grouped heads on a rank the query's reshape copies it.
+    # Transformer Engine hands contiguous queries, keys and values to its kernels, so the projection itself is let go.
+    copied = impl.layer_implementation == "transformer_engine" and impl.attention != "unfused"
     grouped = a.num_heads != a.num_query_groups and a.num_query_groups > t
-    q = Saved("query", query) if grouped else Saved("qkv", mixed)
-    k = v = Saved("qkv", mixed)
+    q = Saved("query", query) if grouped or copied else Saved("qkv", mixed)
+    k = Saved("key", key) if copied else Saved("qkv", mixed)
+    v = Saved("value", key) if copied else Saved("qkv", mixed)
     items.append(Op("split", output=query if grouped else 0, output_key="query", grad_input=mixed))
     if a.qk_norm != "none":
         statistics = 4 * n // t
@@ -68,7 +71,8 @@ def _core_attention(shape: Shape, impl: Implementation, a: Attention, q: Saved, 
     query = e * n * a.query_width // t
     key = e * n * a.key_width // t
     if impl.attention != "unfused":
-        return flash_attention(query, query + 2 * key, 4 * n * a.num_heads // t, (q, k, v))
+        second = second_output(shape, impl, query)
+        return flash_attention(query, query + 2 * key, 4 * n * a.num_heads // t, (q, k, v), second)
     heads = a.num_heads // t
     ops: list[Op] = []
     if a.num_heads != a.num_query_groups:
@@ -80,7 +84,17 @@ def _core_attention(shape: Shape, impl: Implementation, a: Attention, q: Saved, 
     return tuple(ops)
 
 
-def flash_attention(output: int, grad_input: int, logsumexp: int, qkv: tuple[Saved, ...]) -> tuple[Op, ...]:
+def second_output(shape: Shape, impl: Implementation, output: int) -> int:
+    """FlashAttention works on [batch, seq, ...]: for batches of several sequences Transformer Engine transposes its output
+    back into a copy, so that the kernel and the output projection keep one each (dot_product_attention/backends.py:
+    FlashAttention.forward). cuDNN reads and writes [seq, batch, ...] in place."""
+    transposes = impl.layer_implementation == "transformer_engine" and impl.attention == "flash"
+    return output if transposes and shape.batch > 1 else 0
+
+
+def flash_attention(
+    output: int, grad_input: int, logsumexp: int, qkv: tuple[Saved, ...], second: int = 0
+) -> tuple[Op, ...]:
     """FlashAttention or cuDNN: keeps q, k, v, the output, fp32 log-sum-exp of each row and the random state."""
     return (
         Op(
@@ -90,6 +104,7 @@ def flash_attention(output: int, grad_input: int, logsumexp: int, qkv: tuple[Sav
             saves=(
                 *qkv,
                 Saved("attention output", output),
+                Saved("attention output of the kernel", second),
                 Saved("attention logsumexp", logsumexp),
                 Saved("attention rng", RNG_STATE_BYTES),
             ),

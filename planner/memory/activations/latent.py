@@ -6,7 +6,7 @@ Source: megatron/core/transformer/multi_latent_attention.py: MLASelfAttention.ge
 from __future__ import annotations
 
 from planner.implementation import Implementation
-from planner.memory.activations.attention import flash_attention, unfused_attention
+from planner.memory.activations.attention import flash_attention, second_output, unfused_attention
 from planner.memory.activations.shape import Shape, column_linear, row_linear, weight_grad
 from planner.memory.tape import Checkpoint, Item, Op, Saved
 from planner.model import LatentAttention
@@ -77,7 +77,8 @@ def latent_attention_items(
     if impl.attention == "unfused":
         core = unfused_attention(shape, impl, heads, value, value, (q, k, v))
     else:
-        core = flash_attention(value, 2 * qk + value, 4 * n * heads, kept)
+        second = second_output(shape, impl, value)
+        core = flash_attention(value, 2 * qk + value, 4 * n * heads, kept, second)
     if lean:
         # CheckpointWithoutOutput: keeps the normalised latents, the rotary key and the fp32 rotary table
         rotary_key = kv_whole if copied else (e * n * a.qk_pos_emb_head_dim if sp > 1 else 0)
