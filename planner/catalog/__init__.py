@@ -38,10 +38,9 @@ class Entry:
     source: str
 
 
-@cache
 def load_model(name_or_path: str) -> Model:
     """The model of a catalogue name (case and punctuation forgiven), of a model YAML, or of a Hugging Face config.json
-    or a folder with one. Raises InputError when there is none such, or when its file is wrong."""
+    or a folder with one. A name gives the same object each time. Raises InputError when there is none such, or when its file is wrong."""
     text = str(name_or_path).strip()
     if not text:
         raise InputError("a model is required: a name such as llama-2-13b (`plan models` lists them) or a file.")
@@ -167,8 +166,13 @@ def _from_path(text: str) -> Model:
 
 
 def _from_entry(mapping: dict[str, Any], path: str, short: str) -> Model:
-    from planner.catalog.schema import validated
+    from planner.catalog.schema import ModelFields, validated
 
+    if not set(mapping) & set(ModelFields.model_fields):
+        raise InputError(
+            f"{path}: a model is required, but this is neither a Hugging Face config (it has no model_type) nor an entry "
+            "of the catalogue's format (hidden_size, num_layers, num_attention_heads, ffn_hidden_size, vocab_size, ...)."
+        )
     spec = validated(mapping, path)
     model = build(spec, str(spec.get("name") or short))
     expected = spec.get("parameters")

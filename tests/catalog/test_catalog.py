@@ -205,6 +205,20 @@ def test_every_mistake_of_a_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"train_batch_size": 8, "zero_optimization": {"stage": 1}}, "neither a Hugging Face config"),
+        ({"dim": 4096, "n_layers": 32, "n_heads": 32}, "neither a Hugging Face config"),
+        ({"hidden_size": 4096, "num_hidden_layers": 32}, "model_type must be text"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_so(tmp_path, content, words):
+    """A DeepSpeed config, a params.json or a config without model_type is refused for what it is."""
+    with pytest.raises(InputError, match=words):
+        load_model(write(tmp_path / "other.json", content))
+
+
+@pytest.mark.parametrize(
     "change, words",
     [
         ({"hidden_size": 10**12}, "hidden_size"),

@@ -10,6 +10,7 @@ import pytest
 
 from planner.errors import InputError, NotModelled
 from planner.interop.huggingface import FAMILIES, model_from_config
+from planner.interop.huggingface.refused import refused_types
 from planner.model import LatentAttention
 from planner.parameters import parameters
 
@@ -180,6 +181,11 @@ def test_other_architectures_are_refused_with_what_is_missing(model_type, words)
     with pytest.raises(NotModelled, match=words) as caught:
         model_from_config({**LLAMA, "model_type": model_type})
     assert len(str(caught.value)) < 300
+
+
+def test_nothing_is_both_modelled_and_refused():
+    """A type that gains a reader loses its refusal."""
+    assert not refused_types() & set(FAMILIES)
 
 
 def test_cross_attention_is_refused():

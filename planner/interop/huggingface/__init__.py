@@ -28,7 +28,7 @@ SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"
 
 def is_config(mapping: Mapping[str, Any]) -> bool:
     """Whether a mapping looks like a Hugging Face config.json rather than a file of our own."""
-    return "model_type" in mapping or "architectures" in mapping or "transformers_version" in mapping
+    return any(key in mapping for key in ("model_type", "architectures", "transformers_version", "num_hidden_layers"))
 
 
 def model_from_config(config: Mapping[str, Any], name: str = "config.json") -> Model:

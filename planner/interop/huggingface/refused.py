@@ -33,6 +33,11 @@ _REASONS = {
 }
 
 
+def refused_types() -> frozenset[str]:
+    """Every model type that is known and not modelled."""
+    return frozenset(_BY_TYPE)
+
+
 def reason(model_type: str) -> str | None:
     """What is missing for a known model type, else None."""
     return _BY_TYPE.get(model_type)
