@@ -98,3 +98,9 @@ class Report:
     data: Any
     blocks: tuple[Block, ...]
     rows: Sequence[Mapping[str, Any]] = field(default=())
+
+    @property
+    def body(self) -> tuple[Block, ...]:
+        """The blocks without a first one that repeats the title, for formats that set the title themselves."""
+        repeated = self.blocks and self.blocks[0] == Text(self.title, "title")
+        return self.blocks[1:] if repeated else self.blocks

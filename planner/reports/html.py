@@ -27,7 +27,7 @@ svg{max-width:100%;height:auto}
 
 def render(report: Report) -> str:
     """The report's HTML page."""
-    body = "\n".join(line for block in report.blocks for line in _lines(block))
+    body = "\n".join(line for block in report.body for line in _lines(block))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'

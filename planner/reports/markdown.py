@@ -12,7 +12,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|])")
 
 def render(report: Report) -> str:
     """The report's Markdown text."""
-    parts = [f"# {_escape(report.title)}", *("\n".join(_lines(block)) for block in report.blocks)]
+    parts = [f"# {_escape(report.title)}", *("\n".join(_lines(block)) for block in report.body)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -117,7 +117,7 @@ def _found(
     yield Heading("Why this one")
     yield Items(tuple(_reasons(result)))
     if len(result.plans) > 1:
-        yield Heading("The best layouts that fit")
+        yield Heading("The best layouts that fit, with GiB of one GPU at the peak")
         yield layouts_table(result.plans)
     yield from memory_blocks(best.memory, verdict=False)
     if detail:
@@ -201,7 +201,7 @@ def layouts_table(plans: tuple[Plan, ...]) -> Table:
         for place, p in enumerate(plans, start=1)
     )
     titles = [title for title, _ in shown]
-    columns = ("#", *titles, "ZeRO", "MB", "<recompute", "step", "behind", "MFU", "peak GiB", "free GiB")
+    columns = ("#", *titles, "ZeRO", "MB", "<recompute", "step", "behind", "MFU", "peak", "free")
     return Table(columns, rows, marked=0)
 
 

@@ -52,6 +52,11 @@ def fold(stages: tuple[StageMemory, ...]) -> list[tuple[str, StageMemory]]:
     return [(str(g[0].stage) if len(g) == 1 else f"{g[0].stage}-{g[-1].stage}", g[0]) for g in groups]
 
 
+def stage_name(folded: str) -> str:
+    """`stage 0`, `stages 1-6`."""
+    return f"stages {folded}" if "-" in folded else f"stage {folded}"
+
+
 def _alike(a: StageMemory, b: StageMemory) -> bool:
     return (
         a.components == b.components
@@ -68,7 +73,7 @@ def memory_blocks(report: MemoryReport, verdict: bool = True) -> Iterator[Block]
     if verdict:
         yield Text(peak_words(report), "good" if report.fits else "bad")
     bars = tuple(
-        (f"stage {name}", tuple((part, stage.components[part]) for part in COMPONENTS)) for name, stage in groups
+        (stage_name(name), tuple((part, stage.components[part]) for part in COMPONENTS)) for name, stage in groups
     )
     yield Bars(bars, report.capacity_bytes)
 
@@ -110,7 +115,7 @@ def _by_column(groups: list[tuple[str, StageMemory]]) -> Table:
         ("verdict", *(_verdict(s) for s in stages)),
         ("by rule of thumb", *(gib(s.rule_of_thumb_bytes) for s in stages)),
     ]
-    titles = [f"stage{'s' if '-' in name else ''} {name}" for name, _ in groups]
+    titles = [stage_name(name) for name, _ in groups]
     return Table(("<", *titles), tuple(rows))
 
 
@@ -148,7 +153,7 @@ def detail_blocks(report: MemoryReport) -> Iterator[Block]:
     """What each distinct stage is made of: pieces, and the terms that are alive at its peak."""
     for name, stage in fold(report.stages):
         if stage.pieces:
-            yield Heading(f"Pieces of stage {name}")
+            yield Heading(f"Pieces of {stage_name(name)}")
             yield Table(
                 ("<piece", "count", "parameters", "kept per microbatch MiB", "transient MiB"),
                 tuple(
@@ -163,7 +168,7 @@ def detail_blocks(report: MemoryReport) -> Iterator[Block]:
                 ),
             )
         if stage.terms:
-            yield Heading(f"Alive on stage {name} at its peak ({stage.moment})")
+            yield Heading(f"Alive on {stage_name(name)} at its peak ({stage.moment})")
             rows = tuple((part, term, gib(amount, 3), sure) for part, term, amount, sure in stage.terms if amount)
             yield Table(("<component", "<term", "GiB", "<certainty"), rows, keys=2)
 

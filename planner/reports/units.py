@@ -32,7 +32,7 @@ def seconds(time_seconds: float) -> str:
 
 
 def percent(fraction: float, decimals: int = 1) -> str:
-    return f"{fraction * 100:.{decimals}f} %"
+    return f"{fraction * 100:.{decimals}f}%"
 
 
 def rate(amount_per_second: float) -> str:

@@ -28,7 +28,7 @@ def validation_report(sections: Sequence[Section]) -> Report:
 
 
 def signed(fraction: float) -> str:
-    return f"{fraction * 100:+.1f} %"
+    return f"{fraction * 100:+.1f}%"
 
 
 def left_out_blocks(left_out: Mapping[str, int]) -> list[Block]:

@@ -25,11 +25,11 @@ def test_the_choice_is_justified(question, found: SearchResult) -> None:
     """Margin to the runner-up, the error that it is smaller than, where memory is tightest, and the proof."""
     text = " ".join(render(search_report(question, found), "table").split())
     assert "Chosen: TP 2 · PP 4 · DP 2 · ZeRO 1 · micro-batch 1" in text
-    assert "is 2.0 % slower" in text
-    assert "The first 2 lie within the 8 %" in text
+    assert "is 2.0% slower" in text
+    assert "The first 2 lie within the 8%" in text
     assert "Fits with 9.0 GiB free at the peak, on stage 0 during backward" in text
     assert "Proved optimal over 1,234 candidates" in text
-    assert "largest loss is pipeline bubble (25.0 %)" in text
+    assert "largest loss is pipeline bubble (25.0%)" in text
 
 
 def test_an_unproved_plan_says_so(question, found: SearchResult) -> None:
