@@ -39,8 +39,11 @@ class Entry:
 
 
 def load_model(name_or_path: str) -> Model:
-    """The model of a catalogue name (case and punctuation forgiven), of a model YAML, or of a Hugging Face config.json
-    or a folder with one. A name gives the same object each time. Raises InputError when there is none such, or when its file is wrong."""
+    """The model of a catalogue name, of a model YAML, or of a Hugging Face config.json or a folder with one.
+
+    Case, punctuation and organisation of a name are forgiven, and a name gives the same object each time. Raises
+    InputError when there is no such model, or when its file is wrong.
+    """
     text = str(name_or_path).strip()
     if not text:
         raise InputError("a model is required: a name such as llama-2-13b (`plan models` lists them) or a file.")
@@ -170,8 +173,8 @@ def _from_entry(mapping: dict[str, Any], path: str, short: str) -> Model:
 
     if not set(mapping) & set(ModelFields.model_fields):
         raise InputError(
-            f"{path}: a model is required, but this is neither a Hugging Face config (it has no model_type) nor an entry "
-            "of the catalogue's format (hidden_size, num_layers, num_attention_heads, ffn_hidden_size, vocab_size, ...)."
+            f"{path}: a model is required, but this is neither a Hugging Face config (it has no model_type) nor "
+            "an entry in the catalogue's format (hidden_size, num_layers, num_attention_heads, vocab_size, ...)."
         )
     spec = validated(mapping, path)
     model = build(spec, str(spec.get("name") or short))
