@@ -1,8 +1,9 @@
 """Typed, bounded reading of one config.json: what is absent takes its config class's default, what is wrong raises.
 
 `defaults.json` holds, for each model type of transformers, the defaults of its config class and its attribute map
-(names under which a value may also be written, such as `hidden_size` for GPT-2's `n_embd`). It was read off the dataclass fields and `attribute_map` of the classes of
-transformers 5.23 (what is null, false or never read here is left out; of a multimodal class only its tying).
+(names under which a value may also be written, such as `hidden_size` for GPT-2's `n_embd`). It was read off the
+dataclass fields and `attribute_map` of the classes of transformers 5.23; what is null, false or never read here is
+left out, and of a multimodal class only its tying is kept.
 """
 
 from __future__ import annotations
