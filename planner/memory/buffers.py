@@ -34,6 +34,9 @@ CUBLAS_HANDLES = 2
 TE_WORKSPACE_BYTES = {"hopper": 32 * MIB, "blackwell": 32 * MIB}
 """Transformer Engine's own cuBLAS workspace (pytorch/module/base.py: get_cublas_workspace_size_bytes)."""
 TE_WORKSPACE_DEFAULT_BYTES = 4 * MIB
+GROUPED_GEMM_STREAMS = 4
+"""Streams, each with a workspace of its own, of Transformer Engine's grouped matrix products
+(pytorch/cpp_extensions/gemm.py: _NUM_MAX_CUBLAS_STREAMS)."""
 PIPELINE_STREAMS = 3
 """Residual streams that a pipelined stage holds besides its activations: the receive buffers ahead of the schedule and
 the chunks' last inputs. Measured: current allocation over model states of Megatron's CI runs with 2 and 4 stages."""
@@ -51,7 +54,7 @@ def buffer_terms(
     """Buffers that are alive at every moment."""
     terms = [
         Term("buffers", "global memory buffer", _global_memory_buffer(model, impl, shape)),
-        Term("buffers", "GEMM workspaces", workspace_bytes(impl, architecture), certainty="measured"),
+        Term("buffers", "GEMM workspaces", workspace_bytes(model, impl, architecture), certainty="measured"),
     ]
     if model.rotary_dim:
         terms.append(Term("buffers", "rotary table", 4 * shape.seq * model.rotary_dim))
@@ -63,15 +66,17 @@ def buffer_terms(
     return tuple(terms)
 
 
-def workspace_bytes(impl: Implementation, architecture: str) -> int:
-    """Workspaces that cuBLAS takes through the caching allocator under Transformer Engine, which sizes them itself. With
-    Megatron's local layers they are PyTorch's alone and belong to the reserve, as the CUDA context does."""
+def workspace_bytes(model: Model, impl: Implementation, architecture: str) -> int:
+    """Workspaces that cuBLAS takes through the caching allocator: those that the launch itself sizes, by Transformer
+    Engine or by deterministic mode. PyTorch's own default belongs to the reserve, as the CUDA context does."""
+    handles = CUBLAS_HANDLES * CUBLAS_WORKSPACE_DETERMINISTIC_BYTES if impl.deterministic else 0
     if impl.layer_implementation != "transformer_engine":
-        return 0
-    handle = CUBLAS_WORKSPACE_BYTES.get(architecture, CUBLAS_WORKSPACE_DEFAULT_BYTES)
-    if impl.deterministic:
-        handle = CUBLAS_WORKSPACE_DETERMINISTIC_BYTES
-    return CUBLAS_HANDLES * handle + TE_WORKSPACE_BYTES.get(architecture, TE_WORKSPACE_DEFAULT_BYTES)
+        return handles
+    if not impl.deterministic:
+        handles = CUBLAS_HANDLES * CUBLAS_WORKSPACE_BYTES.get(architecture, CUBLAS_WORKSPACE_DEFAULT_BYTES)
+    own = TE_WORKSPACE_BYTES.get(architecture, TE_WORKSPACE_DEFAULT_BYTES)
+    grouped = GROUPED_GEMM_STREAMS * own if model.is_moe and impl.moe_grouped_gemm else 0
+    return handles + own + grouped
 
 
 def dummy_gradient_terms(

@@ -150,6 +150,8 @@ class ExactAccounting:
         )
         dense = not self.implementation.gradient_accumulation_fusion
         found = moments(kinds, edges, parts, always, gathers, shape.stream, dense)
+        step = Moment("optimizer step", (*always, *self._step_terms(layout, parts)))
+        found = (*found, step)
         return StageForm(tuple(_merged(m) for m in found), self._padding_bound(layout))
 
     def _state_terms(self, layout: Layout, parts: StageParts) -> tuple[Term, ...]:
@@ -161,6 +163,27 @@ class ExactAccounting:
             for chunk in range(layout.vpp):
                 terms += [Term(c, "layers", b, "layer", k, chunk) for c, b in amounts]
         terms += [Term(c, "edges", b) for c, b in self._state_amounts(layout, self._edge_weights(layout, parts))]
+        return tuple(terms)
+
+    def _step_terms(self, layout: Layout, parts: StageParts) -> tuple[Term, ...]:
+        """Half-precision main gradients are copied to fp32 for the optimizer (optimizer/optimizer.py:
+        Float16OptimizerWithFloat16Params._copy_model_grads_to_main_grads; distrib_optimizer.py copies the shard)."""
+        s = states.state_bytes(layout.zero, self.workload, self.implementation)
+        half = 2 in (s.gradients_whole, s.gradients_sharded) and self.implementation.main_grads_bytes == 4
+        if not half or self.implementation.precision_aware_optimizer:
+            return ()
+
+        def copied(weights: tuple[Weight, ...]) -> int:
+            dense, expert = states.split_by_group(weights, layout)
+            if layout.zero == 0:
+                return 4 * (dense + expert)
+            shards = states.shard(dense, states.shard_group(layout, self.implementation, False))
+            return 4 * (shards + states.shard(expert, states.shard_group(layout, self.implementation, True)))
+
+        terms = [Term("gradients", "fp32 copies", copied(self._edge_weights(layout, parts)))]
+        for k, cost in enumerate(self.pieces(layout)[0]):
+            for chunk in range(layout.vpp):
+                terms.append(Term("gradients", "fp32 copies", copied(cost.weights), "layer", k, chunk))
         return tuple(terms)
 
     def _edge_weights(self, layout: Layout, parts: StageParts) -> tuple[Weight, ...]:
@@ -182,10 +205,11 @@ class ExactAccounting:
         shards = states.shard(dense, states.shard_group(layout, self.implementation, False))
         shards += states.shard(expert, states.shard_group(layout, self.implementation, True))
         whole = dense + expert
+        adam = 4 * states.moments_left_to_adam(weights, self.workload)
         return [
             ("weights", s.weights_whole * whole + s.weights_sharded * shards),
             ("gradients", s.gradients_whole * whole + s.gradients_sharded * shards),
-            ("optimizer", s.optimizer_whole * whole + s.optimizer_sharded * shards),
+            ("optimizer", s.optimizer_whole * whole + s.optimizer_sharded * shards + adam),
         ]
 
     def _checkpoint_groups(self, layout: Layout, stage: int, parts: StageParts) -> tuple[int, tuple[Term, ...]]:

@@ -47,7 +47,9 @@ class StateBytes:
 
 
 OPTIMIZER_MOMENTS = {"adamw": 2, "adamw-8bit": 2, "sgd": 0, "sgd-momentum": 1, "muon": 1}
-"""Moments that each optimizer keeps for a parameter element."""
+"""Moments that each optimizer keeps for an element of a weight matrix."""
+MUON_MATRICES = ("attention", "mlp", "experts", "shared_experts", "mtp")
+"""Parts whose matrices Muon orthogonalises; everything else is left to AdamW (megatron/core/optimizer/muon.py)."""
 
 
 @lru_cache(maxsize=1024)
@@ -91,6 +93,13 @@ def _moment_bytes(workload: Workload, impl: Implementation) -> int:
             f"optimizer '{workload.optimizer}' is not modelled; modelled are {', '.join(sorted(OPTIMIZER_MOMENTS))}."
         )
     return 4 * OPTIMIZER_MOMENTS[workload.optimizer]
+
+
+def moments_left_to_adam(weights: Sequence[Weight], workload: Workload) -> int:
+    """Elements that a second moment is kept for although the optimizer keeps one: Muon's embeddings, heads and vectors."""
+    if workload.optimizer != "muon":
+        return 0
+    return sum(w.numel for w in weights if len(w.shape) < 2 or w.part not in MUON_MATRICES)
 
 
 def shard_group(layout: Layout, impl: Implementation, expert: bool) -> int:

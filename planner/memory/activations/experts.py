@@ -54,6 +54,9 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
         act = Checkpoint(
             "moe_act", activation.saves, (activation,), output=activation.output, output_key="expert fc2 input"
         )
+    # Only SwiGLU has a kernel that multiplies with the routing probability; elsewhere the product keeps both factors.
+    fused = moe.expert.gated and impl.bias_activation_fusion
+    unweighted = 0 if fused or "moe_act" in recompute else e * received * ffn
     fc2_saves = () if "moe_act" in recompute else (Saved("expert fc2 input", e * received * ffn),)
     items += [
         Op("router", saves=(Saved("mlp input", shape.stream), Saved("routing", routing)), grad_input=0),
@@ -72,8 +75,11 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
             grad_input=dispatched,
             weight_grad=weight_grad(impl, shape, shape.hidden, up) * local,
         ),
-        Op("expert probabilities", saves=(Saved("expert probabilities", probability * received),)),
         act,
+        Op(
+            "expert probabilities",
+            saves=(Saved("expert probabilities", probability * received), Saved("unweighted activation", unweighted)),
+        ),
         Op(
             "expert fc2",
             output=dispatched,
