@@ -10,7 +10,7 @@ import click
 from planner.commands.exits import Exit
 from planner.commands.options import accounting_options, hardware_options, model_option, output_options
 from planner.commands.output import choose_format, emit
-from planner.commands.types import Values, Whole
+from planner.commands.types import STANDARD_INPUT, Values, Whole
 from planner.errors import InputError
 
 
@@ -32,7 +32,8 @@ def check(files: tuple[str, ...], format: str | None, output: Path | None, detai
     """Which rules a launch breaks, whether it will fit, where the peak is, and how long a step takes.
 
     FILE is a Megatron-LM launch script (its variables are resolved, it is not run), a file of Megatron arguments, a
-    Megatron YAML, or a DeepSpeed JSON. The number of GPUs comes from --gpus or --cluster, else from the launch (--gpu).
+    Megatron YAML, a DeepSpeed JSON, or - for standard input. The number of GPUs comes from --gpus or --cluster, else
+    from the launch (--gpu).
 
     Exit code 2 when a file could not be judged, else 5 when a launch breaks a rule or does not fit, else 0. A file that
     cannot be judged does not hide the answers about the others.
@@ -52,7 +53,7 @@ def check(files: tuple[str, ...], format: str | None, output: Path | None, detai
             "exactly one of --gpus (such as 16xH100-80G), --cluster and --gpu (just the card) is required."
         )
     judge = Judge(options)
-    answers = [judge.answer(file, detail) for file in files]
+    answers = [judge.answer(STANDARD_INPUT if file == "-" else file, detail) for file in files]
     emit(check_report(answers, detail), format, output)
     for answer in answers:
         if answer.error:

@@ -12,9 +12,12 @@ from click.shell_completion import CompletionItem
 from planner.commands.words import remember
 from planner.errors import PlannerError, nearest
 
+STANDARD_INPUT = "/dev/stdin"
+"""What `-` stands for where a file is named."""
+
 
 class Loaded(click.ParamType):
-    """A name or a path that the library loads; its own sentence is the error."""
+    """A name or a path that the library loads, `-` for standard input; the library's own sentence is the error."""
 
     def __init__(self, name: str, load: Callable[[str], Any], names: Callable[[], Sequence[str]]):
         self.name, self._load, self._names = name, load, names
@@ -24,7 +27,7 @@ class Loaded(click.ParamType):
             return value
         remember(ctx, param, value)
         try:
-            return self._load(value)
+            return self._load(STANDARD_INPUT if value == "-" else value)
         except PlannerError as error:
             self.fail(str(error), param, ctx)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -76,6 +77,45 @@ def test_a_terminal_without_unicode_gets_an_answer() -> None:
     done = subprocess.run(PLAN + MEMORY, capture_output=True, text=True, env=variables)
     assert done.returncode == 0
     assert "headroom" in done.stdout
+
+
+def test_a_launch_or_a_model_comes_from_a_pipe() -> None:
+    """`-` is standard input, for FILE and for --model."""
+    gpus = ["--gpus", "8xA100-80G", "--json"]
+    arguments = subprocess.run([*PLAN, *MEMORY, "--flags", "megatron"], capture_output=True, text=True, check=True)
+    piped = subprocess.run([*PLAN, "check", "-", *gpus], input=arguments.stdout, capture_output=True, text=True)
+    given = subprocess.run([*PLAN, *MEMORY, "--json"], capture_output=True, text=True, check=True)
+    assert piped.returncode == 0, piped.stderr
+    assert json.loads(piped.stdout)["layout"] == json.loads(given.stdout)["layout"]
+
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "vocab_size": 32000,
+    }
+    model = [*PLAN, "memory", "--model", "-", *gpus]
+    read = subprocess.run(model, input=json.dumps(config), capture_output=True, text=True)
+    assert read.returncode == 0, read.stderr
+    assert json.loads(read.stdout)["inputs"]["model"]["parameters"] == 6_738_415_616
+
+
+def test_a_shell_completes_commands_options_and_names() -> None:
+    """The installed command completes itself: `--model llama-2-` offers the catalogue's names."""
+
+    def offered(*words: str) -> list[str]:
+        variables = environment(
+            _PLAN_COMPLETE="bash_complete", COMP_WORDS=" ".join(["plan", *words]), COMP_CWORD=str(len(words))
+        )
+        done = subprocess.run(PLAN, capture_output=True, text=True, env=variables)
+        return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+    assert "memory" in offered("mem")
+    assert "llama-2-13b" in offered("memory", "--model", "llama-2-")
+    assert offered("memory", "--recompute", "sel") == ["selective"]
 
 
 def test_a_full_disk_is_a_sentence() -> None:
