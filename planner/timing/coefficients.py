@@ -60,6 +60,8 @@ class LayerParts:
     recompute: Parts
     forward: float
     backward: float
+    normal_ns: int
+    recompute_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Coefficients:
         self._compute: dict[tuple[Shard, int], LayerCompute] = {}
         self._layers: dict[tuple[object, ...], LayerParts] = {}
         self._parameters: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        self._around: dict[tuple[int, int, int, Role], tuple[int, int]] = {}
         self._timed: dict[tuple[object, ...], Timed] = {}
 
     def timed(self, layout: Layout) -> Timed:
@@ -130,9 +133,9 @@ class Coefficients:
         kinds = range(len(model.layer_kinds))
         layers = tuple(self._layer_parts(layout, shard, links, k) for k in kinds)
         parameters = tuple(self._layer_parameters(shard, k) for k in kinds)
-        layer_ns = tuple(sum(part.normal.values()) for part in layers)
-        recompute_ns = tuple(sum(part.recompute.values()) for part in layers)
-        forward, backward = tuple(p.forward for p in layers), tuple(p.backward for p in layers)
+        layer_ns = tuple([part.normal_ns for part in layers])
+        recompute_ns = tuple([part.recompute_ns for part in layers])
+        forward, backward = tuple([p.forward for p in layers]), tuple([p.backward for p in layers])
         rates = tails.rates(self.device, layout, implementation, workload.optimizer, links)
         made: dict[Role, tuple[StageTime, Parts]] = {}
         roles = self._roles(layout)
@@ -204,7 +207,8 @@ class Coefficients:
             "context_parallel": nanoseconds(cp[0]),
             "expert_parallel": nanoseconds(ep[0]),
         }
-        found = self._layers[key] = LayerParts(normal, again, forward, backward)
+        totals = sum(normal.values()), sum(again.values())
+        found = self._layers[key] = LayerParts(normal, again, forward, backward, *totals)
         return found
 
     def _layer_parameters(self, shard: Shard, kind: int) -> tuple[int, int]:
@@ -219,6 +223,10 @@ class Coefficients:
 
     def _parameters_around(self, layout: Layout, shard: Shard, role: Role) -> tuple[int, int]:
         """(dense, expert) parameters of a stage beside its layers, on one rank."""
+        key = (shard.tp, shard.ep, shard.etp, role)
+        found = self._around.get(key)
+        if found is not None:
+            return found
         model, divisible = self.model, self.implementation.vocab_divisible_by
         weights: tuple[Weight, ...] = ()
         if role.embedding:
@@ -228,7 +236,8 @@ class Coefficients:
             weights += head_weights(model, layout.tp, divisible, tied_copy=model.tied and not role.embedding)
         if role.mtp:
             weights += mtp_weights(model, shard.sharding(self.implementation)) * model.mtp_num_layers
-        return _split(weights)
+        found = self._around[key] = _split(weights)
+        return found
 
     def _fixed(
         self,

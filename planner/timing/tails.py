@@ -88,8 +88,9 @@ def tails(
     backward: tuple[float, ...],
 ) -> Mapping[str, Linear]:
     """What a stage with parameters `fixed` around its layers and `layers[kind]` in each exposes; `forward[kind]` and
-    `backward[kind]` are one layer's seconds that can hide communication. "data_parallel" is what is exposed in any case:
-    latencies, the last bucket, and the tax of what is hidden; the others may come out negative, and then are nothing."""
+    `backward[kind]` are one layer's seconds that can hide communication. "data_parallel" is what is exposed in any
+    case: latencies, the last bucket, and the tax of what is hidden; the others may be negative, and then are nothing.
+    """
     parts = {"optimizer": _linear(r.optimizer, fixed, layers)}
     bucket = implementation.ddp_bucket_elements or max(40_000_000, 1_000_000 * layout.dp * layout.cp)
     passes = (
@@ -120,4 +121,4 @@ def tails(
 
 def _linear(rate: tuple[float, float], fixed: Parameters, layers: tuple[Parameters, ...]) -> Linear:
     dense, expert = rate
-    return Linear(fixed[0] * dense + fixed[1] * expert, tuple(n * dense + m * expert for n, m in layers))
+    return Linear(fixed[0] * dense + fixed[1] * expert, tuple([n * dense + m * expert for n, m in layers]))

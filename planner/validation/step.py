@@ -104,8 +104,8 @@ def _data() -> dict[str, Any]:
 
 
 def _model(name: str, facts: Mapping[str, Any], seq: int) -> Model:
-    """A model from the compact facts of the data file; moe is [experts, top-k, expert width, shared width, dense layers],
-    mla the ranks and head widths of latent attention."""
+    """A model from the compact facts of the data file; moe is [experts, top-k, expert width, shared width, dense
+    layers], mla the ranks and head widths of latent attention."""
     heads, hidden, bias = facts["heads"], facts["hidden"], facts.get("bias", False)
     attention: Attention | LatentAttention
     if "mla" in facts:

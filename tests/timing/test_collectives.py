@@ -1,0 +1,69 @@
+"""Collectives against hand-worked costs."""
+
+import pytest
+
+from planner.hardware import parse_gpus
+from planner.layout import Layout
+from planner.timing.collectives import (
+    all_reduce_seconds,
+    all_to_all_seconds,
+    exposed_seconds,
+    gather_seconds,
+    send_seconds,
+)
+from planner.timing.efficiency import HOPPER
+from planner.topology import group_links
+
+GIB = float(2**30)
+
+
+def links(gpus: int, **degrees):
+    return group_links(Layout(**degrees), parse_gpus(f"{gpus}xH100-80G"))
+
+
+def test_gather_in_a_node_moves_seven_eighths_over_nvlink():
+    """1 GiB over 8 GPUs: 7/8 of it at 450 GB/s times the library's fraction, and microseconds of latency."""
+    link = links(8, tp=8)["tp"]
+    expected = GIB * 7 / 8 / (450e9 * HOPPER.scale_up)
+    assert gather_seconds(link, GIB, HOPPER) == pytest.approx(expected, rel=0.02)
+
+
+def test_all_reduce_is_a_scatter_and_a_gather():
+    """Inside a node an all-reduce moves twice what a gather moves."""
+    link = links(8, tp=8)["tp"]
+    assert all_reduce_seconds(link, GIB, HOPPER) == pytest.approx(2 * gather_seconds(link, GIB, HOPPER), rel=0.02)
+
+
+def test_a_ring_over_nodes_uses_the_ports_of_all_its_members():
+    """Data parallel over 64 GPUs enters each node through 8 ports; with tensor parallel 8, through one."""
+    wide = gather_seconds(links(64, dp=64)["dp_cp"], GIB, HOPPER)
+    narrow = gather_seconds(links(64, tp=8, dp=8)["dp_cp"], GIB, HOPPER)
+    assert 6 < narrow / wide < 9
+
+
+def test_all_to_all_across_nodes_is_bound_by_what_leaves_the_node():
+    """Of 64 equal parts 56 leave the node, through one port for each GPU."""
+    link = links(64, ep=64, dp=64)["ep"]
+    expected = GIB * 56 / 64 / (50e9 * HOPPER.network * HOPPER.all_to_all)
+    assert all_to_all_seconds(link, GIB, HOPPER) == pytest.approx(expected, rel=0.02)
+
+
+def test_small_messages_cost_their_latency():
+    """A byte costs as much as a kilobyte, and never nothing."""
+    link = links(16, pp=16)["pp"]
+    assert 0 < send_seconds(link, 1.0, HOPPER) == pytest.approx(send_seconds(link, 1024.0, HOPPER), rel=0.01)
+
+
+def test_a_group_of_one_communicates_nothing():
+    """Every collective of a single rank is free."""
+    link = links(8, dp=8)["tp"]
+    for collective in (gather_seconds, all_reduce_seconds, all_to_all_seconds, send_seconds):
+        assert collective(link, GIB, HOPPER) == 0
+
+
+def test_hidden_communication_still_costs_the_tax():
+    """Fully hidden: the tax; not hidden at all: everything; in between: the rest and the tax of what is hidden."""
+    tax = HOPPER.overlap_tax
+    assert exposed_seconds(1.0, 5.0, HOPPER) == pytest.approx(tax)
+    assert exposed_seconds(1.0, 0.0, HOPPER) == 1.0
+    assert exposed_seconds(1.0, 0.25, HOPPER) == pytest.approx(0.75 + 0.25 * tax)

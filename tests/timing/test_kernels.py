@@ -1,0 +1,79 @@
+"""Single kernels: roofline, tiles, attention."""
+
+import pytest
+
+from planner.hardware import parse_gpus
+from planner.timing.efficiency import efficiency
+from planner.timing.kernels import Device, attended_pairs, flash_seconds, gemm_seconds, memory_seconds
+
+
+@pytest.fixture(scope="module")
+def h100() -> Device:
+    cluster = parse_gpus("8xH100-80G")
+    return Device(cluster.card, efficiency(cluster))
+
+
+def test_a_large_product_approaches_the_sustained_rate_and_never_exceeds_it(h100):
+    """A product of 16384^3 runs within 5 % of the fraction of the data sheet that the architecture sustains."""
+    n = 16384
+    rate = 2 * n**3 / gemm_seconds(h100, n, n, n, "bf16")
+    sustained = h100.card.flops["bf16"] * h100.efficiency.gemm["bf16"]
+    assert 0.95 * sustained < rate < sustained
+
+
+@pytest.mark.parametrize("small", [{"m": 64}, {"k": 64}, {"n": 48}])
+def test_small_sides_cost_more_for_each_operation(h100, small):
+    """A product that is thin in any side is less efficient than a square one."""
+    shape = {"m": 8192, "n": 8192, "k": 8192}
+    thin = shape | small
+
+    def seconds_per_flop(s):
+        return gemm_seconds(h100, s["m"], s["n"], s["k"], "bf16") / (s["m"] * s["n"] * s["k"])
+
+    assert seconds_per_flop(thin) > 1.3 * seconds_per_flop(shape)
+
+
+def test_a_few_tiles_beyond_a_wave_cost_much_more_than_their_share(h100):
+    """140 tiles on 132 multiprocessors are 6 % more work than 132 and take over 25 % longer (wave quantisation)."""
+    one_wave, more = (gemm_seconds(h100, 256, 128 * tiles, 4096, "bf16") for tiles in (132, 140))
+    assert more > 1.25 * one_wave
+
+
+def test_halves_of_a_product_take_as_long_as_the_whole_or_longer(h100):
+    """Splitting columns over two devices never more than halves the time."""
+    whole = gemm_seconds(h100, 4096, 8192, 8192, "bf16")
+    assert gemm_seconds(h100, 4096, 4096, 8192, "bf16") >= whole / 2 * 0.95
+
+
+def test_fp8_is_faster_but_less_than_twice(h100):
+    """fp8 doubles the peak; its tiles' fixed work does not halve."""
+    n = 8192
+    gain = gemm_seconds(h100, n, n, n, "bf16") / gemm_seconds(h100, n, n, n, "fp8")
+    assert 1.5 < gain < 2
+
+
+def test_accumulating_into_fp32_is_bound_by_memory_for_few_rows(h100):
+    """A weight gradient of 16 tokens reads and writes 8 bytes for each weight, and takes that long."""
+    seconds = gemm_seconds(h100, 8192, 8192, 16, "bf16", output_bytes=8)
+    assert seconds == pytest.approx(memory_seconds(h100, 8 * 8192**2), rel=0.01)
+
+
+def test_attended_pairs_of_causal_and_windowed_sequences():
+    """Half the square, and with a window w: s w - w^2 / 2."""
+    assert attended_pairs(4096, None) == 4096**2 / 2
+    assert attended_pairs(4096, 8192) == 4096**2 / 2
+    assert attended_pairs(4096, 128) == 4096 * 128 - 128**2 / 2
+
+
+def test_flash_attention_backward_is_two_to_four_times_forward(h100):
+    """Five products against two, at a lower fraction of the peak."""
+    key = (h100, 1, 8192, 32, 128, 128, None, 1)
+    ratio = flash_seconds(*key, True) / flash_seconds(*key, False)
+    assert 2.5 < ratio < 4
+
+
+def test_context_parallel_attention_divides_the_work_and_loses_efficiency(h100):
+    """Four ranks each do a quarter, on shorter parts and so a little slower."""
+    one = flash_seconds(h100, 1, 16384, 32, 128, 128, None, 1, False)
+    four = flash_seconds(h100, 1, 16384, 32, 128, 128, None, 4, False)
+    assert one / 4 < four < 1.2 * one / 4

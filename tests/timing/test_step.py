@@ -1,0 +1,193 @@
+"""The step: form, decomposition and bound agree, and respond to each choice as physics says."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from planner.catalog import load_model
+from planner.errors import InputError
+from planner.hardware import parse_gpus
+from planner.implementation import Implementation
+from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Layout, Recompute
+from planner.stages import split_from_counts
+from planner.timing.split import stage_counts
+from planner.timing.step import Timing
+from planner.workload import Workload
+
+MODELS = {name: load_model(name) for name in ("llama-2-13b", "llama-2-70b", "mixtral-8x7b", "deepseek-v3", "gpt3-175b")}
+
+
+def timing(model="llama-2-70b", gpus="64xH100-80G", seq=4096, batch=256, precision="bf16", **implementation):
+    return Timing(MODELS[model], Workload(seq, batch, precision), Implementation(**implementation), parse_gpus(gpus))
+
+
+def even(model, pp, vpp=1, **degrees):
+    m = MODELS[model]
+    counts = [[m.num_layers // (pp * vpp)] * vpp for _ in range(pp)]
+    return Layout(pp=pp, vpp=vpp, stages=split_from_counts(m, counts), **degrees)
+
+
+def random_layout(rng, model, gpus):
+    m = MODELS[model]
+    while True:
+        tp, pp, vpp = rng.choice([1, 2, 4, 8]), rng.choice([1, 2, 4, 8]), rng.choice([1, 2])
+        if gpus % (tp * pp) or (pp == 1 and vpp > 1) or m.num_layers < pp * vpp:
+            continue
+        dp = gpus // (tp * pp)
+        cuts = sorted(rng.sample(range(1, m.num_layers), pp * vpp - 1))
+        sizes = [b - a for a, b in zip([0, *cuts], [*cuts, m.num_layers], strict=True)]
+        counts = [sizes[i::pp] for i in range(pp)]
+        kind = rng.choice(["none", "selective", "full", "block", "stages"])
+        recompute = {
+            "none": NO_RECOMPUTE,
+            "selective": SELECTIVE,
+            "full": FULL,
+            "block": Recompute("full", method="block", num_layers=rng.randint(0, 3)),
+            "stages": Recompute(
+                "full", method="block", num_layers=None, stage_layers=tuple(rng.randint(0, sum(c)) for c in counts)
+            ),
+        }[kind]
+        moe = m.is_moe
+        return Layout(
+            tp=tp,
+            pp=pp,
+            vpp=vpp,
+            dp=dp,
+            ep=rng.choice([e for e in (1, 2, 4, 8) if (tp * dp) % e == 0]) if moe else 1,
+            zero=rng.choice([0, 1, 3]),
+            micro_batch=rng.choice([1, 2]),
+            sequence_parallel=tp > 1 and (moe or rng.random() < 0.5),
+            recompute=recompute,
+            stages=split_from_counts(m, counts),
+        )
+
+
+@pytest.mark.parametrize("model", ["llama-2-13b", "mixtral-8x7b", "deepseek-v3", "gpt3-175b"])
+def test_step_is_the_form_and_its_parts_are_the_whole_and_nothing_beats_the_bound(model):
+    """On random layouts: step_ns is what the form evaluates to, components sum to it, the bound is below it."""
+    rng = random.Random(7)
+    t = timing(model)
+    for _ in range(60):
+        layout = random_layout(rng, model, 64)
+        step, form = t.step(layout), t.form(replace(layout, stages=()))
+        assert step.step_ns == form.step_ns(*stage_counts(MODELS[model], layout))
+        assert sum(step.components.values()) == pytest.approx(step.seconds, rel=1e-9)
+        assert all(value >= 0 for value in step.components.values())
+        assert t.lower_bound_ns(replace(layout, stages=())) <= step.step_ns
+
+
+def test_the_bound_is_tight_where_the_layers_divide():
+    """For an even split of a model without heavy ends the bound is within 3 % of the step."""
+    t = timing()
+    layout = even("llama-2-70b", 4, tp=4, dp=4, micro_batch=1, zero=1)
+    assert t.lower_bound_ns(layout) > 0.97 * t.step(layout).step_ns
+
+
+def test_utilisation_times_peak_times_time_is_the_work():
+    """MFU x peak x GPUs x seconds = model FLOPs; HFU adds a forward pass under full recomputation."""
+    t = timing()
+    step = t.step(even("llama-2-70b", 4, tp=4, dp=4, recompute=FULL))
+    assert step.mfu * step.peak_flops_per_gpu * 64 * step.seconds == pytest.approx(step.model_flops)
+    assert step.hfu / step.mfu == pytest.approx(4 / 3, rel=0.01)
+    assert step.seconds > step.lower_bound_seconds
+
+
+def test_recomputation_costs_time_in_the_order_of_its_work():
+    """None is faster than selective, selective than full."""
+    t = timing(attention="unfused")
+    times = [t.step(even("llama-2-70b", 4, tp=4, dp=4, recompute=r)).seconds for r in (NO_RECOMPUTE, SELECTIVE, FULL)]
+    assert times == sorted(times)
+    assert 1.2 < times[2] / times[0] < 1.45
+
+
+def test_interleaving_shrinks_the_bubble_by_its_chunks():
+    """Five chunks leave a fifth of the bubble of equal stages."""
+    t = timing(batch=64)
+    plain, chunked = (t.step(even("llama-2-70b", 4, v, tp=4, dp=4)) for v in (1, 5))
+    ratio = chunked.components["pipeline_bubble"] / plain.components["pipeline_bubble"]
+    assert ratio == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_finer_schedule_shrinks_the_bubble_too():
+    """ZB-H1 leaves a third of it."""
+    layout = even("llama-2-70b", 4, tp=4, dp=4)
+    plain, split = (timing(batch=64, schedule=s).step(layout).components["pipeline_bubble"] for s in ("1f1b", "zb-h1"))
+    assert split == pytest.approx(plain / 3, rel=0.01)
+
+
+def test_tensor_parallelism_across_nodes_is_slower():
+    """TP 16 spans two nodes of 8 and pays the network for every layer."""
+    t = timing("llama-2-13b", batch=64)
+    inside, across = (t.step(even("llama-2-13b", 1, tp=tp, dp=64 // tp)).seconds for tp in (8, 16))
+    assert across > 1.3 * inside
+
+
+def test_overlap_hides_data_parallel_traffic():
+    """Without overlap the reduction and gather show in full; with it, the last bucket and the tax."""
+    layout = even("llama-2-13b", 1, tp=2, dp=32, zero=1)
+    hidden = timing("llama-2-13b", batch=64).step(layout)
+    shown = timing("llama-2-13b", batch=64, overlap_grad_reduce=False, overlap_param_gather=False).step(layout)
+    assert hidden.components["data_parallel"] < 0.5 * shown.components["data_parallel"]
+
+
+def test_old_kernels_are_slower():
+    """Stored attention scores, unfused activations and a second pass over the gradients each cost time."""
+    layout = even("llama-2-13b", 1, tp=2, dp=32, zero=1)
+    new = timing("llama-2-13b", batch=64).step(layout).seconds
+    for old in (
+        {"attention": "unfused"},
+        {"bias_activation_fusion": False},
+        {"gradient_accumulation_fusion": False},
+        {"layer_implementation": "local"},
+    ):
+        assert timing("llama-2-13b", batch=64, **old).step(layout).seconds > new, old
+
+
+def test_fp8_is_faster_than_bf16_where_there_is_fp8():
+    """On H100 fp8 gains a fifth or more; on A100, which has none, nothing."""
+    layout = even("llama-2-70b", 4, tp=4, dp=4)
+    gain = {
+        card: timing(gpus=f"64x{card}").step(layout).seconds
+        / timing(gpus=f"64x{card}", precision="fp8").step(layout).seconds
+        for card in ("H100-80G", "A100-80G")
+    }
+    assert gain["H100-80G"] > 1.2
+    assert gain["A100-80G"] <= 1
+
+
+def test_every_micro_batch_and_gpu_counts_once():
+    """Twice the batch takes less than twice the step (bubble and optimizer are paid once), and more than 1.8 times."""
+    layout = even("llama-2-70b", 4, tp=4, dp=4, zero=1)
+    one, two = (timing(batch=b).step(layout).seconds for b in (256, 512))
+    assert 1.8 < two / one < 2
+
+
+def test_experts_exchange_tokens():
+    """Expert parallelism shows as its own component, more so across nodes."""
+    t = timing("mixtral-8x7b")
+    near = t.step(even("mixtral-8x7b", 1, dp=64, ep=8, zero=1)).components
+    far = timing("mixtral-8x7b", moe_dispatcher="allgather").step(even("mixtral-8x7b", 1, dp=64, ep=8, zero=1))
+    assert near["expert_parallel"] > 0
+    assert far.components["expert_parallel"] > near["expert_parallel"]
+
+
+def test_calibration_replaces_a_constant_and_unknown_names_are_refused():
+    """A cluster's own measurement of fp8 matters; a misspelt one is an error that names the nearest."""
+    layout = even("llama-2-70b", 4, tp=4, dp=4)
+    cluster = parse_gpus("64xH100-80G")
+    workload, model = Workload(4096, 256), MODELS["llama-2-70b"]
+    slow = replace(cluster, calibration={"gemm": {"bf16": 0.35}})
+    measured = Timing(model, workload, Implementation(), slow).step(layout).seconds
+    assert measured > 1.5 * Timing(model, workload, Implementation(), cluster).step(layout).seconds
+    with pytest.raises(InputError, match="memory"):
+        Timing(model, workload, Implementation(), replace(cluster, calibration={"memmory": 0.5}))
+
+
+def test_bad_input_is_one_sentence():
+    """A batch too small for the layout, and a layout without stages, are refused with the numbers."""
+    t = timing(batch=8)
+    with pytest.raises(InputError, match=r"global batch \(8\) must be at least micro_batch x dp \(16\)"):
+        t.form(Layout(tp=4, dp=16))
+    with pytest.raises(InputError, match=r"timed on pp \(4\) stages, but was given 0"):
+        t.step(Layout(tp=4, pp=4, dp=4))
