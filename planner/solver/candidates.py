@@ -34,7 +34,11 @@ class Axis:
 
 
 class Space:
-    """The legal layouts of a model and workload on a cluster, stages undecided."""
+    """The legal layouts of a model and workload on a cluster, stages undecided.
+
+    A group is a choice of all degrees and the micro-batch; its variants differ in ZeRO stage, recomputation and virtual
+    stages. Iteration gives every variant of every group.
+    """
 
     def __init__(
         self,
@@ -49,45 +53,60 @@ class Space:
         self.cluster, self.pins = cluster, pins
         self.world = cluster.gpus
         self._selective = selective_sets(model, implementation)
-        axes: list[tuple[str, Callable[[Layout], list]]] = [
-            ("tp", lambda x: self._divisors("tp", self.world)),
-            ("cp", lambda x: self._divisors("cp", self.world // x.tp)),
-            ("pp", self._pipeline_sizes),
-            ("dp", self._data_sizes),
-            ("sequence_parallel", self._sequence_parallel),
-            ("ep", self._expert_sizes),
-            ("etp", self._expert_tensor_sizes),
-            ("micro_batch", self._micro_batches),
-            ("vpp", self._virtual_sizes),
-            ("zero", self._zero_stages),
-            ("recompute", self._recomputes),
-        ]
         self._case = Case(model, workload, implementation, Layout(), self.world, cluster)
         waiting = [rule for rule in rules if "stages" not in rule.reads and "hsdp_replicas" not in rule.reads]
         self._always = tuple(rule for rule in waiting if not rule.reads)
         assigned: set[str] = set()
-        self._axes = []
-        for name, values in axes:
+        self._axes: dict[str, Axis] = {}
+        values: dict[str, Callable[[Layout], list]] = {
+            "tp": lambda x: self._divisors("tp", self.world),
+            "cp": lambda x: self._divisors("cp", self.world // x.tp),
+            "pp": self._pipeline_sizes,
+            "dp": self._data_sizes,
+            "sequence_parallel": self._sequence_parallel,
+            "ep": self._expert_sizes,
+            "etp": self._expert_tensor_sizes,
+            "micro_batch": self._micro_batches,
+            "zero": self._zero_stages,
+            "recompute": self._recomputes,
+            "vpp": self._virtual_sizes,
+        }
+        for name, of in values.items():
             assigned.add(name)
             ready = tuple(r for r in waiting if name in r.reads and set(r.reads) <= assigned)
-            self._axes.append(Axis(name, values, ready))
+            self._axes[name] = Axis(name, of, ready)
+        self._order = tuple(self._axes)
 
     def __iter__(self) -> Iterator[Layout]:
-        if all(rule.holds(self._case) for rule in self._always):
-            yield from self._extend(Layout(), 0)
+        for group in self.groups():
+            yield from self._below(group, self._order.index("zero"), len(self._order))
 
-    def _extend(self, layout: Layout, depth: int) -> Iterator[Layout]:
-        if depth == len(self._axes):
-            yield layout
-            return
-        axis = self._axes[depth]
+    def groups(self) -> Iterator[Layout]:
+        """Every group, with one virtual stage, no recomputation and ZeRO 0."""
+        if all(rule.holds(self._case) for rule in self._always):
+            yield from self._below(Layout(), 0, self._order.index("zero"))
+
+    def extend(self, layout: Layout, name: str) -> Iterator[Layout]:
+        """The layout with each legal value of one more field."""
+        axis = self._axes[name]
         for value in axis.values(layout):
-            extended = replace(layout, **{axis.name: value})
+            extended = replace(layout, **{name: value})
             if axis.rules:
                 case = replace(self._case, layout=extended)
                 if not all(rule.holds(case) for rule in axis.rules):
                     continue
-            yield from self._extend(extended, depth + 1)
+            yield extended
+
+    def _below(self, layout: Layout, depth: int, stop: int) -> Iterator[Layout]:
+        if depth == stop:
+            yield layout
+            return
+        for extended in self.extend(layout, self._order[depth]):
+            yield from self._below(extended, depth + 1, stop)
+
+    def most_virtual(self, group: Layout) -> int:
+        """No variant of a group has more virtual stages."""
+        return max(self._virtual_sizes(group), default=1)
 
     def _pinned(self, name: str, values: list[int]) -> list[int]:
         pins = getattr(self.pins, name)

@@ -145,11 +145,21 @@ class SplitProblem:
         return [Counts(tuple(a), tuple(b)) for a, b in zip(layers, recomputed, strict=True)]
 
     @cached_property
-    def longest_ns(self) -> int:
-        """No split takes longer: every stage with every layer, all of them recomputed."""
-        layers = self.layers
+    def kind_counts(self) -> tuple[int, ...]:
+        """Layers of each kind in the model."""
+        return tuple(row[-1] for row in self.cumulative)
+
+    @cached_property
+    def longest_stage_ns(self) -> int:
+        """No stage takes longer: every layer on it, all of them recomputed."""
         stages = self.step.stages
-        slowest = max(s.fixed_ns + layers * (max(s.layer_ns) + max(s.recompute_ns)) for s in stages)
+        return max(s.fixed_ns + self.layers * (max(s.layer_ns) + max(s.recompute_ns)) for s in stages)
+
+    @cached_property
+    def longest_ns(self) -> int:
+        """No split takes longer."""
+        layers, stages = self.layers, self.step.stages
+        slowest = self.longest_stage_ns
         tail = max(sum(max(0, t.fixed_ns) + layers * max(0, *t.layer_ns) for t in s.tails) for s in stages)
         rounds = self.step.num_microbatches * self.step.vpp - 1
         return (rounds + self.pp) * slowest // self.step.vpp + 1 + tail + self.step.once_ns

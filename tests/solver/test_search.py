@@ -94,7 +94,7 @@ def test_runners_up_are_the_best_of_their_degrees():
         best.setdefault(identity(layout), layout)
     values = []
     for layout in best.values():
-        pins = Pins(**{n: (getattr(layout, n),) for n in ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "micro_batch")})
+        pins = Pins(**{n: (getattr(layout, n),) for n in ("tp", "cp", "pp", "ep", "etp", "dp", "micro_batch")})
         pinned = Search(*case, pins=pins, top=1).run()
         values += [plan.step.step_ns for plan in pinned.plans]
     assert [plan.step.step_ns for plan in result.plans] == sorted(values)[:4]

@@ -1,0 +1,236 @@
+"""Looking closer at a part of the space: from a group of layouts to one layout whose split can be solved.
+
+Each step has a bound at least as sharp as the last. What the bounds take for granted of accounting and timing, and
+tests hold them to:
+
+- a layer's time depends on tp, cp, ep, etp, micro-batch and recomputation only; ZeRO 2 and 3 add to it
+- virtual stages change a stage's fixed time and the schedule only, and two of them cost no more than any more do
+- recomputation never makes a layer faster, naming more modules neither
+- the interleaved schedule never lowers a stage's peak below that of plain 1F1B with the same layers
+- a larger micro-batch never lowers a stage's peak, at the same degrees
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+from planner.layout import Layout
+from planner.solver.bounds import layer_bound, pipeline_bound, slowest_bound, tail_bound, time_bound
+from planner.solver.candidates import Space
+from planner.solver.fill import least_slowest, split_bound
+from planner.solver.interfaces import Accounting, StepTiming
+from planner.solver.problem import LinearMoment, SplitProblem, linear_moments
+from planner.stages import split_from_counts
+from planner.timing.form import StepForm
+
+
+class Level(IntEnum):
+    """How much of a node's layout is decided."""
+
+    GROUP = 0
+    ZERO = 1
+    RECOMPUTE = 2
+    FILLED = 3
+    VIRTUAL = 4
+    SOLVE = 5
+
+
+@dataclass(slots=True, order=True)
+class Node:
+    """A part of the space; nothing below it is faster than `bound_ns`. Ordered by bound, then by simplicity."""
+
+    bound_ns: int
+    key: tuple
+    level: Level
+    layout: Layout = field(compare=False)
+    problem: SplitProblem | None = field(default=None, compare=False)
+    slowest_ns: int = field(default=0, compare=False)
+    """No stage of any split below is faster than its slowest one must be: this."""
+
+
+def simplicity(layout: Layout) -> tuple:
+    """Of equally fast layouts the one that is simpler to run comes first."""
+    r = layout.recompute
+    rank = ("none", "selective", "full").index(r.granularity)
+    size, experts = layout.tp * layout.cp * layout.pp, layout.ep * layout.etp
+    degrees = (size, experts, layout.micro_batch, layout.pp, layout.cp, layout.tp, layout.etp)
+    return (rank, len(r.modules), layout.vpp, layout.zero, *degrees, layout.sequence_parallel, r.modules)
+
+
+class Refiner:
+    """Makes the nodes of one search and keeps what they share."""
+
+    def __init__(self, space: Space, accounting: Accounting, timing: StepTiming):
+        self.space, self.accounting, self.timing = space, accounting, timing
+        self.model = space.model
+        self.kinds = len(self.model.layer_kinds)
+        self.counts = tuple(self.model.pattern.count(k) for k in range(self.kinds))
+        self.fixed_slices: tuple[int, ...] | None = None
+        if space.pins.stage_layers is not None:
+            stages = split_from_counts(self.model, space.pins.stage_layers)
+            self.fixed_slices = tuple(stage[v].num_layers for v in range(len(stages[0])) for stage in stages)
+        self.statistics: dict[str, int | float] = dict.fromkeys(
+            ("groups", "refined", "pruned_by_memory", "problems"), 0
+        )
+        self._layer_ns: dict[tuple, tuple[int, ...]] = {}
+        self._held: dict[tuple, dict[int, bool]] = {}
+        self._moments: dict[tuple[int, int], tuple[object, tuple[LinearMoment, ...]]] = {}
+        self._smallest: dict[tuple, int] = {}
+
+    def roots(self) -> list[Node]:
+        """Every group of degrees and micro-batch, bounded by the time of its layers alone."""
+        nodes = []
+        batch = self.space.workload.global_batch
+        for group in self.space.groups():
+            shard = (group.tp, group.cp, group.ep, group.etp, group.micro_batch, group.sequence_parallel)
+            layer_ns = self._layer_ns.get(shard)
+            if layer_ns is None:
+                stages = self.timing.form(group).stages
+                layer_ns = self._layer_ns[shard] = tuple(map(min, *(s.layer_ns for s in stages), stages[0].layer_ns))
+            virtual = self.space.most_virtual(group)
+            bound = layer_bound(layer_ns, self.counts, group.num_microbatches(batch), group.pp, virtual)
+            nodes.append(Node(bound, simplicity(group), Level.GROUP, group))
+            family = _family(group)
+            self._smallest[family] = min(group.micro_batch, self._smallest.get(family, group.micro_batch))
+        self.statistics["groups"] = len(nodes)
+        return nodes
+
+    def refine(self, node: Node) -> Iterator[Node]:
+        """What is one step below a node."""
+        self.statistics["refined"] += 1
+        match node.level:
+            case Level.GROUP:
+                for layout in self.space.extend(node.layout, "zero"):
+                    yield replace(node, key=simplicity(layout), level=Level.ZERO, layout=layout)
+            case Level.ZERO:
+                yield from self._zero(node)
+            case Level.RECOMPUTE:
+                yield from self._recompute(node)
+            case Level.FILLED:
+                yield from self._filled(node)
+            case Level.VIRTUAL:
+                yield from self._virtual(node)
+
+    def _zero(self, node: Node) -> Iterator[Node]:
+        """The recomputations that nothing simpler leads to: none, full, and each module alone."""
+        modes = list(self.space.extend(node.layout, "recompute"))
+        simplest = {x.recompute.modules for x in modes if len(x.recompute.modules) == 1}
+        for layout in modes:
+            modules = layout.recompute.modules
+            if len(modules) > 1 and any((module,) in simplest for module in modules):
+                continue
+            yield replace(node, key=simplicity(layout), level=Level.RECOMPUTE, layout=layout)
+
+    def _recompute(self, node: Node) -> Iterator[Node]:
+        """Time with this recomputation, at the best number of virtual stages, as if memory were free."""
+        bound = max(node.bound_ns, self._best_virtual(node.layout))
+        yield replace(node, bound_ns=bound, level=Level.FILLED)
+
+    def _filled(self, node: Node) -> Iterator[Node]:
+        """The same with memory, filled as if there were no virtual stages; then each number of virtual stages."""
+        yield from self._more_modules(node)
+        if not self._could_hold(node.layout):
+            self.statistics["pruned_by_memory"] += 1
+            return
+        slowest = None if self.fixed_slices else least_slowest(self.problem(node.layout))
+        if slowest is None and not self.fixed_slices:
+            self.statistics["pruned_by_memory"] += 1
+            return
+        plain, interleaved = self._forms(node.layout)
+        for layout in self.space.extend(node.layout, "vpp"):
+            form = plain if layout.vpp == 1 or interleaved is None else replace(interleaved, vpp=layout.vpp)
+            bound = max(node.bound_ns, self._bound(form, layout, slowest or 0))
+            yield Node(bound, simplicity(layout), Level.VIRTUAL, layout, None, slowest or 0)
+
+    def _virtual(self, node: Node) -> Iterator[Node]:
+        """One layout: its own time, then its own memory."""
+        bound = max(node.bound_ns, self._bound(self.timing.form(node.layout), node.layout, node.slowest_ns))
+        if bound > node.bound_ns:
+            yield replace(node, bound_ns=bound)
+            return
+        problem = self.problem(node.layout)
+        sharper = split_bound(problem)
+        if sharper is None:
+            self.statistics["pruned_by_memory"] += 1
+            return
+        yield Node(max(bound, sharper), node.key, Level.SOLVE, node.layout, problem)
+
+    def _more_modules(self, node: Node) -> Iterator[Node]:
+        """Selective recomputation of one module more, named after those there are."""
+        r = node.layout.recompute
+        if r.granularity != "selective":
+            return
+        for layout in self.space.extend(node.layout, "recompute"):
+            modules = layout.recompute.modules
+            if modules[:-1] == r.modules and len(modules) == len(r.modules) + 1:
+                yield replace(node, key=simplicity(layout), level=Level.RECOMPUTE, layout=layout)
+
+    def _forms(self, layout: Layout) -> tuple[StepForm, StepForm | None]:
+        """Coefficients with one and with two virtual stages."""
+        plain = self.timing.form(replace(layout, vpp=1))
+        return plain, self.timing.form(replace(layout, vpp=2)) if layout.pp > 1 else None
+
+    def _best_virtual(self, layout: Layout) -> int:
+        """A bound for every number of virtual stages."""
+        plain, interleaved = self._forms(layout)
+        full = layout.recompute.granularity == "full"
+        bound = time_bound(plain, self.counts, full)
+        if interleaved is None:
+            return bound
+        return min(bound, time_bound(replace(interleaved, vpp=self.space.most_virtual(layout)), self.counts, full))
+
+    def _bound(self, form: StepForm, layout: Layout, slowest_ns: int) -> int:
+        redone = 0
+        if layout.recompute.granularity == "full":
+            redone = min(t for t, n in zip(form.stages[0].recompute_ns, self.counts, strict=True) if n)
+        slowest, total = slowest_bound(form, self.counts, redone)
+        return pipeline_bound(form, max(slowest, slowest_ns), total) + tail_bound(form, self.counts) + form.once_ns
+
+    def _could_hold(self, layout: Layout) -> bool:
+        """Whether the group's memory could hold the model at this micro-batch, judged at smaller ones first: what does
+        not fit with a small micro-batch does not with a larger one."""
+        if self.fixed_slices:
+            return True
+        smallest = self._smallest.get(_family(layout), layout.micro_batch)
+        known = self._held.setdefault((_family(layout), layout.zero, layout.recompute), {})
+        micro_batch = smallest
+        while micro_batch < layout.micro_batch:
+            if micro_batch not in known:
+                smaller = replace(layout, micro_batch=micro_batch)
+                known[micro_batch] = least_slowest(self.problem(smaller)) is not None
+            if not known[micro_batch]:
+                return False
+            micro_batch *= 2
+        return True
+
+    def problem(self, layout: Layout) -> SplitProblem:
+        """The inner problem of a layout."""
+        self.statistics["problems"] += 1
+        moments, limits = [], []
+        for stage in range(layout.pp):
+            form = self.accounting.form(layout, stage)
+            key = (id(form), layout.vpp)
+            if key not in self._moments:
+                self._moments[key] = (form, linear_moments(form, layout.vpp, self.kinds))
+            moments.append(self._moments[key][1])
+            limits.append(self.accounting.stage_capacity_bytes(layout, stage) - form.padding_bytes)
+        full = layout.recompute.granularity == "full"
+        return SplitProblem(
+            pattern=self.model.pattern,
+            kinds=self.kinds,
+            pp=layout.pp,
+            vpp=layout.vpp,
+            step=self.timing.form(layout),
+            moments=tuple(moments),
+            limits=tuple(limits),
+            may_recompute=full,
+            must_recompute=full,
+            fixed_slices=self.fixed_slices,
+        )
+
+
+def _family(layout: Layout) -> tuple[object, ...]:
+    """All degrees but the micro-batch."""
+    return (layout.tp, layout.cp, layout.pp, layout.ep, layout.etp, layout.sequence_parallel)
