@@ -34,6 +34,12 @@ def run(arguments: list[str]) -> tuple[int, str]:
     return code, out.getvalue()
 
 
+def commands() -> dict[str, click.Command]:
+    """Every command by its name, in the order of `plan --help`."""
+    context = click.Context(plan)
+    return {name: command for name in plan.list_commands(context) if (command := plan.get_command(context, name))}
+
+
 def help_of(name: str, command: click.Command) -> str:
     result = CliRunner().invoke(command, ["--help"], prog_name=name, terminal_width=100)
     assert result.exit_code == 0
@@ -46,7 +52,7 @@ def cli_reference() -> str:
     parts += ["## Exit codes", "", "| code | name | meaning |", "|--:|:--|:--|"]
     parts += [f"| {int(code)} | {code.name} | {MEANING[code]} |" for code in Exit]
     parts += ["", "## plan", "", "```text", help_of("plan", plan).rstrip(), "```"]
-    for name, command in sorted(plan.commands.items()):
+    for name, command in commands().items():
         parts += ["", f"## plan {name}", "", "```text", help_of(f"plan {name}", command).rstrip(), "```"]
     return "\n".join(parts) + "\n"
 
@@ -94,7 +100,7 @@ def test_the_readme_shows_the_main_job() -> None:
 
 def test_every_option_has_a_help_text() -> None:
     """An option without a sentence is not documented by the generated page."""
-    for name, command in plan.commands.items():
+    for name, command in commands().items():
         assert command.help, name
         for option in command.params:
             if isinstance(option, click.Option):
@@ -108,7 +114,7 @@ OWN_WORDS = {("memory", "tp"), ("search", "tp"), ("check", "model"), ("check", "
 def test_one_name_has_one_meaning() -> None:
     """An option that two commands share is described alike in both."""
     seen: dict[str, str] = {}
-    for name, command in plan.commands.items():
+    for name, command in commands().items():
         for option in command.params:
             if isinstance(option, click.Option) and (name, option.name) not in OWN_WORDS:
                 text = option.help or ""

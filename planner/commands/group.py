@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from planner import __version__
-from planner.commands.check import check
-from planner.commands.gpus import gpus
-from planner.commands.memory import memory
-from planner.commands.models import models
-from planner.commands.rules import rules
-from planner.commands.search import search
-from planner.commands.validate import validate
+from planner.errors import nearest
+
+COMMANDS = ("check", "gpus", "memory", "models", "rules", "search", "validate")
+"""Each is the function of its name in the module of its name, imported when it is called for."""
 
 EXAMPLES = """\b
 Examples:
@@ -29,6 +28,24 @@ class DefaultCommand(click.Group):
     """
 
     default = "search"
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"planner.commands.{cmd_name}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            close = nearest(name, COMMANDS, 1)
+            ctx.fail(f"no such command '{name}'." + (f" Did you mean '{close[0]}'?" if close else ""))
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
@@ -48,6 +65,3 @@ def plan() -> None:
 
 
 plan.help = f"{plan.help}\n\n{EXAMPLES}"
-
-for command in (search, memory, check, models, gpus, rules, validate):
-    plan.add_command(command)
