@@ -1,14 +1,14 @@
 """What fraction of its data sheet a card reaches, per architecture and per kind of link.
 
 These are the model of time's only fitted constants. Each is a property of silicon and its libraries, never of a model,
-a table or a source; how each was obtained stands beside it, the residuals in `docs/step-time.md`. A cluster's
-`calibration` mapping (`plan calibrate`) replaces any of them by name.
+a table or a source; how each was obtained stands beside it, and `plan validate --what step` prints the residuals. A
+cluster's `calibration` mapping (`plan calibrate`) replaces any of them by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from planner.cluster import Cluster
@@ -20,92 +20,133 @@ class Efficiency:
     """Fractions of the data sheet, and overheads in seconds. Compared and hashed by identity."""
 
     gemm: Mapping[str, float]
-    """Fraction of `Card.flops` that a large, aligned, sustained matrix product reaches, by precision."""
-    gemm_ramp: int
-    """Depth K [elements] that a tile's prologue and epilogue cost: efficiency K / (K + ramp)."""
-    memory: float
-    """Fraction of the memory bandwidth that a streaming elementwise kernel reaches."""
+    """Fraction of `Card.flops` that the best matrix product reaches, by precision: measured (MAMF below)."""
+    sustained: Mapping[str, float]
+    """What training sustains of that under its power limit and between other kernels, by card; "" is any other card of
+    the architecture. Fitted to step times."""
     attention_forward: float
-    """Fraction of the matrix peak that flash attention reaches on the FLOPs of the causal half, long sequences."""
+    """Fraction of the 16-bit rate that flash attention reaches on the FLOPs of the causal half, long sequences."""
     attention_backward: float
-    older_attention: float = 1.0
-    """What of these fractions the portable flash kernels (FlashAttention-1 and -2, Triton) reach that frameworks without
-    Transformer Engine use."""
+    older_attention: float
+    """What of these fractions the portable flash kernels (FlashAttention-1 and -2, Triton) reach that frameworks
+    without Transformer Engine use. Fitted to llm-foundry's long sequences."""
+    memory: float = 0.75
+    """Fraction of the memory bandwidth that elementwise kernels reach. Fitted on A100 together with `sustained`, where
+    unfused attention makes a third of the time memory-bound (SC21, vTrain); the others take it over."""
+    gemm_ramp: int = 192
+    """Depth K [16-bit elements] that a tile's prologue and epilogue cost: efficiency K / (K + ramp). From 514 measured
+    products on B200 (MooreThreads/SimuMax configs/system/b200_bf16_ceperm.json): between 128 and 320 the median error
+    over shapes is 10 %, at 64 and below it grows."""
     launch_seconds: float = 50e-6
-    """Host time of one operation of the framework (Python, autograd, launch): the floor of layers of small kernels."""
+    """Host time of one operation of the framework (Python, autograd, launch): the floor of layers of small kernels.
+    From mixtures at micro-batch 1 on 8 x B200 (9 ms a layer, some 150 operations; Megatron-Bridge 25.11)."""
     expert_launch_seconds: float = 10e-6
-    """Floor of one expert's product in a grouped product, which the library launches one by one on a few streams."""
+    """Floor of one expert's product in a grouped product, which the library launches one by one on a few streams.
+    SimuMax's grouped products on B200: 160 experts take 1.4 to 1.8 ms whatever their shape."""
     kernel_seconds: float = 2e-6
-    """Device time that a kernel costs beyond its work: launch gap, ramp-up, drain."""
+    """Device time that a kernel costs beyond its work: launch gap, ramp-up, drain. Order of magnitude."""
     overlap_tax: float = 0.2
     """What a hidden second of communication still costs, by taking multiprocessors and bandwidth from the kernels that
-    hide it."""
-    scale_up: float = 0.8
+    hide it. Published between 0.13 (Galvatron's overlap coefficient, arXiv:2211.13878) and 0.3."""
+    scale_up: float = 0.9
     """Fraction of the scale-up links that a collective of NCCL reaches (bus bandwidth of large messages)."""
     network: float = 0.9
-    """Fraction of the network port that a ring reaches."""
+    """Fraction of the network port that a ring reaches: protocol overhead, 4 KiB packets."""
     all_to_all: float = 0.66
-    """Fraction of link or port that an all-to-all of many small messages reaches, beyond the above."""
+    """Fraction of that which an all-to-all of many small messages reaches. Fitted to Grok-1 and Qwen3-235B on H100."""
     collective_seconds: float = 12e-6
-    """Launch and synchronisation of one collective, beyond its steps."""
+    """Launch and synchronisation of one collective, beyond its steps. Order of magnitude of nccl-tests at 8 bytes."""
     step_seconds: float = 0.02
-    """Once a step on the host: data, loss and gradient-norm reductions with their synchronisation, logging."""
-    sustained: Mapping[str, float] = field(default_factory=dict)
-    """What power leaves of the matrix rates of cards that share an architecture and differ in power limits, by card."""
+    """Once a step on the host: data, loss and gradient-norm reductions with their synchronisation, logging. From the
+    shortest steps (SimuMax, 0.3 s)."""
     relative_error: float | None = None
     """Median absolute error on the published runs of this architecture (`plan validate --what step`)."""
 
 
+# MAMF: maximum achievable matrix-multiplication FLOP/s, measured by stas00/ml-engineering (compute/accelerator/
+# README.md, commit 744d01e): A100 86.9 %, H100 80.3 % and fp8 70.9 %, B200 77.6 % and 76.3 %, GB200 72.9 % and 72.3 %,
+# MI300X 51.4 %, MI355X 68.0 %, Gaudi 3 74.1 % of the data sheet.
+
 AMPERE = Efficiency(
-    gemm={"bf16": 0.79, "fp16": 0.79, "tf32": 0.79, "fp32": 0.9},
-    gemm_ramp=128,
-    memory=0.75,
-    attention_forward=0.60,
-    attention_backward=0.52,
+    gemm={"bf16": 0.869, "fp16": 0.869, "tf32": 0.869, "fp32": 0.9},
+    sustained={"": 0.91},  # llm-foundry's A100 tables at 2048 tokens and less, Korthikanti et al. table 5: within 3 %
+    attention_forward=0.60,  # FlashAttention-2 (arXiv:2307.08691, figure 5): 190 of 312 TFLOP/s forward, causal
+    attention_backward=0.52,  # the same: 160 to 165
     older_attention=0.7,
-    scale_up=0.77,
+    gemm_ramp=128,
+    relative_error=0.08,
+    scale_up=0.77,  # nccl-tests on 8 x A100: 230 of 300 GB/s bus bandwidth
 )
 HOPPER = Efficiency(
-    gemm={"bf16": 0.70, "fp16": 0.70, "fp8": 0.67, "tf32": 0.7, "fp32": 0.9},
-    gemm_ramp=192,
-    memory=0.76,
-    attention_forward=0.60,
-    attention_backward=0.48,
+    gemm={"bf16": 0.803, "fp16": 0.803, "fp8": 0.709, "tf32": 0.7, "fp32": 0.9},
+    # NeMo's models on H100 (dgxc-benchmarking v24.11). 500 W of 700: cube root of the power
+    sustained={"": 0.88, "H100-96G": 0.79},
+    attention_forward=0.60,  # FlashAttention-3 (arXiv:2407.08608, figure 5): 550 to 640 of 989 TFLOP/s forward, causal
+    attention_backward=0.48,  # the same: 450 to 500
     older_attention=0.5,
-    scale_up=0.90,
+    relative_error=0.06,
+    scale_up=0.90,  # NVLink SHARP: 400 and more of 450 GB/s
+    memory=0.76,
 )
 BLACKWELL = Efficiency(
-    gemm={"bf16": 0.57, "fp16": 0.57, "fp8": 0.55, "fp4": 0.45, "tf32": 0.6, "fp32": 0.9},
-    gemm_ramp=192,
-    memory=0.76,
-    attention_forward=0.46,
-    attention_backward=0.40,
+    gemm={"bf16": 0.75, "fp16": 0.75, "fp8": 0.735, "fp4": 0.6, "tf32": 0.75, "fp32": 0.9},
+    # dense models of Megatron-Bridge 26.02 and 26.04, SimuMax's on B200; a card's power limit decides
+    sustained={"": 0.75, "B200": 0.71, "GB200": 0.755, "B300": 0.83, "GB300": 0.88},
+    attention_forward=0.46,  # SimuMax on B200, 4096 tokens, 64 heads of 128: 0.28 ms forward, 0.67 ms backward
+    attention_backward=0.44,
+    relative_error=0.10,
     older_attention=0.6,
-    scale_up=0.90,
-    sustained={"B200": 0.95, "GB300": 1.17, "B300": 1.1},
+    memory=0.76,
 )
 VOLTA = Efficiency(
-    gemm={"fp16": 0.75, "fp32": 0.9},
-    gemm_ramp=128,
-    memory=0.80,
-    attention_forward=0.4,
+    gemm={"fp16": 0.80, "fp32": 0.9},
+    sustained={"": 0.88},  # BigScience's runs on V100 (Jean Zay)
+    attention_forward=0.40,
     attention_backward=0.35,
+    older_attention=1.0,
+    gemm_ramp=128,
+    relative_error=0.12,
     scale_up=0.75,
 )
-BY_ARCHITECTURE: Mapping[str, Efficiency] = {
+CDNA3 = Efficiency(
+    gemm={"bf16": 0.514, "fp16": 0.514, "fp8": 0.45, "fp32": 0.8},
+    sustained={"": 0.90, "MI325X": 1.05},  # not fitted: as Hopper; MI325X's best product is 60.4 %
+    attention_forward=0.35,
+    attention_backward=0.28,
+    older_attention=1.0,
+    scale_up=0.70,
+)
+CDNA4 = replace(CDNA3, gemm={"bf16": 0.68, "fp16": 0.68, "fp8": 0.6, "fp4": 0.5, "fp32": 0.8})
+GAUDI = replace(
+    AMPERE,
+    gemm={"bf16": 0.741, "fp8": 0.769, "fp32": 0.8},
+    attention_forward=0.5,
+    attention_backward=0.4,
+    relative_error=None,
+)
+BY_ARCHITECTURE: dict[str, Efficiency] = {
     "volta": VOLTA,
+    "turing": VOLTA,
     "ampere": AMPERE,
     "ada": AMPERE,
     "hopper": HOPPER,
     "blackwell": BLACKWELL,
+    "cdna3": CDNA3,
+    "cdna4": CDNA4,
+    "gaudi": GAUDI,
 }
+FITTED = ("volta", "ampere", "hopper", "blackwell")
+"""Architectures with published runs behind them; the others' constants are only reasoned."""
 
 
 @lru_cache(maxsize=256)
 def efficiency(cluster: Cluster) -> Efficiency:
     """The constants of a cluster: its architecture's, overridden by its calibration. Unknown architectures (other
     vendors) take Ampere's fractions, the lowest of those measured with current libraries."""
-    base = BY_ARCHITECTURE.get(cluster.card.architecture.lower(), AMPERE)
+    architecture = cluster.card.architecture.lower()
+    base = BY_ARCHITECTURE.get(architecture, AMPERE)
+    if architecture not in FITTED and base.relative_error is not None:
+        base = replace(base, relative_error=None)
     known = {f.name for f in fields(Efficiency)}
     given = {str(k): v for k, v in cluster.calibration.items()}
     for name in given:

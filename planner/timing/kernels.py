@@ -28,6 +28,12 @@ class Device:
     efficiency: Efficiency
 
     @property
+    def sustained(self) -> float:
+        """What training sustains of the best product's rate on this card."""
+        by_card = self.efficiency.sustained
+        return by_card.get(self.card.name, by_card.get("", 1.0))
+
+    @property
     def multiprocessors(self) -> int:
         return self.card.multiprocessors or 108
 
@@ -35,8 +41,7 @@ class Device:
         """Sustained FLOP/s of a large matrix product. A precision the card lacks runs at the next wider one it has."""
         for p in (precision, "bf16", "fp16", "tf32", "fp32"):
             if p in self.card.flops:
-                sustained = self.efficiency.sustained.get(self.card.name, 1.0)
-                return self.card.flops[p] * self.efficiency.gemm.get(p, 0.7) * sustained
+                return self.card.flops[p] * self.efficiency.gemm.get(p, 0.7) * self.sustained
         raise AssertionError(f"{self.card.name} has no floating-point rates")
 
     @property
@@ -109,7 +114,7 @@ def flash_seconds(
     waves = -(-blocks // device.multiprocessors)
     fill = blocks / (waves * device.multiprocessors) if waves <= 2 else 1.0
     half = next(p for p in ("bf16", "fp16", "fp32") if p in device.card.flops)
-    rate = device.card.flops[half] * e.sustained.get(device.card.name, 1.0)
+    rate = device.card.flops[half] * device.sustained / e.sustained.get("", 1.0)
     seconds = batch * heads * pairs * per_pair / (rate * fraction * fill)
     moved = 2 * batch * (seq // cp) * heads * 2 * (qk_dim + v_dim) * (2 if backward else 1)
     return max(seconds, moved / device.memory_bytes_per_second) + e.kernel_seconds * (3 if backward else 1)

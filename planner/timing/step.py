@@ -8,6 +8,7 @@ from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model
 from planner.timing.coefficients import Coefficients, Parts
+from planner.timing.efficiency import FITTED
 from planner.timing.flops import layer_flops, model_flops
 from planner.timing.form import StepForm
 from planner.timing.report import StepTime
@@ -23,6 +24,7 @@ class Timing:
         self.model, self.workload = model, workload
         self._coefficients = Coefficients(model, workload, implementation, cluster)
         self._relative_error = self._coefficients.device.efficiency.relative_error
+        self._assumptions = _assumptions(model, implementation, cluster)
         self._peak = cluster.card.flops.get(workload.precision) or max(cluster.card.flops.values())
         self._pattern_counts = tuple(model.pattern.count(k) for k in range(len(model.layer_kinds)))
         self._flops = model_flops(model, workload.seq_length, workload.global_batch)
@@ -76,6 +78,7 @@ class Timing:
             bubble_fraction=bubble / step_ns,
             lower_bound_seconds=self._flops / self._peak / layout.world_size,
             relative_error=self._relative_error,
+            assumptions=self._assumptions,
         )
 
     def lower_bound_ns(self, layout: Layout) -> int:
@@ -118,3 +121,21 @@ class Timing:
             if "core_attn" in modules:
                 again += core * self._pattern_counts[kind]
         return self._flops + again * sequences
+
+
+def _assumptions(model: Model, implementation: Implementation, cluster: Cluster) -> tuple[str, ...]:
+    """What the time takes for granted, in words."""
+    architecture = cluster.card.architecture
+    if cluster.calibration:
+        said = [f"efficiencies measured on {cluster.name}: {', '.join(sorted(map(str, cluster.calibration)))}"]
+    elif architecture in FITTED:
+        said = [f"efficiencies of {architecture} cards fitted to published runs (`plan validate --what step`)"]
+    else:
+        said = [f"efficiencies of {architecture} cards reasoned from others: no published run was fitted"]
+    if model.is_moe:
+        balance = "evenly" if implementation.moe_imbalance == 1 else f"with imbalance {implementation.moe_imbalance:g}"
+        said.append(f"tokens are routed {balance}")
+    offloads = implementation.optimizer_offload_fraction, implementation.offload_activation_layers
+    if any(offloads) or implementation.offload_parameters:
+        said.append("offloading to the host takes no time")
+    return tuple(said)

@@ -4,6 +4,8 @@ from statistics import median
 
 import pytest
 
+from planner.hardware import load_card
+from planner.timing.efficiency import BY_ARCHITECTURE, FITTED
 from planner.validation.ranking import kendall, ranking, ranks, spearman
 from planner.validation.step import StepValidation, percentile, validate_step
 
@@ -43,6 +45,13 @@ def test_blackwell_and_sharded_data_parallel_within_15_percent(validation):
 def test_the_layout_ranked_first_is_nearly_always_the_best(validation):
     """Within 5 % of the best measured layout in at least 85 % of the groups."""
     assert validation.best_first >= 0.85
+
+
+@pytest.mark.parametrize("architecture", FITTED)
+def test_the_error_that_reports_state_is_the_one_measured(validation, architecture):
+    """`relative_error` of an architecture is its median absolute error, to two points."""
+    measured = [abs(run.error) for run in validation.runs if load_card(run.card).architecture == architecture]
+    assert BY_ARCHITECTURE[architecture].relative_error == pytest.approx(median(measured), abs=0.02)
 
 
 def test_every_left_out_record_has_a_reason_and_every_run_a_source(validation):
