@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @accounting_options()
 @click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
 @click.option("--per-rank", is_flag=True, help="One entry for every GPU: where it is and what it holds.")
+@click.option("--time", is_flag=True, help="The predicted step time too.")
 @flags_option()
 @output_options()
 @click.pass_context
@@ -56,10 +57,11 @@ def memory(
     output: Path | None,
     detail: bool,
     per_rank: bool,
+    time: bool,
     flags: str | None,
     **options: Any,
 ) -> int:
-    """Memory of every pipeline stage of one layout, and its predicted step time.
+    """Memory of every pipeline stage of one layout; with --time its predicted step time.
 
     The layout must keep the rules (`plan rules`). One that is legal but does not fit is a report like any other.
 
@@ -88,7 +90,7 @@ def memory(
             question,
             layout,
             report,
-            step_time(question, layout),
+            step_time(question, layout) if time else None,
             detail,
             rank_entries(report, layout, cluster) if per_rank else None,
             again,

@@ -7,59 +7,51 @@ reads (table, Markdown, HTML).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Tone = Literal["plain", "title", "good", "bad", "quiet", "hint"]
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A sentence or a paragraph. The tone is decoration: the words alone carry the meaning."""
 
     text: str
     tone: Tone = "plain"
 
 
-@dataclass(frozen=True, slots=True)
-class Heading:
+class Heading(NamedTuple):
     """The title of what follows."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(NamedTuple):
     """Labels and what stands for each."""
 
     rows: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
+class Items(NamedTuple):
     """A list of sentences."""
 
     items: tuple[str, ...]
     mark: str = "-"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A command line to copy, with what it does."""
 
     purpose: str
     command: str
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """Lines to paste somewhere else."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Rows of formatted cells. Columns whose name begins with `<` are aligned left, all others right.
 
     The first `keys` columns say what a row is about: they are repeated where a narrow terminal splits the table.
@@ -78,8 +70,7 @@ class Table:
         return self.columns[column].startswith("<")
 
 
-@dataclass(frozen=True, slots=True)
-class Bars:
+class Bars(NamedTuple):
     """Stacked bars against a limit, for formats that can draw: (label, (part, amount) ...) for each bar [bytes]."""
 
     rows: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
@@ -90,14 +81,13 @@ class Bars:
 Block = Text | Heading | Fields | Items | Command | Code | Table | Bars
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """One answer in all its readings."""
 
     title: str
     data: Any
     blocks: tuple[Block, ...]
-    rows: Sequence[Mapping[str, Any]] = field(default=())
+    rows: Sequence[Mapping[str, Any]] = ()
 
     @property
     def body(self) -> tuple[Block, ...]:

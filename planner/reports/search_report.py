@@ -17,7 +17,7 @@ from planner.reports.sections import (
     step_blocks,
     understood,
 )
-from planner.reports.units import gib, percent, plural, seconds
+from planner.reports.units import gib, percent, plural, seconds, size
 from planner.reports.words import layout_words, margin_words, split_words
 from planner.solver.result import Status
 
@@ -168,7 +168,7 @@ def _reasons(result: SearchResult) -> Iterator[str]:
     yield peak_words(best.memory)
     peak = best.memory.peak_stage
     if peak.headroom_bytes < TIGHT * peak.capacity_bytes:
-        yield "Memory is tight: if your reserve is larger than assumed, take a layout with more headroom below."
+        yield f"Memory is tight. {_roomier(result)}"
     compute = best.step.components.get("compute", 0.0)
     losses = sorted(((v, k) for k, v in best.step.components.items() if k != "compute" and v > 0), reverse=True)
     if losses:
@@ -177,6 +177,17 @@ def _reasons(result: SearchResult) -> Iterator[str]:
             f"{percent(compute / best.step.seconds, 0)} of the step is computation; the largest loss is "
             f"{name.replace('_', ' ')} ({percent(amount / best.step.seconds)})."
         )
+
+
+def _roomier(result: SearchResult) -> str:
+    """The fastest plan that would survive a larger reserve, or how to ask for one."""
+    best = result.plans[0].step.seconds
+    for place, plan in enumerate(result.plans, start=1):
+        peak = plan.memory.peak_stage
+        if peak.headroom_bytes >= TIGHT * peak.capacity_bytes:
+            margin = margin_words(plan.step.seconds / best - 1)
+            return f"Number {place} leaves {size(peak.headroom_bytes)} free and is {margin}: the safer choice."
+    return "A larger --reserve finds a layout that leaves more free."
 
 
 def layouts_table(plans: tuple[Plan, ...]) -> Table:

@@ -82,15 +82,14 @@ def peak_words(report: MemoryReport) -> str:
     """Whether it fits, and where and when memory is tightest."""
     peak = report.peak_stage
     largest = size(peak.components[peak.peak_component])
-    where = "on every stage alike" if len(fold(report.stages)) == 1 else f"on stage {peak.stage}"
+    alike = len(fold(report.stages)) == 1
+    where = "" if len(report.stages) == 1 else "on every stage alike, " if alike else f"on stage {peak.stage}, "
     verdict = (
         f"Fits with {size(peak.headroom_bytes)} free"
         if report.fits
         else f"Does not fit: over by {size(-peak.headroom_bytes)}"
     )
-    return (
-        f"{verdict} at the peak, {where} during {peak.moment}; the largest part is {peak.peak_component} ({largest})."
-    )
+    return f"{verdict} at the peak, {where}during {peak.moment}; the largest part is {peak.peak_component} ({largest})."
 
 
 def _flight(stage: StageMemory) -> str:

@@ -101,6 +101,15 @@ def test_both_accountings_drive_the_report(plan) -> None:
     assert [s["rule_of_thumb_bytes"] for s in exact] == [s["total_bytes"] for s in by_hand]
 
 
+def test_time_is_asked_for(plan) -> None:
+    """--time adds the step of the very same layout and changes nothing else."""
+    without, timed = plan(*MEMORY, "--tp", 2).data, plan(*MEMORY, "--tp", 2, "--time").data
+    assert without.pop("step") is None
+    assert sum(timed["step"]["components"].values()) == pytest.approx(timed["step"]["seconds"], rel=1e-6)
+    del timed["step"]
+    assert timed == without
+
+
 def test_two_runs_are_byte_identical(plan) -> None:
     """A report can be compared with diff."""
     assert plan(*MEMORY, "--detail").out == plan(*MEMORY, "--detail").out

@@ -27,9 +27,20 @@ def test_the_choice_is_justified(question, found: SearchResult) -> None:
     assert "Chosen: TP 2 · PP 4 · DP 2 · ZeRO 1 · micro-batch 1" in text
     assert "is 2.0% slower" in text
     assert "The first 2 lie within the 8%" in text
-    assert "Fits with 9.0 GiB free at the peak, on stage 0 during backward" in text
+    assert "Fits with 9.0 GiB free at the peak, on stage 0, during backward" in text
     assert "Proved optimal over 1,234 candidates" in text
     assert "largest loss is pipeline bubble (25.0%)" in text
+
+
+def test_a_tight_plan_names_the_safer_one(question, found: SearchResult, make_stage) -> None:
+    """With 1 GiB of 79 free, the report points to the fastest plan with room, or to a larger reserve."""
+    best, second = found.plans
+    tight = MemoryReport("exact", 79 * 2**30, (make_stage(0, 38),))
+    result = dataclasses.replace(found, plans=(dataclasses.replace(best, memory=tight), second))
+    text = " ".join(render(search_report(question, result), "table").split())
+    assert "Memory is tight. Number 2 leaves 9.0 GiB free and is 2.0% slower" in text
+    alone = dataclasses.replace(found, plans=result.plans[:1])
+    assert "A larger --reserve finds a layout" in render(search_report(question, alone), "table", width=200)
 
 
 def test_an_unproved_plan_says_so(question, found: SearchResult) -> None:
@@ -52,7 +63,7 @@ def test_alike_stages_are_folded(question, layout: Layout, memory: MemoryReport)
 def test_the_verdict_is_a_word(question, layout: Layout, too_large: MemoryReport) -> None:
     """What does not fit says by how much, without any colour."""
     text = render(memory_report(question, layout, too_large, None), "table")
-    assert "Does not fit: over by 21.0 GiB at the peak, on every stage alike during backward" in " ".join(text.split())
+    assert "Does not fit: over by 21.0 GiB at the peak, during backward" in " ".join(text.split())
     assert [line.split()[-1] for line in text.splitlines() if line.startswith("verdict")] == ["over"]
 
 
