@@ -64,12 +64,12 @@ class Efficiency:
 
 
 # MAMF: maximum achievable matrix-multiplication FLOP/s, measured by stas00/ml-engineering (compute/accelerator/
-# README.md, commit 744d01e): A100 86.9 %, H100 80.3 % and fp8 70.9 %, B200 77.6 % and 76.3 %, GB200 72.9 % and 72.3 %,
-# MI300X 51.4 %, MI355X 68.0 %, Gaudi 3 74.1 % of the data sheet.
+# README.md, commit 744d01e): A100 86.9 % of the data sheet, H100 80.3 % and fp8 73.4 % (H200, the same chip), B200
+# 77.6 % and 76.3 %, GB200 72.9 % and 72.3 %, MI300X 51.4 %, MI355X 68.0 %, Gaudi 3 74.1 %.
 
 AMPERE = Efficiency(
     gemm={"bf16": 0.869, "fp16": 0.869, "tf32": 0.869, "fp32": 0.9},
-    sustained={"": 0.91},  # llm-foundry's A100 tables at 2048 tokens and less, Korthikanti et al. table 5: within 3 %
+    sustained={"": 0.90},  # llm-foundry's A100 tables at 2048 tokens and less, Korthikanti et al. table 5: within 3 %
     attention_forward=0.60,  # FlashAttention-2 (arXiv:2307.08691, figure 5): 190 of 312 TFLOP/s forward, causal
     attention_backward=0.52,  # the same: 160 to 165
     older_attention=0.7,
@@ -78,7 +78,7 @@ AMPERE = Efficiency(
     scale_up=0.77,  # nccl-tests on 8 x A100: 230 of 300 GB/s bus bandwidth
 )
 HOPPER = Efficiency(
-    gemm={"bf16": 0.803, "fp16": 0.803, "fp8": 0.709, "tf32": 0.7, "fp32": 0.9},
+    gemm={"bf16": 0.803, "fp16": 0.803, "fp8": 0.734, "tf32": 0.7, "fp32": 0.9},
     # NeMo's models on H100 (dgxc-benchmarking v24.11). 500 W of 700: cube root of the power
     sustained={"": 0.88, "H100-96G": 0.79},
     attention_forward=0.60,  # FlashAttention-3 (arXiv:2407.08608, figure 5): 550 to 640 of 989 TFLOP/s forward, causal
