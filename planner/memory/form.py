@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Component = Literal["weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve"]
@@ -59,51 +60,59 @@ class Moment:
     name: str
     terms: tuple[Term, ...]
 
-    def bytes_by_component(self, counts: Counts) -> dict[Component, int]:
-        """Bytes of each component for the layers that the stage holds."""
-        out: dict[Component, int] = dict.fromkeys(COMPONENTS, 0)
-        for term in self.terms:
-            out[term.component] += term.bytes * multiplier(term, counts)
-        return out
-
 
 def multiplier(term: Term, counts: Counts) -> int:
     """How often a term counts on a stage with these layers."""
-    match term.times:
-        case "fixed":
-            return 1
-        case "layer":
-            return counts.layers[term.chunk][term.kind]
-        case "recomputed":
-            return counts.recomputed[term.chunk][term.kind]
-        case "if_recomputed":
-            return int(any(chunk[term.kind] for chunk in counts.recomputed))
-        case "if_layer":
-            return int(any(chunk[term.kind] for chunk in counts.layers))
+    times = term.times
+    if times == "fixed":
+        return 1
+    if times == "layer":
+        return counts.layers[term.chunk][term.kind]
+    if times == "recomputed":
+        return counts.recomputed[term.chunk][term.kind]
+    held = counts.recomputed if times == "if_recomputed" else counts.layers
+    return int(any(chunk[term.kind] for chunk in held))
 
 
-@dataclass(frozen=True, slots=True)
+def add_up(terms: tuple[Term, ...], counts: Counts, into: dict[Component, int]) -> int:
+    """Add the terms' bytes to each component; their sum."""
+    total = 0
+    for term in terms:
+        size = term.bytes * multiplier(term, counts)
+        into[term.component] += size
+        total += size
+    return total
+
+
+@dataclass(frozen=True)
 class StageForm:
-    """The memory of one stage at every moment that can be its peak. `padding_bytes` bounds what depends on the split in a
-    way that is not linear (bucket padding); the report adds its true value, never more."""
+    """The memory of one stage at every moment that can be its peak: what is `always` alive, and what each moment adds.
 
-    moments: tuple[Moment, ...]
+    `padding_bytes` bounds what depends on the split in a way that is not linear (bucket padding); the report adds its
+    true value, never more.
+    """
+
+    additions: tuple[Moment, ...]
     padding_bytes: int = 0
+    always: tuple[Term, ...] = ()
+
+    @cached_property
+    def moments(self) -> tuple[Moment, ...]:
+        """Every moment with all its terms."""
+        return tuple(Moment(m.name, self.always + m.terms) for m in self.additions)
 
     def peak(self, counts: Counts) -> tuple[Moment, dict[Component, int]]:
-        """The moment with most bytes alive, and those bytes by component."""
+        """The moment with most bytes alive (what it adds), and all bytes at that moment by component."""
+        base: dict[Component, int] = dict.fromkeys(COMPONENTS, 0)
+        add_up(self.always, counts, base)
         best: tuple[int, Moment, dict[Component, int]] | None = None
-        for moment in self.moments:
-            components = moment.bytes_by_component(counts)
-            total = sum(components.values())
-            if best is None or total > best[0]:
-                best = (total, moment, components)
+        for moment in self.additions:
+            components = base.copy()
+            added = add_up(moment.terms, counts, components)
+            if best is None or added > best[0]:
+                best = (added, moment, components)
         assert best is not None
         return best[1], best[2]
-
-
-def total(components: dict[Component, int]) -> int:
-    return sum(components.values())
 
 
 def chunk_counts(kinds: Sequence[int], num_kinds: int) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ selectively recomputed modules), not on the pipeline, so that a search computes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from planner.implementation import Implementation
 from planner.layout import Layout
@@ -23,6 +24,7 @@ from planner.parameters import (
     head_weights,
     layer_weights,
     mtp_weights,
+    numel,
     padded_vocab_size,
 )
 from planner.workload import Workload
@@ -42,9 +44,10 @@ class LayerCost:
     recompute_bytes: int
     """The same where the layer is rebuilt first."""
     tape: Tape
+    numel: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class EdgeCosts:
     """What stands before and after the layers."""
 
@@ -68,6 +71,38 @@ class EdgeCosts:
     vocab_grad: int
     """A gradient of this rank's part of the vocabulary matrix in half precision."""
     mtp_saved: int
+    pipelined: bool = False
+    _edges: dict[tuple[bool, bool, int], tuple[Weight, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def before_loss_bytes(self) -> int:
+        """What the final norm and the head keep of one microbatch."""
+        return sum(self.final_norm_saved.values()) + sum(self.head_saved.values())
+
+    @cached_property
+    def loss_bytes(self) -> int:
+        """What the loss keeps of one microbatch."""
+        return sum(self.loss_saved.values())
+
+    @cached_property
+    def embedding_bytes(self) -> int:
+        """What the embedding keeps of one microbatch."""
+        return sum(self.embedding_saved.values())
+
+    def weights_of(self, embedding: bool, loss: bool, mtp_layers: int) -> tuple[Weight, ...]:
+        """Parameters of a stage besides its decoder layers, in model order. A multi-token-prediction module embeds the
+        next token itself: on a stage without the embedding it brings a copy."""
+        key = (embedding, loss, mtp_layers)
+        found = self._edges.get(key)
+        if found is None:
+            found = self.embedding_weights if embedding else ()
+            if mtp_layers:
+                found += self.mtp_weights * mtp_layers
+                found += () if embedding else self.embedding_weights[:1]
+            if loss:
+                found += self.final_norm_weights + self.head_weights
+            self._edges[key] = found
+        return found
 
 
 def shape_of(model: Model, workload: Workload, impl: Implementation, layout: Layout) -> Shape:
@@ -112,14 +147,16 @@ def layer_cost(
     tape = layer_tape(shape, impl, layer, model.norm, model.rotary_dim, modules)
     full = tape if not modules else layer_tape(shape, impl, layer, model.norm, model.rotary_dim, frozenset())
     rebuilt = checkpoint_tape(shape, (full,) * group)
+    weights = layer_weights(layer, model.hidden_size, model.norm, sharding)
     return LayerCost(
-        weights=layer_weights(layer, model.hidden_size, model.norm, sharding),
+        weights=weights,
         saved=saved_by_tensor(tape),
         saved_bytes=saved_bytes(tape),
         checkpoint_bytes=saved_bytes(rebuilt),
         backward_bytes=backward_peak(tape, shape.stream),
         recompute_bytes=backward_peak(rebuilt, shape.stream),
         tape=full,
+        numel=numel(weights),
     )
 
 

@@ -113,9 +113,9 @@ class RuleOfThumb:
         """Layers in each chunk of a stage and how many are fully recomputed."""
         return stage_counts(self.model, layout, stage)
 
-    def stage_bytes(self, layout: Layout, stage: int) -> int:
-        """Total of one stage, for comparison beside the exact figure."""
-        return sum(self.form(layout, stage).peak(self.counts(layout, stage))[1].values())
+    def stage_bytes(self, layout: Layout, stage: int, counts: Counts) -> int:
+        """Total of one stage that holds these layers, for comparison beside the exact figure."""
+        return sum(self.form(layout, stage).peak(counts)[1].values())
 
     def report(self, layout: Layout, detail: bool = False) -> MemoryReport:
         """Memory of every stage of a layout whose stage split is set."""

@@ -1,0 +1,64 @@
+"""What a stage is made of, piece by piece and term by term, for `--detail`."""
+
+from __future__ import annotations
+
+from planner.layout import Layout
+from planner.memory.form import Counts, Term, multiplier
+from planner.memory.moments import StageParts
+from planner.memory.pieces import EdgeCosts, LayerCost
+from planner.memory.report import Piece
+from planner.model import Model
+from planner.parameters import Weight, by_part, numel
+
+
+def stage_pieces(
+    model: Model,
+    layout: Layout,
+    parts: StageParts,
+    kinds: tuple[LayerCost, ...],
+    edges: EdgeCosts,
+    held: list[int],
+) -> tuple[Piece, ...]:
+    """One entry for each kind of piece, in model order; `held` layers of each kind."""
+    full = layout.recompute.granularity == "full"
+    out: list[Piece] = []
+
+    def add(kind: str, count: int, weights: tuple[Weight, ...], saved: dict[str, int], transient: int) -> None:
+        tensors = tuple(saved.items())
+        out.append(Piece(kind, count, numel(weights), sum(saved.values()), transient, by_part(weights), tensors))
+
+    if parts.embedding_chunk is not None:
+        add("embedding", 1, edges.embedding_weights, edges.embedding_saved, edges.vocab_grad)
+    for k, cost in enumerate(kinds):
+        if held[k]:
+            whole = full and layout.recompute.method == "uniform"
+            saved = _checkpoint_of_one_layer(layout, cost) if whole else cost.saved
+            transient = cost.recompute_bytes if full else cost.backward_bytes
+            add(model.layer_kinds[k].kind, held[k], cost.weights, saved, transient)
+    if parts.mtp_layers:
+        add("mtp", parts.mtp_layers, edges.mtp_weights, {"module": edges.mtp_saved}, 0)
+    if parts.loss_chunk is not None:
+        add("final_norm", 1, edges.final_norm_weights, edges.final_norm_saved, 0)
+        add("head", 1, edges.head_weights, edges.head_saved, edges.head_input_grad)
+        add("loss", 1, (), edges.loss_saved, edges.half_logits + edges.loss_temporary)
+    return tuple(out)
+
+
+def _checkpoint_of_one_layer(layout: Layout, cost: LayerCost) -> dict[str, int]:
+    """What one more fully recomputed layer keeps: its input, unless it joins a group that keeps one already."""
+    r = layout.recompute
+    if r.num_layers is None:
+        return {}
+    kept = cost.checkpoint_bytes
+    if r.distribute_saved_activations and not layout.sequence_parallel:
+        kept //= layout.tp
+    return {"layer input": -(-kept // r.num_layers)}
+
+
+def shown_terms(terms: tuple[Term, ...], counts: Counts) -> tuple[tuple[str, str, int, str], ...]:
+    """(component, name, bytes, certainty) of each term at the peak, equal names added up."""
+    rows: dict[tuple[str, str, str], int] = {}
+    for t in terms:
+        key = (t.component, t.name, t.certainty)
+        rows[key] = rows.get(key, 0) + t.bytes * multiplier(t, counts)
+    return tuple((c, n, b, cert) for (c, n, cert), b in rows.items() if b)

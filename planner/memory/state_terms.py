@@ -1,0 +1,157 @@
+"""Model states of a stage as terms, and what bucket padding adds to them."""
+
+from __future__ import annotations
+
+from planner.implementation import Implementation
+from planner.layout import Layout
+from planner.memory import states
+from planner.memory.form import Component, Counts, Term
+from planner.memory.moments import StageParts
+from planner.memory.pieces import EdgeCosts, LayerCost
+from planner.model import Model
+from planner.parameters import Weight, numel
+from planner.workload import Workload
+
+
+class StateTerms:
+    """Weights, gradients and optimizer of one model under one workload and implementation; cached by the degrees."""
+
+    def __init__(self, model: Model, workload: Workload, implementation: Implementation) -> None:
+        self.model = model
+        self.workload = workload
+        self.implementation = implementation
+        self._amounts: dict[tuple, list[tuple[Component, int]]] = {}
+        self._padding: dict[tuple, int] = {}
+
+    def terms(
+        self, layout: Layout, parts: StageParts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
+    ) -> tuple[Term, ...]:
+        """States of every layer that the stage may hold, and of its edges."""
+        found: list[Term] = []
+        for k, cost in enumerate(kinds):
+            amounts = self._of(layout, cost.weights)
+            for chunk in range(layout.vpp):
+                found += [Term(c, "layers", b, "layer", k, chunk) for c, b in amounts if b]
+        found += [Term(c, "edges", b) for c, b in self._of(layout, edge_weights(parts, edges)) if b]
+        return tuple(found)
+
+    def step_terms(
+        self, layout: Layout, parts: StageParts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
+    ) -> tuple[Term, ...]:
+        """Half-precision main gradients are copied to fp32 for the optimizer (optimizer/optimizer.py:
+        Float16OptimizerWithFloat16Params._copy_model_grads_to_main_grads; distrib_optimizer.py copies the shard)."""
+        s = self._bytes(layout.zero)
+        half = 2 in (s.gradients_whole, s.gradients_sharded) and self.implementation.main_grads_bytes == 4
+        if not half or self.implementation.precision_aware_optimizer:
+            return ()
+
+        def copied(weights: tuple[Weight, ...]) -> int:
+            whole, shards = self._elements(layout, weights)
+            return 4 * (whole if layout.zero == 0 else shards)
+
+        terms = [Term("gradients", "fp32 copies", copied(edge_weights(parts, edges)))]
+        for k, cost in enumerate(kinds):
+            size = copied(cost.weights)
+            terms += [Term("gradients", "fp32 copies", size, "layer", k, chunk) for chunk in range(layout.vpp)]
+        return tuple(terms)
+
+    def _bytes(self, zero: int) -> states.StateBytes:
+        return states.state_bytes(zero, self.workload, self.implementation)
+
+    def _elements(self, layout: Layout, weights: tuple[Weight, ...]) -> tuple[int, int]:
+        """Elements on the rank, and of its largest shard."""
+        dense, expert = states.split_by_group(weights, layout)
+        shards = states.shard(dense, states.shard_group(layout, self.implementation, False))
+        return dense + expert, shards + states.shard(expert, states.shard_group(layout, self.implementation, True))
+
+    def _of(self, layout: Layout, weights: tuple[Weight, ...]) -> list[tuple[Component, int]]:
+        key = (id(weights), layout.dp * layout.cp, layout.ep, layout.edp, layout.zero, layout.hsdp_replicas)
+        found = self._amounts.get(key)
+        if found is None:
+            s = self._bytes(layout.zero)
+            whole, shards = self._elements(layout, weights)
+            adam = 4 * states.moments_left_to_adam(weights, self.workload)
+            found = [
+                ("weights", s.weights_whole * whole + s.weights_sharded * shards),
+                ("gradients", s.gradients_whole * whole + s.gradients_sharded * shards),
+                ("optimizer", s.optimizer_whole * whole + s.optimizer_sharded * shards + adam),
+            ]
+            # the tuple is kept alive with its amounts, so that its id stays its own
+            self._amounts[key] = found
+            self._amounts[(id(weights), "alive")] = weights  # type: ignore[assignment]
+        return found
+
+    def padding_bound(self, layout: Layout, kinds: tuple[LayerCost, ...]) -> int:
+        """At least what bucket padding can add to a stage (zero without the distributed optimizer)."""
+        if layout.zero != 1:
+            return 0
+        impl = self.implementation
+        s = self._bytes(1)
+        per_element = s.weights_whole + s.gradients_whole + s.optimizer_sharded
+        total = sum(cost.numel for cost in kinds) * self.model.num_layers // layout.pp
+        bucket = states.bucket_elements(impl, layout.dp * layout.cp)
+        buckets = 2 + layout.vpp * 2 + (total // bucket if bucket else 0)
+        unit = layout.dp * layout.cp * 128
+        if impl.pad_buckets_for_high_nccl_busbw:
+            unit *= states.BUS_BANDWIDTH_ALIGNMENT // 128
+        return per_element * unit * buckets
+
+    def padding(
+        self, layout: Layout, parts: StageParts, counts: Counts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
+    ) -> int:
+        """What bucket padding really adds on a stage, less what rounding each piece's shard up has added."""
+        if layout.zero != 1:
+            return 0
+        key = (layout.tp, layout.ep, layout.etp, layout.dp, layout.cp, layout.pp > 1, counts.layers,
+               parts.embedding_chunk, parts.loss_chunk, parts.mtp_layers)  # fmt: skip
+        found = self._padding.get(key)
+        if found is None:
+            found = self._padding[key] = self._padding_bytes(layout, parts, counts, kinds, edges)
+        return found
+
+    def _padding_bytes(
+        self, layout: Layout, parts: StageParts, counts: Counts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
+    ) -> int:
+        impl = self.implementation
+        s = self._bytes(1)
+        bucket = states.bucket_elements(impl, layout.dp * layout.cp)
+        true_bytes = 0
+        for chunk in range(layout.vpp):
+            held: list[Weight] = []
+            if parts.embedding_chunk == chunk:
+                held += edges.embedding_weights
+            for k, cost in enumerate(kinds):
+                held += cost.weights * counts.layers[chunk][k]
+            if parts.loss_chunk == chunk:
+                held += _loss_weights(parts, edges)
+            for expert in (False, True):
+                group = states.shard_group(layout, impl, expert)
+                mine = [w for w in held if (w.expert and layout.ep > 1) == expert]
+                if mine:
+                    padded = states.padded_elements(mine, group, bucket, impl.pad_buckets_for_high_nccl_busbw)
+                    true_bytes += (s.weights_whole + s.gradients_whole) * padded
+                    true_bytes += s.optimizer_sharded * (padded // group)
+        counted = 0
+        for weights, n in [(edge_weights(parts, edges), 1)] + [
+            (cost.weights, sum(chunk[k] for chunk in counts.layers)) for k, cost in enumerate(kinds)
+        ]:
+            whole, shards = self._elements(layout, weights)
+            counted += n * ((s.weights_whole + s.gradients_whole) * whole + s.optimizer_sharded * shards)
+        return true_bytes - counted
+
+
+def edge_weights(parts: StageParts, edges: EdgeCosts) -> tuple[Weight, ...]:
+    """Parameters of a stage besides its decoder layers; the same tuple for the same parts."""
+    return edges.weights_of(parts.embedding_chunk is not None, parts.loss_chunk is not None, parts.mtp_layers)
+
+
+def _loss_weights(parts: StageParts, edges: EdgeCosts) -> tuple[Weight, ...]:
+    """Of those, what stands in the chunk of the loss."""
+    embedded = parts.embedding_chunk is not None
+    everything = edges.weights_of(embedded, True, parts.mtp_layers)
+    return everything[len(edges.embedding_weights) if embedded else 0 :]
+
+
+def stage_parameters(parts: StageParts, edges: EdgeCosts, kinds: tuple[LayerCost, ...], held: list[int]) -> int:
+    """Parameters that one rank of a stage holds."""
+    return numel(edge_weights(parts, edges)) + sum(n * cost.numel for n, cost in zip(held, kinds, strict=True))
