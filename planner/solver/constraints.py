@@ -6,6 +6,7 @@ from typing import Protocol
 
 from ortools.sat.python import cp_model
 
+from planner.solver.fill import Counted
 from planner.solver.problem import LinearMoment, SplitProblem
 from planner.solver.variables import Linear, SplitVariables
 
@@ -55,6 +56,31 @@ class FitsMemory:
         return sum(terms)
 
 
+class RecomputesEnough:
+    """Implied by the memory, and said in terms of a stage's totals: so many layers fit only if so many are recomputed.
+
+    Without it the solver would find the same splits, but prove them by trying how layers spread over virtual chunks.
+    """
+
+    def build(self, model: cp_model.CpModel, problem: SplitProblem, variables: SplitVariables) -> None:
+        if problem.vpp == 1 or problem.fixed_slices is not None:
+            return
+        counted = Counted(problem)
+        if len(counted.used) > 1:
+            return
+        kind = counted.used[0]
+        for stage in range(problem.pp):
+            least = counted.least_recomputed(stage)
+            fits = [n for n, redo in enumerate(least) if redo is not None]
+            total = model.new_int_var_from_domain(cp_model.Domain.from_values(fits), f"layers_of_stage_{stage}")
+            model.add(total == variables.stage_layers(stage, kind))
+            if problem.may_recompute:
+                table = [problem.layers if redo is None else redo for redo in least]
+                enough = model.new_int_var(0, problem.layers, f"least_recomputed_{stage}")
+                model.add_element(total, table, enough)
+                model.add(variables.redo[stage] >= enough)
+
+
 class RecomputesSomething:
     """Full recomputation that was asked for is not empty."""
 
@@ -67,5 +93,6 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     HoldsEveryLayer(),
     KeepsFixedSplit(),
     FitsMemory(),
+    RecomputesEnough(),
     RecomputesSomething(),
 )

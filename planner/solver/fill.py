@@ -191,6 +191,16 @@ class Counted:
                 return False
         return True
 
+    def least_recomputed(self, stage: int) -> list[int | None]:
+        """For a model of one kind of layer: at each number of layers, the fewest that the stage must recompute; None
+        where even all would not do."""
+        assert len(self.used) == 1
+        limit, fewest = self.problem.limits[stage], self.fewest[stage]
+        return [
+            self._least_recompute(self._moments[stage][0], n, max(0, n - fewest), limit)
+            for n in range(self.problem.layers + 1)
+        ]
+
     def _most(self, stage: int, position: int, kind: int, wanted: int, limit_ns: int) -> int | None:
         """Most layers of a kind on a stage; None when not even the fewest fit."""
         time, moments = self.problem.step.stages[stage], self._moments[stage][position]

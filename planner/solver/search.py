@@ -172,8 +172,9 @@ class Search:
         split = found.split if self.pins.stage_layers is not None else tidy(found.problem, found.split)
         layout = with_split(self.model, found.layout, split)
         plan = Plan(layout, self.accounting.report(layout), self.timing.step(layout))
-        if plan.step.step_ns != found.step_ns:
-            raise AssertionError(f"solver {found.step_ns} ns, report {plan.step.step_ns} ns for {layout}")
+        promised_ns = found.problem.step_ns(split)
+        if plan.step.step_ns != promised_ns:
+            raise AssertionError(f"solver {promised_ns} ns, report {plan.step.step_ns} ns for {layout}")
         if not plan.memory.fits:
             raise AssertionError(f"the solver's plan does not fit: {layout}")
         return plan
