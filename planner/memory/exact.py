@@ -17,7 +17,7 @@ from planner.memory.assumptions import assumptions
 from planner.memory.buffers import buffer_terms, dummy_gradient_terms, gather_terms
 from planner.memory.counts import stage_counts
 from planner.memory.detail import shown_terms, stage_pieces
-from planner.memory.form import Counts, Moment, StageForm, Term
+from planner.memory.form import Always, Counts, Moment, StageForm, Term
 from planner.memory.in_flight import moments_in_flight, peak_in_flight
 from planner.memory.moments import StageParts, moments
 from planner.memory.pieces import EdgeCosts, LayerCost, edge_costs, layer_cost, modules_of, shape_of, sharding_of
@@ -51,7 +51,7 @@ class ExactAccounting:
         self.reserve_bytes = cluster.reserve_bytes if reserve_bytes is None else reserve_bytes
         self._states = StateTerms(model, workload, self.implementation)
         self._pieces: dict[tuple, Pieces] = {}
-        self._always: dict[tuple, tuple[tuple[Term, ...], tuple[Term, ...]]] = {}
+        self._always: dict[tuple, tuple[Always, tuple[Term, ...]]] = {}
         self._additions: dict[tuple, tuple[Moment, ...]] = {}
         self._forms: dict[tuple, StageForm] = {}
 
@@ -114,7 +114,7 @@ class ExactAccounting:
         deferred = min(impl.deferred_embedding_wgrads, m) if loss is not None else 0
         return StageParts(in_flight, embedding, loss, mtp, deferred, tied)
 
-    def _always_terms(self, key: tuple, layout: Layout, parts: StageParts) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
+    def _always_terms(self, key: tuple, layout: Layout, parts: StageParts) -> tuple[Always, tuple[Term, ...]]:
         """States, buffers and the reserve; and what the optimizer step adds."""
         found = self._always.get(key)
         if found is None:
@@ -129,7 +129,7 @@ class ExactAccounting:
                 Term("reserve", "reserve", self.reserve_bytes, certainty="estimated"),
             )
             step = self._states.step_terms(layout, parts, kinds, edges)
-            found = self._always[key] = (tuple(t for t in always if t.bytes), step)
+            found = self._always[key] = (Always(tuple(t for t in always if t.bytes)), step)
         return found
 
     def _added(self, key: tuple, layout: Layout, parts: StageParts, group: int) -> tuple[Moment, ...]:
@@ -201,7 +201,7 @@ class ExactAccounting:
             capacity_bytes=self.stage_capacity_bytes(layout, stage),
             rule_of_thumb_bytes=self._hand.stage_bytes(layout, stage, counts),
             pieces=stage_pieces(self.model, layout, parts, kinds, edges, held) if detail else (),
-            terms=shown_terms(form.always + moment.terms, counts) if detail else (),
+            terms=shown_terms(form.always.terms + moment.terms, counts) if detail else (),
         )
 
 

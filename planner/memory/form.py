@@ -53,12 +53,61 @@ class Counts:
     recomputed: tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Moment:
     """What is alive at one moment of the step."""
 
     name: str
     terms: tuple[Term, ...]
+
+    @cached_property
+    def sums(self) -> Sums:
+        """The terms added up by what they are multiplied with."""
+        return sums_of(self.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Terms added up by multiplier: bytes = fixed + layers . n + recomputed . r + indicators."""
+
+    fixed: int
+    layer: tuple[tuple[int, int, int], ...]
+    """(chunk, kind, bytes)"""
+    recomputed: tuple[tuple[int, int, int], ...]
+    if_recomputed: tuple[tuple[int, int], ...]
+    """(kind, bytes)"""
+    if_layer: tuple[tuple[int, int], ...]
+
+    def bytes(self, counts: Counts) -> int:
+        """Bytes for the layers that a stage holds."""
+        total = self.fixed
+        layers, recomputed = counts.layers, counts.recomputed
+        for chunk, kind, size in self.layer:
+            total += size * layers[chunk][kind]
+        for chunk, kind, size in self.recomputed:
+            total += size * recomputed[chunk][kind]
+        for kind, size in self.if_layer:
+            if any(held[kind] for held in layers):
+                total += size
+        for kind, size in self.if_recomputed:
+            if any(held[kind] for held in recomputed):
+                total += size
+        return total
+
+
+def sums_of(terms: Sequence[Term]) -> Sums:
+    """Add the terms up."""
+    fixed = 0
+    found: dict[str, dict[tuple[int, ...], int]] = {"layer": {}, "recomputed": {}, "if_recomputed": {}, "if_layer": {}}
+    for t in terms:
+        if t.times == "fixed":
+            fixed += t.bytes
+            continue
+        key = (t.chunk, t.kind) if t.times in ("layer", "recomputed") else (t.kind,)
+        sums = found[t.times]
+        sums[key] = sums.get(key, 0) + t.bytes
+    flat = {times: tuple((*key, size) for key, size in sums.items() if size) for times, sums in found.items()}
+    return Sums(fixed, flat["layer"], flat["recomputed"], flat["if_recomputed"], flat["if_layer"])  # type: ignore[arg-type]
 
 
 def multiplier(term: Term, counts: Counts) -> int:
@@ -74,14 +123,17 @@ def multiplier(term: Term, counts: Counts) -> int:
     return int(any(chunk[term.kind] for chunk in held))
 
 
-def add_up(terms: tuple[Term, ...], counts: Counts, into: dict[Component, int]) -> int:
-    """Add the terms' bytes to each component; their sum."""
-    total = 0
-    for term in terms:
-        size = term.bytes * multiplier(term, counts)
-        into[term.component] += size
-        total += size
-    return total
+@dataclass(frozen=True)
+class Always:
+    """Terms that are alive at every moment; shared by the stages and layouts that have them in common."""
+
+    terms: tuple[Term, ...] = ()
+
+    @cached_property
+    def sums(self) -> tuple[tuple[Component, Sums], ...]:
+        """The terms of each component added up."""
+        parts = ((c, [t for t in self.terms if t.component == c]) for c in COMPONENTS)
+        return tuple((c, sums_of(terms)) for c, terms in parts if terms)
 
 
 @dataclass(frozen=True)
@@ -94,25 +146,29 @@ class StageForm:
 
     additions: tuple[Moment, ...]
     padding_bytes: int = 0
-    always: tuple[Term, ...] = ()
+    always: Always = Always()
 
     @cached_property
     def moments(self) -> tuple[Moment, ...]:
         """Every moment with all its terms."""
-        return tuple(Moment(m.name, self.always + m.terms) for m in self.additions)
+        return tuple(Moment(m.name, self.always.terms + m.terms) for m in self.additions)
 
     def peak(self, counts: Counts) -> tuple[Moment, dict[Component, int]]:
         """The moment with most bytes alive (what it adds), and all bytes at that moment by component."""
-        base: dict[Component, int] = dict.fromkeys(COMPONENTS, 0)
-        add_up(self.always, counts, base)
-        best: tuple[int, Moment, dict[Component, int]] | None = None
-        for moment in self.additions:
-            components = base.copy()
-            added = add_up(moment.terms, counts, components)
-            if best is None or added > best[0]:
-                best = (added, moment, components)
-        assert best is not None
-        return best[1], best[2]
+        moment = (
+            max(self.additions, key=lambda m: m.sums.bytes(counts)) if len(self.additions) > 1 else self.additions[0]
+        )
+        components: dict[Component, int] = dict.fromkeys(COMPONENTS, 0)
+        for component, sums in self.always.sums:
+            components[component] = sums.bytes(counts)
+        for term in moment.terms:
+            components[term.component] += term.bytes * multiplier(term, counts)
+        return moment, components
+
+    def peak_bytes(self, counts: Counts) -> int:
+        """Bytes at the peak, the reserve included."""
+        base = sum(sums.bytes(counts) for _, sums in self.always.sums)
+        return base + max(m.sums.bytes(counts) for m in self.additions)
 
 
 def chunk_counts(kinds: Sequence[int], num_kinds: int) -> tuple[int, ...]:

@@ -115,7 +115,7 @@ class RuleOfThumb:
 
     def stage_bytes(self, layout: Layout, stage: int, counts: Counts) -> int:
         """Total of one stage that holds these layers, for comparison beside the exact figure."""
-        return sum(self.form(layout, stage).peak(counts)[1].values())
+        return self.form(layout, stage).peak_bytes(counts)
 
     def report(self, layout: Layout, detail: bool = False) -> MemoryReport:
         """Memory of every stage of a layout whose stage split is set."""
