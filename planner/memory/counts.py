@@ -14,17 +14,25 @@ def stage_counts(model: Model, layout: Layout, stage: int) -> Counts:
     r = layout.recompute
     left = r.stage_layers[stage] if r.stage_layers else 0
     layers, recomputed = [], []
+    none = (0,) * kinds
     for chunk in layout.stages[stage]:
-        held = model.pattern[chunk.start : chunk.stop]
-        layers.append(chunk_counts(held, kinds))
+        held = _held(model, chunk.start, chunk.stop, kinds)
+        layers.append(held)
         if r.granularity != "full":
-            first = 0
-        elif r.stage_layers:
-            first = min(left, len(held))
+            recomputed.append(none)
+            continue
+        if r.stage_layers:
+            first = min(left, chunk.num_layers)
             left -= first
         elif r.method == "block":
-            first = min(r.num_layers or 0, len(held))
+            first = min(r.num_layers or 0, chunk.num_layers)
         else:
-            first = len(held)
-        recomputed.append(chunk_counts(held[:first], kinds))
+            first = chunk.num_layers
+        recomputed.append(_held(model, chunk.start, chunk.start + first, kinds))
     return Counts(tuple(layers), tuple(recomputed))
+
+
+def _held(model: Model, start: int, stop: int, kinds: int) -> tuple[int, ...]:
+    if kinds == 1:
+        return (stop - start,)
+    return chunk_counts(model.pattern[start:stop], kinds)

@@ -28,6 +28,7 @@ from planner.model import Model
 from planner.workload import Workload
 
 Pieces = tuple[tuple[LayerCost, ...], EdgeCosts]
+Division = int
 
 
 class ExactAccounting:
@@ -51,6 +52,9 @@ class ExactAccounting:
         self.reserve_bytes = cluster.reserve_bytes if reserve_bytes is None else reserve_bytes
         self._states = StateTerms(model, workload, self.implementation)
         self._pieces: dict[tuple, Pieces] = {}
+        self._divisions: dict[tuple, Division] = {}
+        self._stage_parts: dict[tuple, StageParts] = {}
+        self._distinct_parts: dict[StageParts, StageParts] = {}
         self._always: dict[tuple, tuple[Always, tuple[Term, ...]]] = {}
         self._additions: dict[tuple, tuple[Moment, ...]] = {}
         self._forms: dict[tuple, StageForm] = {}
@@ -77,17 +81,16 @@ class ExactAccounting:
 
     def form(self, layout: Layout, stage: int) -> StageForm:
         """The stage's memory as terms; with `layout.stages` empty, for the standard placement of embedding and loss."""
-        return self._form(layout, stage, self._parts(layout, stage))
+        return self._form(layout, stage, self._parts(layout, stage), self._division(layout))
 
-    def _form(self, layout: Layout, stage: int, parts: StageParts) -> StageForm:
+    def _form(self, layout: Layout, stage: int, parts: StageParts, division: Division) -> StageForm:
         group, corrections = self._checkpoint_groups(layout, stage, parts)
-        rank = _rank_key(layout)
-        division = (layout.dp, layout.zero, layout.vpp, layout.hsdp_replicas)
-        key = (rank, division, parts, group, corrections)
+        # parts are kept for good, one object for each different stage: its identity stands for it
+        key = (division, id(parts), group, corrections)
         form = self._forms.get(key)
         if form is None:
-            always, step = self._always_terms((rank, division, parts.edges), layout, parts)
-            additions = self._added((rank, layout.zero, parts, group), layout, parts, group)
+            always, step = self._always_terms((division, parts.edges), layout, parts)
+            additions = self._added((_rank_key(layout), layout.zero, id(parts), group), layout, parts, group)
             if corrections:
                 additions = tuple(Moment(m.name, (*m.terms, *corrections)) for m in additions)
             if step:
@@ -96,23 +99,36 @@ class ExactAccounting:
             form = self._forms[key] = StageForm(additions, bound, always)
         return form
 
+    def _division(self, layout: Layout) -> Division:
+        """A number for the degrees that shape a rank's tensors and divide its states."""
+        key = (_rank_key(layout), layout.dp, layout.zero, layout.vpp, layout.hsdp_replicas)
+        return self._divisions.setdefault(key, len(self._divisions))
+
     def _parts(self, layout: Layout, stage: int) -> StageParts:
+        """What the stage holds besides layers; the same object for equal stages."""
         m = layout.num_microbatches(self.workload.global_batch) or 1
-        impl = self.implementation
-        extra = int(impl.overlap_moe_expert_parallel_comm)
-        in_flight = moments_in_flight(layout.pp, stage, layout.vpp, m, impl.microbatch_group_size, extra)
         if layout.stages:
             chunks = layout.stages[stage]
             embedding = next((c for c, chunk in enumerate(chunks) if chunk.embedding), None)
             loss = next((c for c, chunk in enumerate(chunks) if chunk.loss), None)
-            mtp = sum(chunk.mtp_layers for chunk in chunks)
+            mtp = sum(chunk.mtp_layers for chunk in chunks) if self.model.mtp_num_layers else 0
         else:
             embedding = 0 if stage == 0 else None
             loss = layout.vpp - 1 if stage == layout.pp - 1 else None
             mtp = self.model.mtp_num_layers if loss is not None else 0
-        tied = self.model.tied and embedding is not None and loss is not None
-        deferred = min(impl.deferred_embedding_wgrads, m) if loss is not None else 0
-        return StageParts(in_flight, embedding, loss, mtp, deferred, tied)
+        key = (layout.pp, stage, layout.vpp, m, embedding, loss, mtp)
+        found = self._stage_parts.get(key)
+        if found is None:
+            impl = self.implementation
+            extra = int(impl.overlap_moe_expert_parallel_comm)
+            in_flight = moments_in_flight(layout.pp, stage, layout.vpp, m, impl.microbatch_group_size, extra)
+            tied = self.model.tied and embedding is not None and loss is not None
+            deferred = min(impl.deferred_embedding_wgrads, m) if loss is not None else 0
+            peak = peak_in_flight(layout.pp, stage, layout.vpp, m, impl.microbatch_group_size, extra)
+            parts = StageParts(in_flight, peak, embedding, loss, mtp, deferred, tied)
+            # stages of other pipelines may be in the same state: keep one object of each
+            found = self._stage_parts[key] = self._distinct_parts.setdefault(parts, parts)
+        return found
 
     def _always_terms(self, key: tuple, layout: Layout, parts: StageParts) -> tuple[Always, tuple[Term, ...]]:
         """States, buffers and the reserve; and what the optimizer step adds."""
@@ -175,27 +191,25 @@ class ExactAccounting:
 
     def report(self, layout: Layout, detail: bool = False) -> MemoryReport:
         """Memory of every stage of a layout whose stage split is set."""
-        stages = tuple(self._stage(layout, i, detail) for i in range(layout.pp))
+        pieces, division = self.pieces(layout), self._division(layout)
+        stages = tuple(self._stage(layout, i, pieces, division, detail) for i in range(layout.pp))
         notes = assumptions(self.model, self.workload, self.implementation, layout, self.cluster, self.reserve_bytes)
         return MemoryReport(self.name, self.cluster.capacity_bytes, stages, notes)
 
-    def _stage(self, layout: Layout, stage: int, detail: bool) -> StageMemory:
+    def _stage(self, layout: Layout, stage: int, pieces: Pieces, division: Division, detail: bool) -> StageMemory:
+        kinds, edges = pieces
         parts = self._parts(layout, stage)
-        form = self._form(layout, stage, parts)
+        form = self._form(layout, stage, parts, division)
         counts = self.counts(layout, stage)
         moment, components = form.peak(counts)
-        kinds, edges = self.pieces(layout)
         components["optimizer"] += self._states.padding(layout, parts, counts, kinds, edges)
         held = [sum(chunk[k] for chunk in counts.layers) for k in range(len(kinds))]
-        m = layout.num_microbatches(self.workload.global_batch) or 1
-        impl = self.implementation
-        extra = int(impl.overlap_moe_expert_parallel_comm)
         return StageMemory(
             stage=stage,
             ranks=layout.world_size // layout.pp,
             layers=sum(held),
             parameters=stage_parameters(parts, edges, kinds, held),
-            in_flight_microbatches=peak_in_flight(layout.pp, stage, layout.vpp, m, impl.microbatch_group_size, extra),
+            in_flight_microbatches=parts.peak_in_flight,
             moment=moment.name,
             components=components,
             capacity_bytes=self.stage_capacity_bytes(layout, stage),

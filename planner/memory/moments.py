@@ -8,6 +8,7 @@ recomputed layer rebuilt), in the embedding's gradient at the end of a backward.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from planner.memory.form import Moment, Term
 from planner.memory.in_flight import InFlight
@@ -19,6 +20,8 @@ class StageParts:
     """What a stage holds besides decoder layers, and when."""
 
     in_flight: tuple[InFlight, ...]
+    peak_in_flight: Fraction
+    """In whole-stage units."""
     embedding_chunk: int | None
     loss_chunk: int | None
     mtp_layers: int = 0

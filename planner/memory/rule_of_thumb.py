@@ -45,6 +45,7 @@ class RuleOfThumb:
         self.cluster = cluster
         self.reserve_bytes = reserve_bytes or 0
         self._forms: dict[tuple, StageForm] = {}
+        self._vectors: dict[tuple[int, int, int, int], tuple[tuple[int, ...], ...]] = {}
 
     @cached_property
     def _parameters(self) -> int:
@@ -78,19 +79,14 @@ class RuleOfThumb:
     def form(self, layout: Layout, stage: int) -> StageForm:
         """The stage's memory as terms, linear in its layers."""
         m = layout.num_microbatches(self.workload.global_batch) or 1
-        group = self.implementation.microbatch_group_size
-        flights = moments_in_flight(layout.pp, stage, layout.vpp, m, group)
-        vectors = tuple(sorted({f.microbatches for f in flights}))
+        where = (layout.pp, stage, layout.vpp, m)
+        vectors = self._vectors.get(where)
+        if vectors is None:
+            flights = moments_in_flight(*where, self.implementation.microbatch_group_size)
+            vectors = self._vectors[where] = tuple(sorted({f.microbatches for f in flights}))
         key = (
-            layout.tp,
-            layout.cp,
-            layout.dp,
-            layout.zero,
-            layout.micro_batch,
-            layout.sequence_parallel,
-            layout.vpp,
-            vectors,
-        )
+            layout.tp, layout.cp, layout.dp, layout.zero, layout.micro_batch, layout.sequence_parallel, vectors,
+        )  # fmt: skip
         form = self._forms.get(key)
         if form is None:
             form = self._forms[key] = StageForm(tuple(self._moment(layout, v) for v in vectors))
