@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from planner.commands import words
+from planner.commands.layouts import given_layout
 from planner.commands.options import (
     accounting_options,
     flags_option,
@@ -21,10 +21,10 @@ from planner.commands.options import (
 from planner.commands.output import choose_format, emit, emit_flags
 from planner.commands.question import Question, ask
 from planner.commands.types import StageLayers
-from planner.errors import InputError, NotModelled, RuleBroken
+from planner.errors import NotModelled
 
 if TYPE_CHECKING:
-    from planner.layout import Layout, Recompute
+    from planner.layout import Layout
     from planner.timing.report import StepTime
 
 
@@ -99,84 +99,6 @@ def memory(
         output,
     )
     return 0
-
-
-def given_layout(question: Question, options: dict[str, Any]) -> tuple[Question, Layout]:
-    """The layout in the options, with Megatron's defaults and dp from the number of GPUs; and the question with a batch
-    that it divides. Raises RuleBroken with the rule's sentence and id."""
-    from planner import rules
-    from planner.layout import Layout
-    from planner.stages import even_split, split_from_counts
-
-    def one(name: str, default: int) -> int:
-        return int(options[name][0]) if options[name] else default
-
-    counts = options["stage_layers"]
-    virtual = len(counts[0]) if counts and isinstance(counts[0], tuple) else 1
-    tp, cp = one("tp", 1), one("cp", 1)
-    pp, vpp = one("pp", len(counts) if counts else 1), one("vpp", virtual)
-    if counts and (pp, vpp) != (len(counts), virtual):
-        raise RuleBroken(
-            f"--stage-layers must name pp x vpp = {pp} x {vpp} counts, but names {len(counts)} x {virtual}."
-        )
-    parallel = options["sequence_parallel"]
-    layout = Layout(
-        tp=tp,
-        cp=cp,
-        pp=pp,
-        vpp=vpp,
-        ep=one("ep", 1),
-        # megatron/training/arguments.py: expert_tensor_parallel_size follows the tensor-parallel size.
-        etp=one("etp", tp if question.model.is_moe else 1),
-        dp=one("dp", max(1, question.cluster.gpus // (tp * cp * pp))),
-        zero=one("zero", 1),
-        micro_batch=one("micro_batch", 1),
-        sequence_parallel=tp > 1 if parallel is None else parallel,
-        recompute=given_recompute(options, pp),
-    )
-    question = fill_batch(question, layout)
-    cluster = question.cluster
-    rules.check(question.model, question.workload, question.implementation, layout, cluster.gpus, cluster)
-    try:
-        split = split_from_counts(question.model, counts) if counts else even_split(question.model, pp, vpp)
-    except RuleBroken as broken:
-        hint = "" if counts else " --stage-layers gives an uneven split."
-        raise RuleBroken(f"{broken}{hint} [pipeline-split]") from None
-    layout = replace(layout, stages=split)
-    rules.check(question.model, question.workload, question.implementation, layout, cluster.gpus, cluster)
-    return question, layout
-
-
-def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
-    """What is recomputed: nothing, the named modules, every layer, or the first layers of each chunk of each stage."""
-    from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Recompute
-
-    granularity = options["recompute"][0] if options["recompute"] else "none"
-    modules, layers = options["recompute_modules"], options["recompute_layers"]
-    for name, value, needed in (("modules", modules, "selective"), ("layers", layers, "full")):
-        if value is not None and granularity != needed:
-            raise InputError(f"--recompute-{name} needs --recompute {needed}, but it is {granularity}.")
-    if modules is not None:
-        return Recompute("selective", tuple(sorted({name.strip() for name in modules.split(",")})))
-    if layers is None:
-        return {"none": NO_RECOMPUTE, "selective": SELECTIVE, "full": FULL}[granularity]
-    if len(layers) != pp or isinstance(layers[0], tuple):
-        raise InputError(f"--recompute-layers must name one number for each of {pp} stages, but names {len(layers)}.")
-    return Recompute("full", method="block", num_layers=None, stage_layers=layers)
-
-
-def fill_batch(question: Question, layout: Layout) -> Question:
-    """A batch that was left out is rounded up to one that the layout divides."""
-    share = layout.micro_batch * layout.dp
-    batch = -(-question.workload.global_batch // share) * share
-    if question.batch_given or batch == question.workload.global_batch:
-        return question
-    stated = tuple(line for line in question.defaults if not line.startswith("global batch"))
-    return replace(
-        question,
-        workload=replace(question.workload, global_batch=batch),
-        defaults=(*stated, f"global batch {batch} sequences: the nearest to 4 million tokens that the layout divides"),
-    )
 
 
 def step_time(question: Question, layout: Layout) -> StepTime | None:

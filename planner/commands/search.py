@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from planner.commands import words
 from planner.commands.exits import Exit
+from planner.commands.layouts import layout_arguments
 from planner.commands.options import (
     accounting_options,
     flags_option,
@@ -128,26 +128,3 @@ def pins(options: dict[str, Any]) -> Pins:
             given[name] = (value,)
     parallel = options["sequence_parallel"]
     return Pins(**given, sequence_parallel=None if parallel is None else (parallel,), stage_layers=counts)
-
-
-def layout_arguments(layout: Layout) -> str:
-    """The options of `plan memory` that name this layout."""
-    arguments = [f"--tp {layout.tp}"]
-    arguments += [
-        f"--{name} {getattr(layout, name)}" for name in ("cp", "pp", "vpp", "ep") if getattr(layout, name) > 1
-    ]
-    if layout.ep > 1 or layout.etp > 1:
-        arguments.append(f"--etp {layout.etp}")
-    arguments += [f"--zero {layout.zero}", f"--micro-batch {layout.micro_batch}"]
-    if layout.recompute.granularity != "none":
-        arguments.append(f"--recompute {layout.recompute.granularity}")
-    if layout.recompute.granularity == "selective":
-        arguments.append("--recompute-modules " + ",".join(layout.recompute.modules))
-    if layout.recompute.stage_layers:
-        arguments.append("--recompute-layers " + ",".join(map(str, layout.recompute.stage_layers)))
-    if layout.tp > 1 and not layout.sequence_parallel:
-        arguments.append("--no-sequence-parallel")
-    if len({tuple(chunk.num_layers for chunk in stage) for stage in layout.stages}) > 1 or layout.vpp > 1:
-        split = [",".join(str(chunk.num_layers) for chunk in stage) for stage in layout.stages]
-        arguments.append("--stage-layers " + shlex.quote(("/" if layout.vpp > 1 else ",").join(split)))
-    return " ".join(arguments)

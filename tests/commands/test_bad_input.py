@@ -33,7 +33,7 @@ TWO = ("--model", "13b", "--gpus", "8xA100-80G")
         ((*TWO, "--stage-layers", "20,20", "--pp", "4"), "--stage-layers means pp 2, but --pp allows 4"),
         (("memory", *TWO, "--tp", "2,4"), "lists restrict `plan search`"),
         (("memory", *TWO, "--tp", "3"), "[world-size]"),
-        (("memory", *TWO, "--pp", "3", "--gpus", "6xA100"), "--stage-layers gives an uneven split"),
+        (("memory", "--model", "13b", "--gpus", "64xA100-80G", "--pp", "64"), "[pipeline-layers]"),
         (("memory", *TWO, "--stage-layers", "20,10"), "must sum to num_layers (40)"),
         (("memory", *TWO, "--recompute-layers", "1"), "needs --recompute full"),
         (("memory", *TWO, "--recompute", "full", "--recompute-layers", "1,1"), "each of 1 stages"),

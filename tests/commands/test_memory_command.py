@@ -41,6 +41,13 @@ def test_an_uneven_split_is_given_by_stage(plan) -> None:
     assert layout["pp"] == 4 and layout["stage_layers"] == [11, 10, 10, 9]
 
 
+def test_a_split_that_does_not_divide_is_balanced_and_stated(plan) -> None:
+    """40 layers on 3 stages: the embedding and the loss count as a layer each, and the report says so."""
+    data = plan("memory", "--model", "13b", "--gpus", "6xA100-80G", "--pp", "3", "--json").data
+    assert data["layout"]["stage_layers"] == [13, 14, 13]
+    assert any(line.startswith("stage split Et*13|t*14|t*13L") for line in data["inputs"]["defaults"])
+
+
 def test_virtual_chunks_are_given_by_stage(plan) -> None:
     """`11,9/10,10` is two stages of two chunks, reported as the contract says: a list for each stage."""
     layout = plan(*MEMORY, "--stage-layers", "11,9/10,10").data["layout"]

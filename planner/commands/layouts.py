@@ -1,0 +1,133 @@
+"""Layouts as options: from a command line to a layout, and back to a command line that names it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from planner.commands.question import Question
+from planner.errors import InputError, RuleBroken
+
+if TYPE_CHECKING:
+    from planner.layout import Layout, Recompute, Stage
+    from planner.model import Model
+
+
+def given_layout(question: Question, options: dict[str, Any]) -> tuple[Question, Layout]:
+    """The layout in the options, with Megatron's defaults and dp from the number of GPUs; and the question with a batch
+    that it divides. Raises RuleBroken with the rule's sentence and id."""
+    from planner import rules
+    from planner.layout import Layout
+
+    def one(name: str, default: int) -> int:
+        return int(options[name][0]) if options[name] else default
+
+    counts = options["stage_layers"]
+    virtual = len(counts[0]) if counts and isinstance(counts[0], tuple) else 1
+    tp, cp = one("tp", 1), one("cp", 1)
+    pp, vpp = one("pp", len(counts) if counts else 1), one("vpp", virtual)
+    if counts and (pp, vpp) != (len(counts), virtual):
+        raise RuleBroken(
+            f"--stage-layers must name pp x vpp = {pp} x {vpp} counts, but names {len(counts)} x {virtual}."
+        )
+    parallel = options["sequence_parallel"]
+    layout = Layout(
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        vpp=vpp,
+        ep=one("ep", 1),
+        # megatron/training/arguments.py: expert_tensor_parallel_size follows the tensor-parallel size.
+        etp=one("etp", tp if question.model.is_moe else 1),
+        dp=one("dp", max(1, question.cluster.gpus // (tp * cp * pp))),
+        zero=one("zero", 1),
+        micro_batch=one("micro_batch", 1),
+        sequence_parallel=tp > 1 if parallel is None else parallel,
+        recompute=given_recompute(options, pp),
+    )
+    question = fill_batch(question, layout)
+    cluster = question.cluster
+    rules.check(question.model, question.workload, question.implementation, layout, cluster.gpus, cluster)
+    try:
+        split, assumed = given_split(question.model, counts, pp, vpp)
+    except RuleBroken as broken:
+        raise RuleBroken(f"{broken} [pipeline-split]", broken.rules) from None
+    if assumed:
+        question = replace(question, defaults=(*question.defaults, assumed))
+    layout = replace(layout, stages=split)
+    rules.check(question.model, question.workload, question.implementation, layout, cluster.gpus, cluster)
+    return question, layout
+
+
+def given_split(
+    model: Model, counts: Sequence[int] | Sequence[Sequence[int]] | None, pp: int, vpp: int
+) -> tuple[tuple[Stage, ...], str]:
+    """The stage split, and what was assumed where none was given and the layers do not divide."""
+    from planner.stages import balanced_split, even_split, layout_string, split_from_counts
+
+    if counts:
+        return split_from_counts(model, counts), ""
+    if model.num_layers % (pp * vpp) == 0:
+        return even_split(model, pp, vpp), ""
+    split = balanced_split(model, pp, vpp)
+    return split, (
+        f"stage split {layout_string(split)}: {model.num_layers} layers do not divide over {pp * vpp} chunks, "
+        "so the embedding and the loss count as a layer each (--stage-layers gives another split)"
+    )
+
+
+def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
+    """What is recomputed: nothing, the named modules, every layer, or the first layers of each chunk of each stage."""
+    from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Recompute
+
+    granularity = options["recompute"][0] if options["recompute"] else "none"
+    modules, layers = options["recompute_modules"], options["recompute_layers"]
+    for name, value, needed in (("modules", modules, "selective"), ("layers", layers, "full")):
+        if value is not None and granularity != needed:
+            raise InputError(f"--recompute-{name} needs --recompute {needed}, but it is {granularity}.")
+    if modules is not None:
+        return Recompute("selective", tuple(sorted({name.strip() for name in modules.split(",")})))
+    if layers is None:
+        return {"none": NO_RECOMPUTE, "selective": SELECTIVE, "full": FULL}[granularity]
+    if len(layers) != pp or isinstance(layers[0], tuple):
+        raise InputError(f"--recompute-layers must name one number for each of {pp} stages, but names {len(layers)}.")
+    return Recompute("full", method="block", num_layers=None, stage_layers=layers)
+
+
+def fill_batch(question: Question, layout: Layout) -> Question:
+    """A batch that was left out is rounded up to one that the layout divides."""
+    share = layout.micro_batch * layout.dp
+    batch = -(-question.workload.global_batch // share) * share
+    if question.batch_given or batch == question.workload.global_batch:
+        return question
+    stated = tuple(line for line in question.defaults if not line.startswith("global batch"))
+    return replace(
+        question,
+        workload=replace(question.workload, global_batch=batch),
+        defaults=(*stated, f"global batch {batch} sequences: the nearest to 4 million tokens that the layout divides"),
+    )
+
+
+def layout_arguments(layout: Layout) -> str:
+    """The options of `plan memory` that name this layout."""
+    arguments = [f"--tp {layout.tp}"]
+    arguments += [
+        f"--{name} {getattr(layout, name)}" for name in ("cp", "pp", "vpp", "ep") if getattr(layout, name) > 1
+    ]
+    if layout.ep > 1 or layout.etp > 1:
+        arguments.append(f"--etp {layout.etp}")
+    arguments += [f"--zero {layout.zero}", f"--micro-batch {layout.micro_batch}"]
+    if layout.recompute.granularity != "none":
+        arguments.append(f"--recompute {layout.recompute.granularity}")
+    if layout.recompute.granularity == "selective":
+        arguments.append("--recompute-modules " + ",".join(layout.recompute.modules))
+    if layout.recompute.stage_layers:
+        arguments.append("--recompute-layers " + ",".join(map(str, layout.recompute.stage_layers)))
+    if layout.tp > 1 and not layout.sequence_parallel:
+        arguments.append("--no-sequence-parallel")
+    if len({tuple(chunk.num_layers for chunk in stage) for stage in layout.stages}) > 1 or layout.vpp > 1:
+        split = [",".join(str(chunk.num_layers) for chunk in stage) for stage in layout.stages]
+        arguments.append("--stage-layers " + shlex.quote(("/" if layout.vpp > 1 else ",").join(split)))
+    return " ".join(arguments)
