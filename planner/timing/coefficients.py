@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import NamedTuple
 
@@ -84,13 +84,22 @@ class Role(NamedTuple):
     """Stages with which it exchanges activations."""
 
 
+def slowest_device(cluster: Cluster, precision: str) -> Device:
+    """The card that every synchronous step waits for: of a mixed cluster, the one with the lowest sustained rate."""
+    groups = {id(group.card): group for group in cluster.groups}.values()
+    devices = [
+        Device(g.card, efficiency(replace(cluster, groups=(g,)) if len(groups) > 1 else cluster)) for g in groups
+    ]
+    return min(devices, key=lambda device: device.flops(precision))
+
+
 class Coefficients:
     """Makes the forms of one model, workload and implementation on one cluster."""
 
     def __init__(self, model: Model, workload: Workload, implementation: Implementation, cluster: Cluster):
         self.model, self.workload = model, workload
         self.implementation, self.cluster = implementation, cluster
-        self.device = Device(cluster.card, efficiency(cluster))
+        self.device = slowest_device(cluster, workload.precision)
         self._compute: dict[tuple[Shard, int], LayerCompute] = {}
         self._layers: dict[tuple[object, ...], LayerParts] = {}
         self._parameters: dict[tuple[int, int, int, int], tuple[int, int]] = {}

@@ -8,11 +8,11 @@ cluster's `calibration` mapping (`plan calibrate`) replaces any of them by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from planner.calibration.factors import calibrated
 from planner.cluster import Cluster
-from planner.errors import InputError, nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ HOPPER = Efficiency(
 BLACKWELL = Efficiency(
     gemm={"bf16": 0.75, "fp16": 0.75, "fp8": 0.735, "fp4": 0.6, "tf32": 0.75, "fp32": 0.9},
     # dense models of Megatron-Bridge 26.02 and 26.04, SimuMax's on B200; a card's power limit decides
-    sustained={"": 0.75, "B200": 0.71, "GB200": 0.755, "B300": 0.83, "GB300": 0.88},
+    sustained={"": 0.75, "B200": 0.70, "GB200": 0.755, "B300": 0.83, "GB300": 0.88},
     attention_forward=0.46,  # SimuMax on B200, 4096 tokens, 64 heads of 128: 0.28 ms forward, 0.67 ms backward
     attention_backward=0.44,
     relative_error=0.10,
@@ -147,12 +147,4 @@ def efficiency(cluster: Cluster) -> Efficiency:
     base = BY_ARCHITECTURE.get(architecture, AMPERE)
     if architecture not in FITTED and base.relative_error is not None:
         base = replace(base, relative_error=None)
-    known = {f.name for f in fields(Efficiency)}
-    given = {str(k): v for k, v in cluster.calibration.items()}
-    for name in given:
-        if name not in known:
-            close = ", ".join(nearest(name, known)) or ", ".join(sorted(known))
-            raise InputError(f"calibration must name a constant of the model of time ({close}), but has '{name}'.")
-    if "gemm" in given and isinstance(given["gemm"], Mapping):
-        given["gemm"] = {**base.gemm, **given["gemm"]}
-    return replace(base, **given) if given else base  # type: ignore[arg-type]
+    return calibrated(base, cluster)

@@ -25,7 +25,7 @@ class Timing:
         self._coefficients = Coefficients(model, workload, implementation, cluster)
         self._relative_error = self._coefficients.device.efficiency.relative_error
         self._assumptions = _assumptions(model, implementation, cluster)
-        self._peak = cluster.card.flops.get(workload.precision) or max(cluster.card.flops.values())
+        self._peak = _peak_flops(cluster, workload.precision)
         self._pattern_counts = tuple(model.pattern.count(k) for k in range(len(model.layer_kinds)))
         self._flops = model_flops(model, workload.seq_length, workload.global_batch)
 
@@ -121,6 +121,15 @@ class Timing:
             if "core_attn" in modules:
                 again += core * self._pattern_counts[kind]
         return self._flops + again * sequences
+
+
+def _peak_flops(cluster: Cluster, precision: str) -> float:
+    """Data-sheet FLOP/s of the mean GPU in a precision; a card without it counts with its 16-bit rate."""
+    total = 0.0
+    for group in cluster.groups:
+        rates = group.card.flops
+        total += group.gpus * next(rates[p] for p in (precision, "bf16", "fp16", "fp32") if p in rates)
+    return total / cluster.gpus
 
 
 def _assumptions(model: Model, implementation: Implementation, cluster: Cluster) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """The step: form, decomposition and bound agree, and respond to each choice as physics says."""
 
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -182,6 +184,28 @@ def test_calibration_replaces_a_constant_and_unknown_names_are_refused():
     assert measured > 1.5 * Timing(model, workload, Implementation(), cluster).step(layout).seconds
     with pytest.raises(InputError, match="memory"):
         Timing(model, workload, Implementation(), replace(cluster, calibration={"memmory": 0.5}))
+
+
+def test_a_mixed_cluster_runs_at_the_pace_of_its_slowest_card():
+    """Eight A100 beside eight H100 take as long as sixteen A100, give or take the links."""
+    layout = even("llama-2-13b", 1, tp=2, dp=8, zero=1)
+    mixed, slow, fast = (
+        timing("llama-2-13b", gpus, batch=64).step(layout)
+        for gpus in ("8xA100-80G+8xH100-80G", "16xA100-80G", "16xH100-80G")
+    )
+    assert mixed.seconds == pytest.approx(slow.seconds, rel=0.05)
+    assert fast.seconds < 0.7 * mixed.seconds
+    assert slow.peak_flops_per_gpu < mixed.peak_flops_per_gpu < fast.peak_flops_per_gpu
+
+
+def test_pricing_imports_no_heavy_library():
+    """Start-up stays fast: the path from a layout to its time loads neither numpy nor networkx nor the solver."""
+    code = (
+        "import sys; import planner.timing.step; from planner.hardware import parse_gpus; parse_gpus('8xH100-80G');"
+        "print([m for m in ('numpy', 'networkx', 'ortools', 'pandas', 'scipy') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_bad_input_is_one_sentence():
