@@ -41,19 +41,24 @@ class FitsMemory:
 
     @staticmethod
     def _bytes(moment: LinearMoment, stage: int, problem: SplitProblem, variables: SplitVariables) -> Linear:
-        terms: list[Linear] = [moment.fixed]
+        counted: list[Linear] = []
+        sizes: list[int] = []
         for chunk in range(problem.vpp):
             for kind in range(problem.kinds):
                 if moment.layer[chunk][kind]:
-                    terms.append(moment.layer[chunk][kind] * variables.layers_of(stage, chunk, kind))
+                    counted.append(variables.layers_of(stage, chunk, kind))
+                    sizes.append(moment.layer[chunk][kind])
                 if problem.may_recompute and moment.recomputed[chunk][kind]:
-                    terms.append(moment.recomputed[chunk][kind] * variables.recomputed_of(stage, chunk, kind))
+                    counted.append(variables.recomputed_of(stage, chunk, kind))
+                    sizes.append(moment.recomputed[chunk][kind])
         for kind in range(problem.kinds):
             if problem.may_recompute and moment.if_recomputed[kind]:
-                terms.append(moment.if_recomputed[kind] * variables.recomputes_any(stage, kind))
+                counted.append(variables.recomputes_any(stage, kind))
+                sizes.append(moment.if_recomputed[kind])
             if moment.if_layer[kind]:
-                terms.append(moment.if_layer[kind] * variables.holds_any(stage, kind))
-        return sum(terms)
+                counted.append(variables.holds_any(stage, kind))
+                sizes.append(moment.if_layer[kind])
+        return cp_model.LinearExpr.weighted_sum(counted, sizes) + moment.fixed
 
 
 class RecomputesEnough:

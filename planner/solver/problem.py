@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from planner.memory.form import Counts, StageForm
+from planner.memory.form import Counts, StageForm, Sums
 from planner.timing.form import StepForm
 
 Matrix = tuple[tuple[int, ...], ...]
@@ -48,37 +48,69 @@ class LinearMoment:
 
 def linear_moments(form: StageForm, chunks: int, kinds: int) -> tuple[LinearMoment, ...]:
     """The moments of a form with equal terms added up, without those that another moment covers in every term."""
+    always = _Tally(chunks, kinds)
+    for _, sums in form.always.sums:
+        always.add(sums)
     moments: dict[tuple[int, ...], LinearMoment] = {}
-    for moment in form.moments:
-        fixed = 0
-        layer = [[0] * kinds for _ in range(chunks)]
-        recomputed = [[0] * kinds for _ in range(chunks)]
-        if_recomputed, if_layer = [0] * kinds, [0] * kinds
-        for term in moment.terms:
-            match term.times:
-                case "fixed":
-                    fixed += term.bytes
-                case "layer":
-                    layer[term.chunk][term.kind] += term.bytes
-                case "recomputed":
-                    recomputed[term.chunk][term.kind] += term.bytes
-                case "if_recomputed":
-                    if_recomputed[term.kind] += term.bytes
-                case "if_layer":
-                    if_layer[term.kind] += term.bytes
-        linear = LinearMoment(
-            fixed,
-            tuple(map(tuple, layer)),
-            tuple(map(tuple, recomputed)),
-            tuple(if_recomputed),
-            tuple(if_layer),
-        )
+    for addition in form.additions:
+        tally = always.copy()
+        tally.add(addition.sums)
+        linear = tally.linear()
         moments.setdefault(linear.coefficients, linear)
-    return tuple(
-        moment
-        for key, moment in moments.items()
-        if not any(other != key and all(a <= b for a, b in zip(key, other, strict=True)) for other in moments)
-    )
+    return _undominated(moments)
+
+
+class _Tally:
+    """Terms being added up."""
+
+    def __init__(self, chunks: int, kinds: int):
+        self.fixed = 0
+        self.layer = [[0] * kinds for _ in range(chunks)]
+        self.recomputed = [[0] * kinds for _ in range(chunks)]
+        self.if_recomputed, self.if_layer = [0] * kinds, [0] * kinds
+
+    def copy(self) -> _Tally:
+        other = _Tally(0, 0)
+        other.fixed = self.fixed
+        other.layer, other.recomputed = [row[:] for row in self.layer], [row[:] for row in self.recomputed]
+        other.if_recomputed, other.if_layer = self.if_recomputed[:], self.if_layer[:]
+        return other
+
+    def add(self, sums: Sums) -> None:
+        self.fixed += sums.fixed
+        for chunk, kind, size in sums.layer:
+            self.layer[chunk][kind] += size
+        for chunk, kind, size in sums.recomputed:
+            self.recomputed[chunk][kind] += size
+        for kind, size in sums.if_recomputed:
+            self.if_recomputed[kind] += size
+        for kind, size in sums.if_layer:
+            self.if_layer[kind] += size
+
+    def linear(self) -> LinearMoment:
+        return LinearMoment(
+            self.fixed,
+            tuple(map(tuple, self.layer)),
+            tuple(map(tuple, self.recomputed)),
+            tuple(self.if_recomputed),
+            tuple(self.if_layer),
+        )
+
+
+def _undominated(moments: dict[tuple[int, ...], LinearMoment]) -> tuple[LinearMoment, ...]:
+    """The moments that no other covers in every coefficient; `moments` has each under its coefficients."""
+    if len(moments) == 1:
+        return tuple(moments.values())
+    import numpy as np
+
+    keys = np.array(list(moments), dtype=np.int64)
+    kept = []
+    for index, moment in enumerate(moments.values()):
+        covering = np.all(keys >= keys[index], axis=1)
+        covering[index] = False
+        if not covering.any():
+            kept.append(moment)
+    return tuple(kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,14 +114,22 @@ class Refiner:
                 yield from self._virtual(node)
 
     def _zero(self, node: Node) -> Iterator[Node]:
-        """The recomputations that nothing simpler leads to: none, full, and each module alone."""
+        """No recomputation first, since all others are slower; without it, all that nothing simpler leads to."""
         modes = list(self.space.extend(node.layout, "recompute"))
-        simplest = {x.recompute.modules for x in modes if len(x.recompute.modules) == 1}
-        for layout in modes:
-            modules = layout.recompute.modules
-            if len(modules) > 1 and any((module,) in simplest for module in modules):
-                continue
+        plain = [x for x in modes if x.recompute.granularity == "none"]
+        for layout in plain or self._simplest(modes):
             yield replace(node, key=simplicity(layout), level=Level.RECOMPUTE, layout=layout)
+
+    @staticmethod
+    def _simplest(modes: list[Layout]) -> list[Layout]:
+        """Full recomputation, and each module alone (or a set of which no module may be named alone)."""
+        alone = {x.recompute.modules for x in modes if len(x.recompute.modules) == 1}
+        return [
+            x
+            for x in modes
+            if x.recompute.granularity != "none"
+            and (len(x.recompute.modules) < 2 or not any((module,) in alone for module in x.recompute.modules))
+        ]
 
     def _recompute(self, node: Node) -> Iterator[Node]:
         """Time with this recomputation, at the best number of virtual stages, as if memory were free."""
@@ -130,7 +138,7 @@ class Refiner:
 
     def _filled(self, node: Node) -> Iterator[Node]:
         """The same with memory, filled as if there were no virtual stages; then each number of virtual stages."""
-        yield from self._more_modules(node)
+        yield from self._slower_modes(node)
         if not self._could_hold(node.layout):
             self.statistics["pruned_by_memory"] += 1
             return
@@ -157,15 +165,17 @@ class Refiner:
             return
         yield Node(max(bound, sharper), node.key, Level.SOLVE, node.layout, problem)
 
-    def _more_modules(self, node: Node) -> Iterator[Node]:
-        """Selective recomputation of one module more, named after those there are."""
+    def _slower_modes(self, node: Node) -> Iterator[Node]:
+        """What recomputes more: after none the simplest modes, after a set of modules each set with one more."""
         r = node.layout.recompute
-        if r.granularity != "selective":
-            return
-        for layout in self.space.extend(node.layout, "recompute"):
-            modules = layout.recompute.modules
-            if modules[:-1] == r.modules and len(modules) == len(r.modules) + 1:
-                yield replace(node, key=simplicity(layout), level=Level.RECOMPUTE, layout=layout)
+        modes = list(self.space.extend(node.layout, "recompute"))
+        more: list[Layout] = []
+        if r.granularity == "none":
+            more = self._simplest(modes)
+        elif r.granularity == "selective":
+            more = [x for x in modes if x.recompute.modules[:-1] == r.modules]
+        for layout in more:
+            yield replace(node, key=simplicity(layout), level=Level.RECOMPUTE, layout=layout)
 
     def _forms(self, layout: Layout) -> tuple[StepForm, StepForm | None]:
         """Coefficients with one and with two virtual stages."""
