@@ -186,8 +186,8 @@ class Coefficients:
 
     def _layer_parts(self, layout: Layout, shard: Shard, links: Links, kind: int) -> LayerParts:
         model, layer, e = self.model, self.model.layer_kinds[kind], self.device.efficiency
-        shared = links["shard"] if layout.zero >= 2 else None
-        key = (shard, kind, layout.zero, links["tp"], links["cp"], links["ep"], links["etp"], links["etp_ep"], shared)
+        names = ("tp", "cp", "ep", "etp", "etp_ep", *(("shard", "edp") if layout.zero >= 2 else ()))
+        key = (shard, kind, layout.zero, *[links[name] for name in names])
         found = self._layers.get(key)
         if found is not None:
             return found
@@ -197,7 +197,7 @@ class Coefficients:
         ep = layer_expert_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
         forward = c.forward + tp[0] + cp[0] + ep[0]
         backward = c.backward + c.selective + tp[1] + cp[1] + ep[1]
-        count = sum(self._layer_parameters(shard, kind))
+        count = self._layer_parameters(shard, kind)
         dp = layer_sharded_data(count, forward, backward, layout.zero, self.implementation, links, e)
         host = c.host_seconds(e)
         launch = (max(0.0, host[0] - forward), max(0.0, host[1] - backward))
@@ -289,7 +289,7 @@ class Coefficients:
         add("compute", kernels)
         if layout.zero >= 2:
             shown = layer_sharded_data(
-                sum(around), kernels / 3, kernels * 2 / 3, layout.zero, implementation, links, device.efficiency
+                around, kernels / 3, kernels * 2 / 3, layout.zero, implementation, links, device.efficiency
             )
             add("data_parallel", sum(shown))
         if layout.pp > 1:

@@ -147,7 +147,7 @@ def layer_expert_parallel(
 
 
 def layer_sharded_data(
-    parameters: int,
+    parameters: tuple[int, int],
     forward: float,
     backward: float,
     zero: int,
@@ -155,11 +155,18 @@ def layer_sharded_data(
     links: Links,
     e: Efficiency,
 ) -> tuple[float, float]:
-    """ZeRO 2 and 3: gathers of a layer's weights and the reduction of its gradients, prefetched one layer ahead and so
-    hidden behind `forward` and `backward` seconds of the layer's own work."""
-    link = links["shard"]
-    if zero < 2 or link.size == 1:
+    """ZeRO 2 and 3: gathers of a layer's (dense, expert) weights and the reduction of their gradients, prefetched one
+    layer ahead and so hidden behind `forward` and `backward` seconds of the layer's own work.
+
+    ZeRO 3 gathers before both passes, ZeRO 2 keeps the weights from the forward to the backward pass (FSDP's
+    `reshard_after_forward`).
+    """
+    if zero < 2:
         return 0.0, 0.0
-    weights = gather_seconds(link, HALF * parameters, e) if zero == 3 else 0.0
-    gradients = gather_seconds(link, implementation.grad_reduce_bytes * parameters, e)
-    return exposed_seconds(weights, forward, e), exposed_seconds(weights + gradients, backward, e)
+    weights = gradients = 0.0
+    for count, name in zip(parameters, ("shard", "edp"), strict=True):
+        if count:
+            weights += gather_seconds(links[name], HALF * count, e)
+            gradients += gather_seconds(links[name], implementation.grad_reduce_bytes * count, e)
+    again = weights if zero == 3 else 0.0
+    return exposed_seconds(weights, forward, e), exposed_seconds(again + gradients, backward, e)
