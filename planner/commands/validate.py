@@ -30,7 +30,14 @@ def _step() -> Section:
     return step_section(validate_step())
 
 
-SECTIONS: dict[str, Callable[[], Section]] = {"parameters": _parameters, "step": _step}
+def _memory() -> Section:
+    from planner.reports.validation_report import memory_section
+    from planner.validation.memory import validate_memory
+
+    return memory_section(validate_memory())
+
+
+SECTIONS: dict[str, Callable[[], Section]] = {"parameters": _parameters, "memory": _memory, "step": _step}
 
 
 @click.command(short_help="Published measurements against our predictions.")

@@ -12,6 +12,7 @@ from planner.reports.body import VERSION
 from planner.reports.units import percent, plural
 
 if TYPE_CHECKING:
+    from planner.validation.memory import MemoryValidation
     from planner.validation.parameters import ParameterValidation
     from planner.validation.step import StepValidation
 
@@ -37,6 +38,10 @@ def left_out_blocks(left_out: Mapping[str, int]) -> list[Block]:
         return []
     items = tuple(f"{plural(count, 'record')}: {reason}" for reason, count in left_out.items())
     return [Text("Left out:", "quiet"), Items(items)]
+
+
+def sources_blocks(sources: Mapping[str, str]) -> list[Block]:
+    return [Text("Sources:", "quiet"), Items(tuple(f"{name}: {cite}" for name, cite in sources.items()))]
 
 
 def step_section(validation: StepValidation) -> Section:
@@ -87,8 +92,46 @@ def step_section(validation: StepValidation) -> Section:
             )
         )
     blocks += left_out_blocks(validation.left_out)
-    blocks += [Text("Sources:", "quiet"), Items(tuple(f"{name}: {cite}" for name, cite in validation.sources.items()))]
+    blocks += sources_blocks(validation.sources)
     return "step", data, blocks, rows
+
+
+def memory_section(validation: MemoryValidation) -> Section:
+    """Peaks of allocated memory by source and card; toy models apart."""
+    rows = [asdict(row) for row in validation.rows]
+    table = Table(
+        ("<source", "<card", "<size", "stages", "median", "p90", "worst", "bias", "right", "<worst run"),
+        tuple(
+            (
+                r.source,
+                r.card,
+                r.size,
+                str(r.stages),
+                percent(r.median_error),
+                percent(r.p90_error),
+                signed(r.worst_error),
+                signed(r.bias),
+                str(r.right),
+                r.worst,
+            )
+            for r in validation.rows
+        ),
+        keys=3,
+    )
+    errors = [abs(run.error) for run in validation.runs if not run.toy]
+    right = sum(run.right for run in validation.runs)
+    blocks: list[Block] = [
+        Heading("Peak of allocated memory against published runs"),
+        table,
+        Text(
+            f"{plural(len(errors), 'stage')} of full-size models: median {percent(median(errors))}; "
+            f"{right} of {len(validation.runs)} peaks right (within 6%, a toy's within 60 MiB)."
+        ),
+        *left_out_blocks(validation.left_out),
+        *sources_blocks(validation.sources),
+    ]
+    data = {"rows": rows, "left_out": dict(validation.left_out), "sources": dict(validation.sources)}
+    return "memory", data, blocks, rows
 
 
 def parameters_section(validation: ParameterValidation) -> Section:

@@ -44,6 +44,22 @@ def test_validate(plan) -> None:
     assert data["step"]["left_out"]
 
 
+def test_validate_memory(plan) -> None:
+    """Peaks by source and card, toys apart, with the reason for each record that is left out."""
+    data = plan("validate", "--what", "memory", "--json").data["memory"]
+    assert {row["size"] for row in data["rows"]} == {"full", "toy"}
+    assert all(row["stages"] >= row["right"] >= 0 for row in data["rows"])
+    assert data["left_out"] and data["sources"]
+
+
+def test_what_may_be_repeated(plan) -> None:
+    """Two kinds of measurement in one document, and without --what all of them."""
+    assert set(plan("validate", "--what", "step", "--what", "parameters", "--json").data) == {
+        "version", "step", "parameters",
+    }  # fmt: skip
+    assert set(plan("validate", "--json").data) == {"version", "parameters", "memory", "step"}
+
+
 def test_validate_parameters(plan) -> None:
     """Every published count is met exactly."""
     rows = list(csv.DictReader(io.StringIO(plan("validate", "--what", "parameters", "--format", "csv").out)))
