@@ -22,7 +22,7 @@ from planner.solver.fill import first_split
 from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.problem import Split, SplitProblem
 from planner.solver.refine import Node, Refiner, simplicity
-from planner.solver.result import Plan, SearchResult, Status
+from planner.solver.result import Explanation, Plan, SearchResult, Status
 from planner.solver.split import solve_split, tidy
 from planner.stages import split_from_counts
 from planner.workload import Workload
@@ -142,7 +142,7 @@ class Search:
         seconds = None if self.deadline is None else self.deadline - time.monotonic()
         solved = solve_split(node.problem, self._cutoff(node.layout), first_split(node.problem), seconds)
         if solved.status in (Status.FEASIBLE, Status.UNKNOWN):
-            bound = solved.lower_bound_ns
+            bound = max(solved.lower_bound_ns, node.bound_ns)
             self.unproved_bound = bound if self.unproved_bound is None else min(self.unproved_bound, bound)
         if solved.split is None or solved.step_ns is None:
             return
@@ -205,8 +205,21 @@ def search(
     from planner.memory.accounting import make_accounting
     from planner.timing.step import Timing
 
-    accounting = make_accounting(accounting_name, model, workload, implementation, cluster, reserve_bytes)
-    timing = Timing(model, workload, implementation, cluster)
-    return Search(
-        model, workload, implementation, cluster, accounting, timing, pins, top, time_limit_seconds, progress
-    ).run()
+    def prepared(on: Cluster, using: Pins, count: int, seconds: float | None) -> Search:
+        reserve = None if on.card is not cluster.card and accounting_name == "exact" else reserve_bytes
+        accounting = make_accounting(accounting_name, model, workload, implementation, on, reserve)
+        timing = Timing(model, workload, implementation, on)
+        return Search(model, workload, implementation, on, accounting, timing, using, count, seconds, progress)
+
+    asked = prepared(cluster, pins, top, time_limit_seconds)
+    result = asked.run()
+    if result.status is not Status.INFEASIBLE:
+        return result
+    from planner.solver.explain import facts
+    from planner.solver.hints import hints
+
+    def solve(on: Cluster, using: Pins) -> SearchResult:
+        return prepared(on, using, 1, time_limit_seconds).run()
+
+    explanation = Explanation(facts(asked.space, asked.accounting, asked.timing), hints(asked.space, solve))
+    return replace(result, explanation=explanation)

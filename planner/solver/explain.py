@@ -1,0 +1,201 @@
+"""Why nothing fits: facts that alone are infeasible, each of them necessary.
+
+The facts are parts of the memory. Beginning with all parts, one after another is taken away; a part whose absence still
+leaves nothing that fits was not the reason. What remains overflows every layout, and dropping any one of them would
+make room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from planner.layout import Layout
+from planner.memory.form import Always, Component, Counts, Moment, StageForm, multiplier
+from planner.memory.report import MemoryReport
+from planner.rules import broken_rules
+from planner.solver.candidates import Space
+from planner.solver.fill import least_slowest, split_bound
+from planner.solver.interfaces import Accounting, StepTiming
+from planner.solver.refine import Refiner
+from planner.solver.result import Fact
+
+REMOVAL: tuple[Component, ...] = ("reserve", "buffers", "logits", "activations", "gradients", "optimizer", "weights")
+"""The order in which parts are tried away: what matters least to the argument first."""
+WORDS: dict[str, str] = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer states",
+    "activations": "activations of the microbatches in flight",
+    "logits": "logits and loss",
+    "buffers": "buffers and temporaries",
+    "reserve": "the reserve for CUDA, NCCL and fragmentation",
+}
+DIVIDED_FROM = {"weights": 3, "gradients": 2, "optimizer": 1}
+"""The ZeRO stage that first divides a state over the data-parallel ranks."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """An accounting that sees some components only."""
+
+    accounting: Accounting
+    kept: frozenset[Component]
+
+    def form(self, layout: Layout, stage: int, /) -> StageForm:
+        form = self.accounting.form(layout, stage)
+        additions = tuple(Moment(m.name, tuple(t for t in m.terms if t.component in self.kept)) for m in form.additions)
+        always = Always(tuple(t for t in form.always.terms if t.component in self.kept))
+        return StageForm(additions, form.padding_bytes if "optimizer" in self.kept else 0, always)
+
+    def stage_capacity_bytes(self, layout: Layout, stage: int, /) -> int:
+        return self.accounting.stage_capacity_bytes(layout, stage)
+
+    def report(self, layout: Layout, /) -> MemoryReport:
+        return self.accounting.report(layout)
+
+
+def facts(space: Space, accounting: Accounting, timing: StepTiming) -> tuple[Fact, ...]:
+    """Why no layout of the space fits; the space must be infeasible."""
+    layouts = _leanest(space)
+    if not layouts:
+        return _no_legal_layout(space)
+    kept = frozenset(REMOVAL)
+    for component in REMOVAL:
+        without = kept - {component}
+        if not _fits_any(space, Filtered(accounting, without), timing, layouts):
+            kept = without
+    needed = Filtered(accounting, kept)
+    return _told(space, needed, min(layouts, key=lambda layout: _missing(space, needed, layout)[0]))
+
+
+def fits_with(space: Space, accounting: Accounting, timing: StepTiming, kept: frozenset[Component]) -> bool:
+    """Whether any layout of the space fits when only these components are counted."""
+    return _fits_any(space, Filtered(accounting, kept), timing, _leanest(space))
+
+
+def _leanest(space: Space) -> list[Layout]:
+    """The variants that need least memory: the smallest micro-batch and the fewest virtual stages of every choice of
+    degrees, under every ZeRO stage and recomputation."""
+    smallest: dict[tuple[object, ...], Layout] = {}
+    for group in space.groups():
+        key = (group.tp, group.cp, group.pp, group.ep, group.etp, group.sequence_parallel)
+        known = smallest.get(key)
+        if known is None or group.micro_batch < known.micro_batch:
+            smallest[key] = group
+    layouts = []
+    for group in smallest.values():
+        for sharded in space.extend(group, "zero"):
+            for layout in space.extend(sharded, "recompute"):
+                virtual = next(space.extend(layout, "vpp"), None)
+                if virtual is not None:
+                    layouts.append(virtual)
+    # Full recomputation and much sharding first: where anything fits, they do.
+    layouts.sort(key=lambda x: (x.recompute.granularity != "full", -x.zero, -x.tp * x.pp, x.tp, x.cp, x.ep, x.etp))
+    return layouts
+
+
+def _fits_any(space: Space, accounting: Accounting, timing: StepTiming, layouts: list[Layout]) -> bool:
+    refiner = Refiner(space, accounting, timing)
+    for layout in layouts:
+        problem = replace(refiner.problem(layout), must_recompute=False)
+        if least_slowest(problem) is not None and split_bound(problem) is not None:
+            return True
+    return False
+
+
+def _missing(space: Space, accounting: Accounting, layout: Layout) -> tuple[int, int]:
+    """(bytes beyond the capacity, stage) of the fuller end of a pipeline whose layers are shared out evenly."""
+    worst = []
+    for stage in sorted({0, layout.pp - 1}):
+        needed = sum(_peak(accounting.form(layout, stage), _even_counts(space, layout, stage)).values())
+        worst.append((needed - accounting.stage_capacity_bytes(layout, stage), stage))
+    return max(worst)
+
+
+def _even_counts(space: Space, layout: Layout, stage: int) -> Counts:
+    pattern, slices = space.model.pattern, layout.pp * layout.vpp
+    layers, again = [], []
+    for chunk in range(layout.vpp):
+        index = chunk * layout.pp + stage
+        held = pattern[index * len(pattern) // slices : (index + 1) * len(pattern) // slices]
+        row = tuple(held.count(kind) for kind in range(len(space.model.layer_kinds)))
+        layers.append(row)
+        again.append(row if layout.recompute.granularity == "full" else tuple(0 for _ in row))
+    return Counts(tuple(layers), tuple(again))
+
+
+def _peak(form: StageForm, counts: Counts) -> dict[str, int]:
+    """Bytes of each component at the moment with most."""
+    peaks = []
+    for moment in form.moments:
+        components: dict[str, int] = {}
+        for term in moment.terms:
+            components[term.component] = components.get(term.component, 0) + term.bytes * multiplier(term, counts)
+        peaks.append(components)
+    return max(peaks, key=lambda components: sum(components.values()))
+
+
+def _told(space: Space, accounting: Filtered, layout: Layout) -> tuple[Fact, ...]:
+    """The facts with their bytes in the layout that misses by least."""
+    missing, stage = _missing(space, accounting, layout)
+    capacity = accounting.stage_capacity_bytes(layout, stage)
+    where = f"stage {stage} of {layout.pp}" if layout.pp > 1 else "each GPU"
+    peak = _peak(accounting.form(layout, stage), _even_counts(space, layout, stage))
+    parts = sorted(((size, name) for name, size in peak.items() if name in accounting.kept), reverse=True)
+    told = [
+        Fact(
+            name,
+            f"{where} holds {size / 2**30:.2f} GiB of {WORDS[name]}{_not_divided(name, layout)}",
+            {"bytes": size, "stage": stage},
+        )
+        for size, name in parts
+    ]
+    told.append(
+        Fact(
+            "capacity",
+            f"a {space.cluster.card.name} offers {capacity / 2**30:.2f} GiB, {max(0, missing) / 2**30:.2f} GiB less "
+            f"than these together, even in the layout that needs least: {described(layout)}",
+            {"bytes": capacity, "missing_bytes": missing},
+        )
+    )
+    return tuple(told)
+
+
+def described(layout: Layout) -> str:
+    """The degrees of a layout that are not 1, in words."""
+    named = [f"{n} {getattr(layout, n)}" for n in ("tp", "cp", "pp", "ep", "etp", "dp") if getattr(layout, n) > 1]
+    named += [f"zero {layout.zero}"] if layout.zero else []
+    named += [f"micro-batch {layout.micro_batch}"]
+    named += [f"{layout.recompute.granularity} recomputation"] if layout.recompute.granularity != "none" else []
+    return ", ".join(named)
+
+
+def _not_divided(component: str, layout: Layout) -> str:
+    """By what the component is not divided, where it could be."""
+    if component not in DIVIDED_FROM:
+        return ""
+    if layout.world_size == 1:
+        return ", which a single GPU can divide by nothing"
+    if layout.dp * layout.cp > 1 and layout.zero < DIVIDED_FROM[component]:
+        return f", which zero {layout.zero} does not divide over the {layout.dp * layout.cp} data-parallel ranks"
+    return ""
+
+
+def _no_legal_layout(space: Space) -> tuple[Fact, ...]:
+    """The rules that the pinned degrees break."""
+    pins, world = space.pins, space.world
+    values = {name: pin[0] for name in ("tp", "cp", "pp", "vpp", "ep", "etp", "zero") if (pin := getattr(pins, name))}
+    share = values.get("tp", 1) * values.get("cp", 1) * values.get("pp", 1)
+    if world % share:
+        sentence = f"{world} GPUs cannot be divided by tp x cp x pp = {share}"
+        return (Fact("world-size", sentence, {"gpus": world, "share": share}),)
+    layout = Layout(
+        **values,
+        dp=pins.dp[0] if pins.dp else world // share,
+        micro_batch=pins.micro_batch[0] if pins.micro_batch else 1,
+        sequence_parallel=pins.sequence_parallel[0] if pins.sequence_parallel else values.get("tp", 1) > 1,
+    )
+    broken = broken_rules(space.model, space.workload, space.implementation, layout, world, space.cluster)
+    if broken:
+        return tuple(Fact(b.id, f"{b.sentence}, but {b.given}") for b in broken)
+    return (Fact("no-layout", f"no layout of {world} GPUs keeps every rule under these pins", {"gpus": world}),)

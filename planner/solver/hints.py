@@ -1,0 +1,107 @@
+"""What would fit when nothing does; every remedy is solved before it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from itertools import islice
+
+from planner.cluster import Cluster, NodeGroup
+from planner.solver.candidates import Pins, Space
+from planner.solver.explain import described
+from planner.solver.result import Hint, SearchResult
+
+Solve = Callable[[Cluster, Pins], SearchResult]
+"""The fastest layout on another cluster or with other pins."""
+DOUBLINGS = 7
+MOST_HINTS = 4
+FREED = ("recompute", "zero", "micro_batch", "pp", "tp", "cp", "ep", "vpp")
+"""Pins that may be what stands in the way, the cheapest to give up first."""
+
+
+def hints(space: Space, solve: Solve) -> tuple[Hint, ...]:
+    """Up to four remedies: one pin given up, more GPUs, a larger card."""
+    return tuple(islice(_solved(space, solve), MOST_HINTS))
+
+
+def _solved(space: Space, solve: Solve) -> Iterator[Hint]:
+    same = f"the same {space.world} GPUs"
+    freed = False
+    for name in FREED:
+        if getattr(space.pins, name) is None:
+            continue
+        pins = replace(space.pins, **{name: None})
+        found = solve(space.cluster, pins).plans
+        if found:
+            freed = True
+            option = name.replace("_", "-")
+            yield Hint(f"without --{option} it fits on {same}: {described(found[0].layout)}",
+                       command(space, space.cluster, pins), found[0])  # fmt: skip
+            if name == "recompute":
+                break
+    if not freed and len(space.pins.pinned) > 1:
+        found = solve(space.cluster, Pins()).plans
+        if found:
+            yield Hint(f"with every choice left free it fits on {same}: {described(found[0].layout)}",
+                       command(space, space.cluster, Pins()), found[0])  # fmt: skip
+    yield from _more_gpus(space, solve)
+    yield from _larger_card(space, solve)
+
+
+def _more_gpus(space: Space, solve: Solve) -> Iterator[Hint]:
+    """Twice as many GPUs, until they hold the model."""
+    cluster = space.cluster
+    if not cluster.homogeneous:
+        return
+    for _ in range(DOUBLINGS):
+        cluster = _doubled(cluster)
+        found = solve(cluster, space.pins).plans
+        if found:
+            yield Hint(
+                f"{cluster.gpus} {cluster.card.name} hold it: {described(found[0].layout)}",
+                command(space, cluster, space.pins),
+                found[0],
+            )
+            return
+
+
+def _doubled(cluster: Cluster) -> Cluster:
+    """Twice the GPUs; a node is filled before there are more of them."""
+    group, gpus = cluster.groups[0], 2 * cluster.gpus
+    usual = max(group.card.gpus_per_node, group.gpus_per_node)
+    groups = (NodeGroup(group.card, 1, gpus),) if gpus <= usual else (NodeGroup(group.card, -(-gpus // usual), usual),)
+    name = f"{sum(g.gpus for g in groups)}x{group.card.name}"
+    return replace(cluster, name=name, groups=groups)
+
+
+def _larger_card(space: Space, solve: Solve) -> Iterator[Hint]:
+    """The same number of the smallest card that holds it, among cards of the same vendor with more memory."""
+    from planner.hardware.cards import card_names, load_card
+
+    cluster = space.cluster
+    if not cluster.homogeneous:
+        return
+    here = cluster.card
+    larger = [card for card in map(load_card, card_names()) if card.capacity_bytes > here.capacity_bytes]
+    larger = [card for card in larger if card.vendor == here.vendor and space.workload.precision in card.flops]
+    for card in sorted(larger, key=lambda card: (card.capacity_bytes, card.name)):
+        groups = tuple(replace(group, card=card) for group in cluster.groups)
+        other = replace(cluster, name=f"{cluster.gpus}x{card.name}", groups=groups)
+        found = solve(other, space.pins).plans
+        if found:
+            yield Hint(f"{cluster.gpus} {card.name} hold it: {described(found[0].layout)}",
+                       command(space, other, space.pins), found[0])  # fmt: skip
+            return
+
+
+def command(space: Space, cluster: Cluster, pins: Pins) -> str:
+    """The command line that repeats the solved remedy."""
+    workload = space.workload
+    words = [f"plan --model {space.model.name} --gpus {cluster.gpus}x{cluster.card.name}"]
+    words.append(f"--seq-length {workload.seq_length} --global-batch {workload.global_batch}")
+    for field in fields(pins):
+        values = getattr(pins, field.name)
+        if values is None or field.name in ("sequence_parallel", "stage_layers"):
+            continue
+        words.append(f"--{field.name.replace('_', '-')} {','.join(map(str, values))}")
+    return " ".join(words)
