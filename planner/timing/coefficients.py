@@ -25,7 +25,8 @@ from planner.timing.efficiency import efficiency
 from planner.timing.ends import embedding_seconds, head_seconds, projection_seconds
 from planner.timing.form import StageTime, StepForm, Tail
 from planner.timing.kernels import Device
-from planner.timing.layer import HALF, LayerCompute, layer_compute
+from planner.timing.layer import LayerCompute, layer_compute
+from planner.timing.passes import HALF
 from planner.timing.shard import Shard, shard_of
 from planner.timing.split import ends
 from planner.timing.traffic import (

@@ -7,7 +7,7 @@ from planner.model import Model
 from planner.parameters import Weight, padded_vocab_size
 from planner.timing.collectives import all_reduce_seconds, gather_seconds
 from planner.timing.kernels import Device, memory_seconds
-from planner.timing.layer import HALF, Passes, linear
+from planner.timing.passes import HALF, Passes, linear
 from planner.timing.shard import Shard, dropout_of
 from planner.timing.traffic import Links, tensor_parallel_seconds
 from planner.workload import Workload

@@ -165,3 +165,41 @@ def makespan_ns(graph: networkx.DiGraph[object]) -> int:
     import networkx as nx
 
     return int(nx.dag_longest_path_length(graph, weight="weight"))
+
+
+class Bar(NamedTuple):
+    """One operation on the time axis [ns]."""
+
+    device: int
+    operation: Operation
+    start: int
+    end: int
+
+
+def bars(graph: networkx.DiGraph[object]) -> list[Bar]:
+    """When each operation runs if it starts as early as it can, by device and time: what a chart draws."""
+    import networkx as nx
+
+    starts: dict[object, int] = {}
+    for node in nx.topological_sort(graph):
+        starts[node] = max((starts[p] + graph.edges[p, node]["weight"] for p in graph.predecessors(node)), default=0)
+    drawn = [
+        Bar(data["device"], node, starts[node], starts[node] + data["duration"])
+        for node, data in graph.nodes(data=True)
+        if isinstance(node, Operation)
+    ]
+    return sorted(drawn, key=lambda bar: (bar.device, bar.start))
+
+
+def text_chart(graph: networkx.DiGraph[object], columns: int = 100) -> str:
+    """The schedule in characters, one line a device: the microbatch's last digit where it runs forward, a letter (a for
+    0) where it runs backward, w for weight gradients, a dot where the device waits."""
+    drawn = bars(graph)
+    end = max(bar.end for bar in drawn)
+    lines = [["."] * columns for _ in range(max(bar.device for bar in drawn) + 1)]
+    for bar in drawn:
+        kind, _, microbatch, _ = bar.operation
+        mark = {"F": str(microbatch % 10), "B": chr(ord("a") + microbatch % 22), "W": "w"}[kind]
+        for column in range(bar.start * columns // end, max(bar.end * columns // end, bar.start * columns // end + 1)):
+            lines[bar.device][column] = mark
+    return "\n".join("".join(line) for line in lines)

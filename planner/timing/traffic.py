@@ -19,7 +19,9 @@ from planner.timing.collectives import (
     send_seconds,
 )
 from planner.timing.efficiency import Efficiency
-from planner.timing.layer import HALF, LayerCompute, Passes, expert_rows
+from planner.timing.layer import LayerCompute
+from planner.timing.mixture import expert_rows
+from planner.timing.passes import HALF, Passes
 from planner.timing.shard import Shard
 from planner.topology import GroupLink
 from planner.workload import Workload

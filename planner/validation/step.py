@@ -7,7 +7,7 @@ framework's default, as it would for a user who does not know it either; so an e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +47,11 @@ class Run:
     """Runs of one group differ in layout alone."""
 
     @property
+    def sharded(self) -> bool:
+        """Weights are sharded over data parallelism (FSDP)."""
+        return self.layout.zero >= 2
+
+    @property
     def error(self) -> float:
         """Signed relative error."""
         return self.predicted_seconds / self.measured_seconds - 1
@@ -69,6 +74,18 @@ class StepRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Summary:
+    """Errors of a kind of run over all of its sources."""
+
+    label: str
+    role: str
+    runs: int
+    median_error: float
+    p90_error: float
+    bias: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepValidation:
     rows: tuple[StepRow, ...]
     rankings: tuple[Ranking, ...]
@@ -80,6 +97,20 @@ class StepValidation:
     runs: tuple[Run, ...]
 
     @property
+    def summaries(self) -> tuple[Summary, ...]:
+        """What the project promises, on the sources that were fitted to and on those that were not."""
+        found = []
+        for label, belongs in KINDS.items():
+            for role in ("fit", "check"):
+                errors = [run.error for run in self.runs if run.role == role and belongs(run)]
+                if errors:
+                    sizes = [abs(error) for error in errors]
+                    found.append(
+                        Summary(label, role, len(sizes), median(sizes), percentile(sizes, 0.9), median(errors))
+                    )
+        return tuple(found)
+
+    @property
     def best_first(self) -> float:
         """Share of the groups in which the layout ranked first is within 5 % of the best measured one."""
         return sum(r.regret <= 0.05 for r in self.rankings) / max(1, len(self.rankings))
@@ -89,6 +120,13 @@ class StepValidation:
         """Mean rank correlation of the groups with at least three layouts."""
         values = [r.spearman for r in self.rankings if r.layouts >= 3]
         return sum(values) / max(1, len(values))
+
+
+KINDS: dict[str, Callable[[Run], bool]] = {
+    "Megatron and NeMo on A100 and H100": lambda run: not run.sharded and run.card.startswith(("A100", "H100")),
+    "Megatron and NeMo on Blackwell": lambda run: not run.sharded and run.card.startswith(("B", "G")),
+    "fully sharded data parallel": lambda run: run.sharded,
+}
 
 
 def percentile(values: Iterable[float], fraction: float) -> float:

@@ -1,13 +1,14 @@
 """Schedules as graphs against the closed form that the solver uses."""
 
 import random
+from itertools import pairwise
 
 import networkx as nx
 import pytest
 
 from planner.errors import InputError
 from planner.timing.form import StageTime, StepForm
-from planner.timing.schedule import Operation, makespan_ns, schedule_graph, schedule_orders
+from planner.timing.schedule import Operation, bars, makespan_ns, schedule_graph, schedule_orders, text_chart
 
 
 def makespan(schedule, pp, microbatches, vpp, stages, split_backward=False):
@@ -80,3 +81,13 @@ def test_interleaving_needs_a_multiple_of_the_stages():
     """6 microbatches over 4 stages are refused with what is required and what was given."""
     with pytest.raises(InputError, match=r"divisible by pp \(4\), but has 6"):
         schedule_orders("interleaved", 4, 6, 2)
+
+
+def test_a_chart_shows_the_warm_up_and_the_bubble():
+    """Two stages, two microbatches, forward and backward alike: device 0 waits for the last stage, device 1 for it."""
+    orders = schedule_orders("1f1b", 2, 2)
+    graph = schedule_graph(orders, 2, lambda op: 10)
+    assert text_chart(graph, columns=6) == "01.a.b\n.0a1b."
+    drawn = bars(graph)
+    assert max(bar.end for bar in drawn) == makespan_ns(graph) == 60
+    assert all(a.end <= b.start for a, b in pairwise(drawn) if a.device == b.device)

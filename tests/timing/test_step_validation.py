@@ -9,37 +9,31 @@ from planner.timing.efficiency import BY_ARCHITECTURE, FITTED
 from planner.validation.ranking import kendall, ranking, ranks, spearman
 from planner.validation.step import StepValidation, percentile, validate_step
 
-FSDP = ("foundry-a100", "foundry-h100", "titan")
-
 
 @pytest.fixture(scope="module")
 def validation() -> StepValidation:
     return validate_step()
 
 
-def errors(validation, cards, roles=("fit", "check"), fsdp=False):
-    return [
-        run.error
-        for run in validation.runs
-        if run.card.startswith(cards) and run.role in roles and (run.source in FSDP) == fsdp
-    ]
+BARS = {
+    "Megatron and NeMo on A100 and H100": 0.10,
+    "Megatron and NeMo on Blackwell": 0.15,
+    "fully sharded data parallel": 0.15,
+}
 
 
-@pytest.mark.parametrize("roles", [("fit",), ("check",)])
-def test_megatron_on_a100_and_h100_within_a_tenth(validation, roles):
-    """Median absolute error at most 10 %, on the sources that were fitted to and on those that were not."""
-    assert median(map(abs, errors(validation, ("A100", "H100"), roles))) <= 0.10
+def test_median_errors_stay_below_the_bars(validation):
+    """10 % on A100 and H100, 15 % on Blackwell and FSDP, on sources that were fitted to and on those that were not."""
+    assert len(validation.summaries) == 6
+    for summary in validation.summaries:
+        assert summary.median_error <= BARS[summary.label], summary
+        assert abs(summary.bias) <= 0.12, summary
 
 
 def test_the_tail_on_a100_and_h100(validation):
-    """Nine of ten runs are within 27 % (the rest are single logs and layouts whose virtual stages are not printed)."""
-    assert percentile(map(abs, errors(validation, ("A100", "H100"))), 0.9) <= 0.27
-
-
-def test_blackwell_and_sharded_data_parallel_within_15_percent(validation):
-    """Median absolute error at most 15 % on B200, B300, GB200 and GB300, and on FSDP runs of any card."""
-    assert median(map(abs, errors(validation, ("B", "G")))) <= 0.15
-    assert median(map(abs, errors(validation, ("A", "H"), fsdp=True))) <= 0.15
+    """Nine of ten runs are within 25 % (the rest are single logs and layouts whose virtual stages are not printed)."""
+    sizes = [abs(r.error) for r in validation.runs if not r.sharded and r.card.startswith(("A100", "H100"))]
+    assert percentile(sizes, 0.9) <= 0.25
 
 
 def test_the_layout_ranked_first_is_nearly_always_the_best(validation):

@@ -1,0 +1,72 @@
+"""Seconds of a mixture of experts on one rank, without communication: router, permutation, grouped products."""
+
+from __future__ import annotations
+
+from planner.implementation import Implementation
+from planner.model import Model, MoE
+from planner.parameters import Weight
+from planner.timing.kernels import Device, memory_seconds
+from planner.timing.passes import HALF, Passes, feed_forward, linear
+from planner.timing.shard import Shard
+from planner.workload import Workload
+
+ROUTER_OPERATIONS = (25, 20)
+DISPATCH_OPERATIONS = (30, 25)
+"""Operations (forward, backward) that the host issues for routing and for dispatch and combine, counted in
+megatron/core/transformer/moe/{router,moe_utils,token_dispatcher}.py: scores, top-k, auxiliary loss, maps and counts;
+permutation, splits, exchanges, sorting by expert and back."""
+
+
+def expert_rows(moe: MoE, shard: Shard, workload: Workload, implementation: Implementation) -> int:
+    """Tokens that one rank's experts work on together in one microbatch: its share of all copies, times imbalance."""
+    copies = shard.tokens(workload) * moe.top_k * shard.etp / shard.tp
+    return max(1, round(copies * implementation.moe_imbalance))
+
+
+def mixture(
+    p: Passes,
+    device: Device,
+    model: Model,
+    moe: MoE,
+    weights: tuple[Weight, ...],
+    shard: Shard,
+    workload: Workload,
+    implementation: Implementation,
+) -> tuple[float, float]:
+    """Router, permutation to the experts, grouped products, permutation back, shared expert. Returns seconds of the
+    activation and of everything (both forward), for selective recomputation."""
+    t, h = shard.tokens(workload) // shard.tp, model.hidden_size
+    router = next(w for w in weights if w.name == "router.weight")
+    linear(p, device, router, t, "fp32" if implementation.moe_router_fp32 else "bf16", implementation)
+    # scores, top-k, probabilities, counts and their gradients: a dozen small fp32 kernels over tokens x experts
+    p.add(
+        memory_seconds(device, t * moe.num_experts * 4 * 10, 10),
+        memory_seconds(device, t * moe.num_experts * 4 * 8, 8),
+        ROUTER_OPERATIONS,
+    )
+    total = expert_rows(moe, shard, workload, implementation)
+    permute = HALF * h * (t + t * moe.top_k)
+    sort = HALF * h * 2 * total if shard.ep < moe.num_experts and shard.ep > 1 else 0
+    passes = 1.0 if implementation.moe_permute_fusion else 1.5
+    p.add(
+        memory_seconds(device, passes * 2 * (permute + sort), 6),
+        memory_seconds(device, passes * 2 * (permute + sort), 6),
+        DISPATCH_OPERATIONS,
+    )
+    experts = [w for w in weights if w.part == "experts"]
+    local = max(1, moe.num_experts // shard.ep)
+    rows = max(1, total // local)
+    start = p.forward
+    if implementation.moe_grouped_gemm:
+        activation = feed_forward(p, device, moe.expert, experts, rows, workload.precision, implementation)
+    else:
+        one = [Weight(w.part, w.name, w.shape, w.expert, 1) for w in experts]
+        activation = 0.0
+        for _ in range(local):
+            activation += feed_forward(p, device, moe.expert, one, rows, workload.precision, implementation)
+    whole = p.forward - start
+    if moe.shared:
+        shared = [w for w in weights if w.part == "shared_experts"]
+        rows = shard.tokens(workload)
+        whole += feed_forward(p, device, moe.shared, shared, rows, workload.precision, implementation)
+    return activation, whole

@@ -1,0 +1,121 @@
+"""What a part of a layer takes forward and backward, and the kernels that all layers are made of: linear layers, and
+memory-bound passes counted in bytes read and written for each element."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.implementation import Implementation
+from planner.model import MLP
+from planner.parameters import Weight
+from planner.timing.kernels import Device, gemm_seconds, memory_seconds
+
+HALF = 2
+"""Bytes of an activation element."""
+
+
+@dataclass(slots=True)
+class Passes:
+    """Forward and backward seconds of a part of a layer, and what of the backward can hide communication."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    column_dgrad: float = 0.0
+    """Of backward: input gradients of the products whose input was gathered over tp."""
+    column_wgrad: float = 0.0
+    """Of backward: weight gradients of the same products."""
+    column_forward: float = 0.0
+    row_forward: float = 0.0
+    row_dgrad: float = 0.0
+    forward_kernels: int = 0
+    backward_kernels: int = 0
+
+    def add(self, forward: float, backward: float, kernels: tuple[int, int] = (1, 1)) -> None:
+        self.forward += forward
+        self.backward += backward
+        self.forward_kernels += kernels[0]
+        self.backward_kernels += kernels[1]
+
+
+def linear(
+    passes: Passes,
+    device: Device,
+    weight: Weight,
+    tokens: int,
+    precision: str,
+    implementation: Implementation,
+    side: str = "",
+) -> None:
+    """Add a linear layer: y = x W^T for `tokens` rows on each of `weight.count` weights.
+
+    The weight's gradient is accumulated into the main gradient, read and written (`gradient_accumulation_fusion`), or
+    made apart and then added. fp8 casts each operand with its transpose: one read of 2 bytes, two writes of 1.
+    """
+    out, width = weight.shape
+    n = weight.count
+    main = implementation.grad_reduce_bytes
+    forward = gemm_seconds(device, tokens, out, width, precision, HALF, n)
+    dgrad = gemm_seconds(device, tokens, width, out, precision, HALF, n)
+    if implementation.gradient_accumulation_fusion:
+        wgrad = gemm_seconds(device, out, width, tokens, precision, 2 * main, n)
+    else:
+        wgrad = gemm_seconds(device, out, width, tokens, precision, HALF, n)
+        wgrad += memory_seconds(device, weight.numel * (HALF + 2 * main))
+    cast_in = cast_out = 0.0
+    if precision in ("fp8", "fp4"):
+        cast_in = memory_seconds(device, tokens * n * width * 4)
+        cast_out = memory_seconds(device, tokens * n * out * 4)
+    passes.add(forward + cast_in, dgrad + wgrad + cast_out, (1 + (cast_in > 0), 2 + (cast_in > 0)))
+    if side == "column":
+        passes.column_forward += forward
+        passes.column_dgrad += dgrad
+        passes.column_wgrad += wgrad
+    elif side == "row":
+        passes.row_forward += forward
+        passes.row_dgrad += dgrad
+
+
+def elementwise(
+    passes: Passes, device: Device, elements: float, forward: float, backward: float, fused: bool = True
+) -> None:
+    """Add a memory-bound pass over `elements`, moving so many bytes for each; unfused it takes three kernels, each of
+    which reads and writes what the fused one keeps in registers (2.5 times the bytes)."""
+    kernels, factor = (1, 1.0) if fused else (3, 2.5)
+    passes.add(
+        memory_seconds(device, elements * forward * factor, kernels) if forward else 0.0,
+        memory_seconds(device, elements * backward * factor, kernels) if backward else 0.0,
+        (kernels if forward else 0, kernels if backward else 0),
+    )
+
+
+def norm(passes: Passes, device: Device, elements: float) -> None:
+    elementwise(passes, device, elements, 2 * HALF, 3 * HALF)
+
+
+def _activation(p: Passes, device: Device, mlp: MLP, tokens: float, width: float, fused: bool) -> None:
+    """Gated: read both halves, write one; backward reads them with the gradient and writes both gradients."""
+    if mlp.gated:
+        elementwise(p, device, tokens * width, 3 * HALF, 5 * HALF, fused)
+    else:
+        elementwise(p, device, tokens * width, 2 * HALF, 3 * HALF, fused)
+
+
+def feed_forward(
+    p: Passes,
+    device: Device,
+    mlp: MLP,
+    weights: list[Weight],
+    rows: int,
+    precision: str,
+    implementation: Implementation,
+) -> float:
+    """Both linear layers of an MLP on `rows` tokens (for each expert, when it stands for several) and its activation.
+    Returns the activation's forward seconds."""
+    before = 0.0
+    for w in weights:
+        if len(w.shape) == 2 and w.shape[0] > 1:
+            linear(p, device, w, rows, precision, implementation, "column" if "fc1" in w.name else "row")
+    fc2 = next(w for w in weights if w.name == "linear_fc2.weight")
+    before = p.forward
+    _activation(p, device, mlp, rows * fc2.count, fc2.shape[1], implementation.bias_activation_fusion)
+    return p.forward - before
