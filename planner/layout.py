@@ -79,7 +79,7 @@ class Layout:
     etp: int = 1
     dp: int = 1
     zero: int = 0
-    """0: replicated states; 1: optimizer sharded (Megatron's distributed optimizer); 2: and gradients; 3: and weights."""
+    """0: replicated; 1: optimizer sharded (Megatron's distributed optimizer); 2: gradients too; 3: weights too."""
     micro_batch: int = 1
     sequence_parallel: bool = False
     recompute: Recompute = NO_RECOMPUTE

@@ -21,7 +21,8 @@ class Weight:
     """One parameter tensor of a rank (`count` of them, all alike)."""
 
     part: str
-    """embedding, position_embedding, attention, attention_norms, mlp, experts, shared_experts, router, norms, head, mtp."""
+    """embedding, position_embedding, attention, attention_norms, mlp, experts, shared_experts, router, norms, head
+    or mtp."""
     name: str
     shape: tuple[int, ...]
     """Shape on the rank: (output, input) of a matrix."""

@@ -14,7 +14,7 @@ from planner.implementation import Implementation, attention_on
 from planner.layout import Layout
 from planner.memory import states
 from planner.memory.assumptions import assumptions
-from planner.memory.buffers import buffer_terms, dummy_gradient_terms, gather_terms
+from planner.memory.buffers import buffer_terms, dummy_gradient_terms
 from planner.memory.counts import stage_counts
 from planner.memory.detail import shown_terms, stage_pieces
 from planner.memory.form import Always, Counts, Moment, StageForm, Term
@@ -23,7 +23,8 @@ from planner.memory.moments import StageParts, moments
 from planner.memory.pieces import EdgeCosts, LayerCost, edge_costs, layer_cost, modules_of, shape_of, sharding_of
 from planner.memory.report import MemoryReport, StageMemory
 from planner.memory.rule_of_thumb import RuleOfThumb
-from planner.memory.state_terms import StateTerms, stage_parameters
+from planner.memory.sharded import ShardedTerms, sharded_terms, units_of
+from planner.memory.state_terms import StateTerms, edge_weights, stage_parameters
 from planner.model import Model
 from planner.workload import Workload
 
@@ -90,7 +91,7 @@ class ExactAccounting:
         form = self._forms.get(key)
         if form is None:
             always, step = self._always_terms((division, parts.edges), layout, parts)
-            additions = self._added((_rank_key(layout), layout.zero, id(parts), group), layout, parts, group)
+            additions = self._added((_rank_key(layout), _zero_key(layout), id(parts), group), layout, parts, group)
             if corrections:
                 additions = tuple(Moment(m.name, (*m.terms, *corrections)) for m in additions)
             if step:
@@ -101,7 +102,7 @@ class ExactAccounting:
 
     def _division(self, layout: Layout) -> Division:
         """A number for the degrees that shape a rank's tensors and divide its states."""
-        key = (_rank_key(layout), layout.dp, layout.zero, layout.vpp, layout.hsdp_replicas)
+        key = (_rank_key(layout), layout.dp, _zero_key(layout), layout.vpp, layout.hsdp_replicas)
         return self._divisions.setdefault(key, len(self._divisions))
 
     def _parts(self, layout: Layout, stage: int) -> StageParts:
@@ -142,6 +143,7 @@ class ExactAccounting:
                 *self._states.terms(layout, parts, kinds, edges),
                 *buffer_terms(model, self.workload, impl, layout, shape, parts, self.cluster.card.architecture),
                 *dummy_gradient_terms(impl, [c.weights for c in kinds], head, parts.loss_chunk is not None),
+                *self._sharded(layout, parts).always,
                 Term("reserve", "reserve", self.reserve_bytes, certainty="estimated"),
             )
             step = self._states.step_terms(layout, parts, kinds, edges)
@@ -153,23 +155,34 @@ class ExactAccounting:
         found = self._additions.get(key)
         if found is None:
             kinds, edges = self.pieces(layout, group)
-            held = states.state_bytes(layout.zero, self.workload, self.implementation)
-            gathers = tuple(gather_terms(held, k, cost.weights) for k, cost in enumerate(kinds))
+            sharded = self._sharded(layout, parts)
             shape = shape_of(self.model, self.workload, self.implementation, layout)
             dense = not self.implementation.gradient_accumulation_fusion
-            found = self._additions[key] = moments(kinds, edges, parts, gathers, shape.stream, dense)
+            found = self._additions[key] = moments(kinds, edges, parts, sharded, shape.stream, dense)
         return found
 
+    def _sharded(self, layout: Layout, parts: StageParts) -> ShardedTerms:
+        """What ZeRO 2 and 3 hold besides their shards."""
+        kinds, edges = self.pieces(layout)
+        held = states.state_bytes(layout.zero, self.workload, self.implementation)
+        full = layout.recompute.granularity == "full"
+        kept = [c.checkpoint_bytes if full else c.saved_bytes for c in kinds]
+        embedding = edges.embedding_weights if parts.embedding_chunk is not None else ()
+        head = edge_weights(parts, edges)[len(embedding) :]
+        units = units_of([c.weights for c in kinds], kept, embedding, head, self.model.num_layers, layout)
+        return sharded_terms(held, self.implementation, layout, units)
+
     def _checkpoint_groups(self, layout: Layout, stage: int, parts: StageParts) -> tuple[int, tuple[Term, ...]]:
-        """Layers that are rebuilt together, and corrections where full recomputation checkpoints groups of several layers
-        or distributes the checkpoints: what is kept is then not proportional to the layers, so the split must be known."""
+        """Layers that are rebuilt together, and corrections where full recomputation checkpoints groups of several
+        layers or distributes the checkpoints: what is kept is then not proportional to the layers, so the split
+        must be known."""
         r = layout.recompute
         grouped = r.method == "uniform" and r.num_layers != 1
         if r.granularity != "full" or not (grouped or r.distribute_saved_activations):
             return 1, ()
         if not layout.stages:
             raise NotModelled(
-                "full recomputation in groups of several layers or with distributed checkpoints needs a given stage split."
+                "full recomputation in groups of layers or with distributed checkpoints needs a given stage split."
             )
         shape = shape_of(self.model, self.workload, self.implementation, layout)
         kept = shape.full_stream // shape.tp if r.distribute_saved_activations else shape.stream
@@ -225,3 +238,10 @@ def _rank_key(layout: Layout) -> tuple:
         layout.tp, layout.sequence_parallel, layout.cp, layout.ep, layout.etp, layout.micro_batch,
         modules_of(layout), layout.pp > 1,
     )  # fmt: skip
+
+
+def _zero_key(layout: Layout) -> tuple:
+    """How far states are sharded; what ZeRO 2 and 3 gather depends on a stage's layers and on their recomputation."""
+    if layout.zero < 2:
+        return (layout.zero,)
+    return layout.zero, layout.pp, layout.recompute.granularity

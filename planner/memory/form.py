@@ -1,8 +1,8 @@
 """The memory of one pipeline stage as named terms, linear in the number of layers that the stage holds.
 
-This is the one accounting with two readers (DESIGN.md, decision 1): the report evaluates the terms for a given stage split, the
-constraint model multiplies the very same integers with its variables. A stage is judged at several moments (end of
-the forward pass, backward of a layer, optimizer step, ...); its peak is the largest.
+One accounting, two readers: the report evaluates the terms for a given stage split, the constraint model multiplies the
+very same integers with its variables. A stage is judged at several moments (end of the forward pass, backward of a
+layer, optimizer step, ...); its peak is the largest.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from fractions import Fraction
 from planner.memory.form import Moment, Term
 from planner.memory.in_flight import InFlight
 from planner.memory.pieces import EdgeCosts, LayerCost
+from planner.memory.sharded import ShardedTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +41,33 @@ def moments(
     kinds: tuple[LayerCost, ...],
     edges: EdgeCosts,
     parts: StageParts,
-    transients: tuple[tuple[Term, ...], ...],
+    sharded: ShardedTerms,
     stream: int,
     dense_gradients: bool,
 ) -> tuple[Moment, ...]:
-    """What each moment of a stage adds to what is always alive. `transients[k]`: what a layer of kind k needs besides its
-    activations (gathered weights). `dense_gradients`: weight gradients are tensors of their own."""
+    """What each moment of a stage adds to what is always alive. `transients[k]`: what a layer of kind k needs besides
+    its activations (gathered weights). `dense_gradients`: weight gradients are tensors of their own."""
     out: list[Moment] = []
     for state in parts.in_flight:
         kept = (*_kept(kinds, state.microbatches), *_edges_kept(edges, parts, state))
         on_loss = parts.loss_chunk == state.chunk
         if on_loss:
-            out.append(Moment("loss", (*kept, *_loss(edges))))
-            out.append(Moment("head backward", (*kept, *_head(edges, dense_gradients))))
+            out.append(Moment("loss", (*kept, *_loss(edges), *sharded.loss)))
+            out.append(Moment("head backward", (*kept, *_head(edges, dense_gradients), *sharded.loss)))
         freed = _loss_freed(edges, parts, dense_gradients) if on_loss else ()
         # a recomputed layer stands before the kept ones of its chunk: their activations are gone by then
         gone = _layers_gone(kinds, state) if len(state.microbatches) == 1 else ()
         for k, cost in enumerate(kinds):
             here = Term("activations", "layer gradients", cost.backward_bytes, "if_layer", k)
-            out.append(Moment("backward", (*kept, *freed, here, *transients[k])))
+            out.append(Moment("backward", (*kept, *freed, here, *sharded.layers[k])))
             rebuilt = Term(
                 "activations", "recomputed layer and its gradients", cost.recompute_bytes, "if_recomputed", k
             )
-            out.append(Moment("recompute", (*kept, *freed, *gone, rebuilt, *transients[k])))
+            out.append(Moment("recompute", (*kept, *freed, *gone, rebuilt, *sharded.layers[k])))
         if parts.embedding_chunk == state.chunk:
             done = (*_layers_gone(kinds, state), *_checkpoints_gone(kinds, state))
             grads = _embedding(edges, parts, stream, dense_gradients)
-            out.append(Moment("embedding backward", (*kept, *freed, *done, *grads)))
+            out.append(Moment("embedding backward", (*kept, *freed, *done, *grads, *sharded.embedding)))
     return tuple(out)
 
 

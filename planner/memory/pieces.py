@@ -1,4 +1,4 @@
-"""What one piece of the model costs one rank: its parameters, what it keeps for each microbatch, what it needs for a moment.
+"""What one piece of a model costs one rank: parameters, what it keeps of each microbatch, what it needs for a moment.
 
 Pieces depend on the degrees that shape a rank's tensors (tp, cp, ep, etp, micro-batch, sequence parallelism,
 selectively recomputed modules), not on the pipeline, so that a search computes few of them and reuses each often.
@@ -161,7 +161,7 @@ def layer_cost(
 
 
 def edge_costs(model: Model, impl: Implementation, shape: Shape, sharding: Sharding, pipelined: bool) -> EdgeCosts:
-    """Embedding, final norm, head, loss and multi-token prediction; `pipelined` puts a tied head's copy on its stage."""
+    """Embedding, final norm, head, loss, multi-token prediction; `pipelined` puts a tied head's copy on its stage."""
     tp, unit = sharding.tp, impl.vocab_divisible_by
     vocab = padded_vocab_size(model.vocab_size, tp, unit) // tp
     loss = loss_saved(shape, impl, vocab)

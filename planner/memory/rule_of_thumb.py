@@ -67,8 +67,8 @@ class RuleOfThumb:
         }
 
     def _layer_activations(self, layout: Layout) -> int:
-        """40 b S H bytes of one layer, divided by t with sequence parallelism and by c; only the layer's input where it is
-        recomputed."""
+        """40 b S H bytes of one layer, divided by t with sequence parallelism and by c; only the layer's input where it
+        is recomputed."""
         divide = (layout.tp if layout.sequence_parallel or layout.tp == 1 else 1) * layout.cp
         return -(-ACTIVATION_FACTOR * layout.micro_batch * self.workload.seq_length * self.model.hidden_size // divide)
 

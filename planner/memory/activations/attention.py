@@ -85,8 +85,8 @@ def _core_attention(shape: Shape, impl: Implementation, a: Attention, q: Saved, 
 
 
 def second_output(shape: Shape, impl: Implementation, output: int) -> int:
-    """FlashAttention works on [batch, seq, ...]: for batches of several sequences Transformer Engine transposes its output
-    back into a copy, so that the kernel and the output projection keep one each (dot_product_attention/backends.py:
+    """FlashAttention works on [batch, seq, ...]: for several sequences Transformer Engine transposes its output back
+    into a copy, so that the kernel and the output projection keep one each (dot_product_attention/backends.py:
     FlashAttention.forward). cuDNN reads and writes [seq, batch, ...] in place."""
     transposes = impl.layer_implementation == "transformer_engine" and impl.attention == "flash"
     return output if transposes and shape.batch > 1 else 0

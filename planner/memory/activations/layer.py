@@ -36,18 +36,47 @@ def layer_tape(
         checkpointed = "mlp" in modules
     if checkpointed:
         mlp = (Checkpoint("mlp", (Saved("mlp input", shape.stream),), mlp, output=shape.stream),)
+    if layer.norms == 4:  # norms after attention and MLP too (Gemma 2)
+        attention = (*attention, norm_op(shape, norm, "post_attention_layernorm", "attention output stream", ""))
+        mlp = (*mlp, norm_op(shape, norm, "post_mlp_layernorm", "mlp output stream", ""))
     first = (*attention, *dropout_op(shape, "attention bias-dropout-add"))
     second = (*mlp, *dropout_op(shape, "mlp bias-dropout-add"))
     before = norm_op(shape, norm, "input_layernorm", "layer input", "attention input")
+    if layer.parallel:
+        return _parallel(shape, layer, norm, before, first, second, modules)
     middle = norm_op(shape, norm, "pre_mlp_layernorm", "attention residual", "mlp input")
     if "layernorm" in modules:
-        branches: list[tuple[Item, ...]] = [
-            _recomputed_norm(before, first),
-            _recomputed_norm(middle, second),
-        ]
+        branches: list[tuple[Item, ...]] = [_recomputed_norm(before, first), _recomputed_norm(middle, second)]
     else:
         branches = [(before, *first), (middle, *second)]
     return tuple(Branch(items, shape.stream) for items in branches)
+
+
+def _parallel(
+    shape: Shape,
+    layer: Layer,
+    norm: Norm,
+    before: Op,
+    attention: tuple[Item, ...],
+    mlp: tuple[Item, ...],
+    modules: frozenset[str],
+) -> Tape:
+    """x + attention(norm(x)) + mlp(norm(x)): one stream in, one norm for both (GPT-J, Falcon 7B) or one for each."""
+    if layer.norms > 1:
+        own = norm_op(shape, norm, "pre_mlp_layernorm", "layer input", "mlp input")
+        mlp = (own, *mlp)
+    else:
+        mlp = tuple(_renamed(item, "mlp input", "attention input") for item in mlp)
+    items = (*attention, *mlp)
+    items = _recomputed_norm(before, items) if "layernorm" in modules else (before, *items)
+    return (Branch(items, shape.stream),)
+
+
+def _renamed(item: Item, key: str, to: str) -> Item:
+    """The same item reading another storage."""
+    if isinstance(item, Branch):
+        return item
+    return replace(item, saves=tuple(Saved(to, s.bytes) if s.key == key else s for s in item.saves))
 
 
 def _recomputed_norm(norm: Op, rest: tuple[Item, ...]) -> tuple[Item, ...]:

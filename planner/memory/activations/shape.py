@@ -49,7 +49,7 @@ class Shape:
 
 
 def norm_op(shape: Shape, norm: Norm, name: str, source: str, target: str) -> Op:
-    """A norm of the residual stream: keeps its input and fp32 statistics (rstd, and the mean of a LayerNorm) per token."""
+    """A norm of the residual stream: keeps its input and fp32 statistics of each token (rstd; a LayerNorm's mean)."""
     statistics = (8 if norm.type == "LayerNorm" else 4) * shape.tokens // shape.sp
     return Op(
         name,
@@ -63,8 +63,8 @@ def norm_op(shape: Shape, norm: Norm, name: str, source: str, target: str) -> Op
 def column_linear(
     shape: Shape, impl: Implementation, name: str, source: str, in_width: int, out_width: int, output_key: str = ""
 ) -> Op:
-    """A column-parallel linear over `in_width` features, `out_width` of them on this rank. Keeps its (sequence-parallel)
-    input; with sequence parallelism its backward makes the whole input gradient before scattering it
+    """A column-parallel linear over `in_width` features, `out_width` of them on this rank. Keeps its input
+    (sequence-parallel); with sequence parallelism its backward makes the whole input gradient before scattering it
     (tensor_parallel/layers.py: LinearWithGradAccumulationAndAsyncCommunication.backward)."""
     whole = shape.element * shape.tokens * in_width
     part = whole // shape.sp
