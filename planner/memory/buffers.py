@@ -1,7 +1,6 @@
-"""Buffers that belong to no piece: scratch that lives for the whole run, tables, inputs, gathered weights.
+"""Buffers that belong to no piece: scratch that lives for the whole run, tables, inputs.
 
-Sources: megatron/core/utils.py: GlobalMemoryBuffer; models/common/embeddings/rotary_pos_embedding.py;
-torch.distributed.fsdp (fully_shard: one layer gathered ahead).
+Sources: megatron/core/utils.py: GlobalMemoryBuffer; models/common/embeddings/rotary_pos_embedding.py.
 """
 
 from __future__ import annotations
@@ -13,14 +12,9 @@ from planner.layout import Layout
 from planner.memory.activations.shape import Shape
 from planner.memory.form import Term
 from planner.memory.moments import StageParts
-from planner.memory.states import StateBytes
 from planner.model import LatentAttention, Model
-from planner.parameters import Weight, numel
+from planner.parameters import Weight
 from planner.workload import Workload
-
-GATHERED_LAYERS = 2
-"""Layers whose weights are whole at once under ZeRO 3: the one that computes and the one fetched ahead."""
-
 
 MIB = 2**20
 CUBLAS_WORKSPACE_BYTES = {"hopper": 32 * MIB, "blackwell": 32 * MIB}
@@ -113,22 +107,3 @@ def _global_memory_buffer(model: Model, impl: Implementation, shape: Shape) -> i
         if any(isinstance(kind.attention, LatentAttention) for kind in model.layer_kinds):
             gathered = max(gathered, 0)
     return max(gathered, scores)
-
-
-def gather_terms(states: StateBytes, kind: int, weights: Sequence[Weight]) -> tuple[Term, ...]:
-    """ZeRO 3: weights of the layer in turn and of the next, and the layer's whole gradient before it is scattered."""
-    if not states.gathered:
-        return ()
-    elements = numel(tuple(weights))
-    return (
-        Term(
-            "buffers",
-            "gathered weights",
-            GATHERED_LAYERS * states.gathered * elements,
-            "if_layer",
-            kind,
-            0,
-            "estimated",
-        ),
-        Term("buffers", "whole gradients of a layer", states.gathered * elements, "if_layer", kind, 0, "estimated"),
-    )

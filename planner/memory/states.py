@@ -6,12 +6,15 @@ experts tp * cp * dp / (etp * ep)):
     zero  keeper      weights            gradients     optimizer
     0     Megatron    2                  4             12 (fp32 master, two moments)
     1     Megatron    2                  4             12 / d (distributed optimizer: docs/user-guide/features/dist_optimizer.md)
-    2     DeepSpeed   2                  4 / d         12 / d (runtime/zero/stage_1_and_2.py)
-    2     FSDP        2 + 4 / d          4 / d         8 / d  (the fp32 shard is the master; 16-bit copies stay gathered)
-    3     FSDP        4 / d (+ gathered) 4 / d         8 / d  (torch.distributed.fsdp.fully_shard, reshard_after_forward)
-    3     DeepSpeed   2 / d (+ gathered) 4 / d         12 / d (runtime/zero/stage3.py)
+    2     DeepSpeed   2                  g / d         12 / d (runtime/zero/stage_1_and_2.py)
+    2     FSDP2       2 + 4 / d          4 / d         8 / d  (the fp32 shard is the master; 16-bit copies stay gathered)
+    2     Megatron    2 + 4 / d          g / d         8 / d  (Megatron-FSDP optim_grads: main weights are a buffer)
+    3     FSDP2       4 / d              4 / d         8 / d  (torch.distributed.fsdp.fully_shard, reshard_after_forward)
+    3     Megatron    6 / d              g / d         8 / d  (optim_grads_params: param_and_grad_buffer.py)
+    3     DeepSpeed   2 / d              g / d         12 / d (runtime/zero/stage3.py)
 
-Gradients are 2 bytes where they are reduced in bf16. Rajbhandari et al. 2020 (arXiv:1910.02054), section 5.
+g is 4, or 2 where gradients are kept in bf16: they are then copied to fp32 for the optimizer's step. What is gathered
+for its turn stands in sharded.py. Rajbhandari et al. 2020 (arXiv:1910.02054), section 5.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ class StateBytes:
     optimizer_sharded: int
     gathered: int = 0
     """Bytes for one element of a layer that is gathered for its turn (ZeRO 3), else 0."""
+    computed: int = 2
+    """Bytes of a weight as it is computed with."""
 
     @property
     def sharded(self) -> int:
@@ -68,17 +73,23 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
         weight = 1
     optimizer = master + moments
     if zero == 0:
-        return StateBytes(weight, 0, gradient, 0, optimizer, 0)
+        return StateBytes(weight, 0, gradient, 0, optimizer, 0, computed=weight)
     if zero == 1:
-        return StateBytes(weight, 0, gradient, 0, 0, optimizer)
-    sharded_gradient = impl.main_grads_bytes if gradient == 4 else gradient
+        return StateBytes(weight, 0, gradient, 0, 0, optimizer, computed=weight)
     if impl.sharded_framework == "deepspeed":
         if zero == 2:
-            return StateBytes(weight, 0, 0, sharded_gradient, 0, optimizer)
-        return StateBytes(0, weight, 0, sharded_gradient, 0, optimizer, gathered=weight)
+            return StateBytes(weight, 0, 0, gradient, 0, optimizer, computed=weight)
+        return StateBytes(0, weight, 0, gradient, 0, optimizer, gathered=weight, computed=weight)
+    if impl.sharded_framework == "megatron_fsdp":
+        # model weights, main weights and main gradients are three buffers; fp32 training has no second weight buffer
+        main = 0 if workload.precision == "fp32" else impl.main_params_bytes
+        if zero == 2:
+            return StateBytes(weight, main, 0, gradient, 0, moments, computed=weight)
+        return StateBytes(0, weight + main, 0, gradient, 0, moments, gathered=weight, computed=weight)
+    # fully_shard keeps the parameters in fp32 and casts what it gathers; gradients come back in the parameters' type
     if zero == 2:
-        return StateBytes(weight, 4, 0, 4, 0, moments)
-    return StateBytes(0, 4, 0, 4, 0, moments, gathered=weight)
+        return StateBytes(weight, 4, 0, 4, 0, moments, computed=weight)
+    return StateBytes(0, 4, 0, 4, 0, moments, gathered=weight, computed=weight)
 
 
 def _moment_bytes(workload: Workload, impl: Implementation) -> int:
