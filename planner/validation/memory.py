@@ -1,6 +1,6 @@
 """Peaks of allocated memory against published measurements: `plan validate --what memory`.
 
-Each run in `data/memory.json` is the Megatron-LM argument list that ran, the cards it ran on and the peak that was logged, by
+Each run in `data/memory.json` is the Megatron-LM argument list that ran, the cards it ran on and the logged peak, by
 pipeline stage; it goes through the reader and the accounting that `plan check` uses, so nothing here knows a
 formula. What cannot be predicted is counted with the reason.
 """
