@@ -83,8 +83,8 @@ class Implementation:
 
 def attention_on(implementation: Implementation, architecture: str) -> AttentionKernel:
     """The kernel that `auto` means: cuDNN from Hopper on, FlashAttention before, and on Blackwell in deterministic
-    mode, where cuDNN has no deterministic backward (Transformer Engine, pytorch/attention/dot_product_attention/utils.py:
-    get_attention_backend)."""
+    mode, where cuDNN has no deterministic backward (Transformer Engine,
+    pytorch/attention/dot_product_attention/utils.py: get_attention_backend)."""
     if implementation.attention != "auto":
         return implementation.attention
     if architecture == "hopper" or (architecture == "blackwell" and not implementation.deterministic):
