@@ -63,7 +63,7 @@ def test_without_rotary_embedding_the_query_is_a_copy_and_the_key_a_view():
     ],
 )
 def test_korthikanti_with_dropout(tp, sp, expected):
-    """sbh(10 + 24/t) + 5 a s^2 b/t (Korthikanti et al. 2022, equation 2), and the 16 sb of two LayerNorms' statistics."""
+    """sbh(10 + 24/t) + 5 a s^2 b/t (Korthikanti et al. 2022, equation 2), and 16 sb of two LayerNorms' statistics."""
     at = shape(seq=32, batch=2, tp=tp, sequence_parallel=sp > 1, hidden_dropout=0.1, attention_dropout=0.1)
     assert sum(saved(GPT, at, UNFUSED, LAYER_NORM).values()) == expected
 
@@ -130,7 +130,7 @@ def test_gelu_keeps_its_input_and_the_next_linear_its_own():
 
 
 def test_qk_norm_keeps_its_inputs_outputs_and_statistics():
-    """A norm of each head of q and k: 4 bytes of statistics a head, and normalised copies where RoPE does not follow."""
+    """A norm of each head of q and k: 4 bytes of statistics a head, and normalised copies."""
     layer = Layer(Attention(4, 2, 2, qk_norm="head"), MLP(8))
     kept = saved(layer, shape())
     assert kept["query norm statistics"] == 4 * 8 * 4
