@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, log2
 from typing import NamedTuple
 
 from planner.cluster import Cluster
@@ -43,6 +43,9 @@ BUBBLE_DIVISOR = {"1f1b": 1, "zb-h1": 3, "dualpipe": 3}
 """What a schedule divides the bubble by, beyond virtual stages: with forward, input gradients and weight gradients of
 equal length, ZB-H1 leaves a third of 1F1B's bubble (arXiv:2401.10241, table 2), the bidirectional schedule no more
 (arXiv:2412.19437, table 2). In the form it takes the place of that many virtual stages."""
+
+NODE = 8
+"""GPUs among which nobody waits: runs on one node are what the efficiencies were fitted to."""
 
 Parts = dict[str, int]
 """Nanoseconds by component."""
@@ -141,7 +144,8 @@ class Coefficients:
             )
         links = group_links(layout, self.cluster)
         kinds = range(len(model.layer_kinds))
-        layers = tuple(self._layer_parts(layout, shard, links, k) for k in kinds)
+        wait = e.straggler * max(0.0, log2(layout.world_size / NODE))
+        layers = tuple(_delayed(self._layer_parts(layout, shard, links, k), wait) for k in kinds)
         parameters = tuple(self._layer_parameters(shard, k) for k in kinds)
         layer_ns = tuple([part.normal_ns for part in layers])
         recompute_ns = tuple([part.recompute_ns for part in layers])
@@ -152,6 +156,8 @@ class Coefficients:
         for role in set(roles):
             around = self._parameters_around(layout, shard, role)
             fixed = self._fixed(layout, shard, links, layers, role, around)
+            if wait:
+                fixed["stragglers"] = nanoseconds(wait * 1e-9 * (sum(fixed.values()) - fixed.pop("stragglers", 0)))
             linear = tails.tails(rates, layout, implementation, e, around, parameters, forward, backward)
             stage_tails = tuple(
                 Tail(name, nanoseconds(t.fixed), tuple(map(nanoseconds, t.layers))) for name, t in linear.items()
@@ -304,6 +310,16 @@ class Coefficients:
         sent = float(HALF * shard.norm_tokens(self.workload) * self.model.hidden_size)
         seconds = send_seconds(links["pp"], sent, e)
         return seconds * e.overlap_tax if layout.vpp > 1 else seconds
+
+
+def _delayed(layer: LayerParts, wait: float) -> LayerParts:
+    """A layer whose passes take longer by a share, because every rank waits for the slowest."""
+    if not wait:
+        return layer
+    normal = {**layer.normal, "stragglers": nanoseconds(wait * 1e-9 * layer.normal_ns)}
+    again = {**layer.recompute, "stragglers": nanoseconds(wait * 1e-9 * layer.recompute_ns)}
+    totals = layer.normal_ns + normal["stragglers"], layer.recompute_ns + again["stragglers"]
+    return LayerParts(normal, again, layer.forward, layer.backward, *totals)
 
 
 def _split(weights: tuple[Weight, ...]) -> tuple[int, int]:

@@ -44,7 +44,10 @@ def all_reduce_seconds(link: GroupLink, whole_bytes: float, e: Efficiency) -> fl
     n = link.size
     if n <= 1 or whole_bytes <= 0:
         return 0.0
-    ring = 2 * whole_bytes * (n - 1) / n / _rates(link, e) + 2 * _ring_latency(link)
+    rate = _rates(link, e)
+    if link.inside and e.scale_up_all_reduce:
+        rate = link.intra_bytes_per_second * e.scale_up_all_reduce
+    ring = 2 * whole_bytes * (n - 1) / n / rate + 2 * _ring_latency(link)
     depth = 2 * (log2(max(2, link.domains)) * link.latency_seconds + link.ranks_per_domain * link.intra_latency_seconds)
     tree = 2 * whole_bytes / (0.9 * _rates(link, e)) + depth
     return (min(ring, tree) if not link.inside else ring) + e.collective_seconds

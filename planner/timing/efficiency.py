@@ -50,12 +50,18 @@ class Efficiency:
     hide it. Published between 0.13 (Galvatron's overlap coefficient, arXiv:2211.13878) and 0.3."""
     scale_up: float = 0.9
     """Fraction of the scale-up links that a collective of NCCL reaches (bus bandwidth of large messages)."""
+    scale_up_all_reduce: float | None = None
+    """The same of an all-reduce inside a domain where the switches reduce (NVLink SHARP); None is a ring's."""
     network: float = 0.9
     """Fraction of the network port that a ring reaches: protocol overhead, 4 KiB packets."""
     all_to_all: float = 0.66
     """Fraction of that which an all-to-all of many small messages reaches. Fitted to Grok-1 and Qwen3-235B on H100."""
     collective_seconds: float = 12e-6
     """Launch and synchronisation of one collective, beyond its steps. Order of magnitude of nccl-tests at 8 bytes."""
+    straggler: float = 0.0035
+    """What each doubling of the GPUs beyond a node adds to everything that they wait for together. From the weak
+    scaling in dgxc-benchmarking v24.11 (8B to 405B, 8 to 2,304 H100): 0.3 to 0.6 % a doubling, of which the model's
+    collectives explain 0.1 %."""
     step_seconds: float = 0.02
     """Once a step on the host: data, loss and gradient-norm reductions with their synchronisation, logging. From the
     shortest steps (SimuMax, 0.3 s)."""
@@ -69,7 +75,7 @@ class Efficiency:
 
 AMPERE = Efficiency(
     gemm={"bf16": 0.869, "fp16": 0.869, "tf32": 0.869, "fp32": 0.9},
-    sustained={"": 0.90},  # llm-foundry's A100 tables at 2048 tokens and less, Korthikanti et al. table 5: within 3 %
+    sustained={"": 0.915},  # llm-foundry's A100 tables at 2048 tokens and less, Korthikanti et al. table 5: within 3 %
     attention_forward=0.60,  # FlashAttention-2 (arXiv:2307.08691, figure 5): 190 of 312 TFLOP/s forward, causal
     attention_backward=0.52,  # the same: 160 to 165
     older_attention=0.7,
@@ -80,23 +86,25 @@ AMPERE = Efficiency(
 HOPPER = Efficiency(
     gemm={"bf16": 0.803, "fp16": 0.803, "fp8": 0.734, "tf32": 0.7, "fp32": 0.9},
     # NeMo's models on H100 (dgxc-benchmarking v24.11). 500 W of 700: cube root of the power
-    sustained={"": 0.88, "H100-96G": 0.79},
+    sustained={"": 0.89, "H100-96G": 0.80},
     attention_forward=0.60,  # FlashAttention-3 (arXiv:2407.08608, figure 5): 550 to 640 of 989 TFLOP/s forward, causal
     attention_backward=0.48,  # the same: 450 to 500
     older_attention=0.5,
     relative_error=0.06,
-    scale_up=0.90,  # NVLink SHARP: 400 and more of 450 GB/s
+    scale_up=0.90,  # nccl-tests on 8 x H100 with NVLink SHARP: gathers at 400 of 450 GB/s, all-reduces at 480
+    scale_up_all_reduce=1.06,
     memory=0.76,
 )
 BLACKWELL = Efficiency(
     gemm={"bf16": 0.75, "fp16": 0.75, "fp8": 0.735, "fp4": 0.6, "tf32": 0.75, "fp32": 0.9},
     # dense models of Megatron-Bridge 26.02 and 26.04, SimuMax's on B200; a card's power limit decides
-    sustained={"": 0.75, "B200": 0.70, "GB200": 0.755, "B300": 0.83, "GB300": 0.88},
+    sustained={"": 0.75, "B200": 0.70, "GB200": 0.76, "B300": 0.83, "GB300": 0.90},
     attention_forward=0.46,  # SimuMax on B200, 4096 tokens, 64 heads of 128: 0.28 ms forward, 0.67 ms backward
     attention_backward=0.44,
     relative_error=0.10,
     older_attention=0.6,
     memory=0.76,
+    scale_up_all_reduce=1.06,
 )
 VOLTA = Efficiency(
     gemm={"fp16": 0.80, "fp32": 0.9},

@@ -11,7 +11,7 @@ from planner.timing.collectives import (
     gather_seconds,
     send_seconds,
 )
-from planner.timing.efficiency import HOPPER
+from planner.timing.efficiency import AMPERE, HOPPER
 from planner.topology import group_links
 
 GIB = float(2**30)
@@ -29,9 +29,16 @@ def test_gather_in_a_node_moves_seven_eighths_over_nvlink():
 
 
 def test_all_reduce_is_a_scatter_and_a_gather():
-    """Inside a node an all-reduce moves twice what a gather moves."""
-    link = links(8, tp=8)["tp"]
+    """Across nodes an all-reduce moves twice what a gather moves."""
+    link = links(64, dp=64)["dp_cp"]
     assert all_reduce_seconds(link, GIB, HOPPER) == pytest.approx(2 * gather_seconds(link, GIB, HOPPER), rel=0.02)
+
+
+def test_switches_that_reduce_speed_up_the_all_reduce():
+    """Inside a node of H100 it takes less than two gathers, inside one of A100 exactly as long."""
+    link = links(8, tp=8)["tp"]
+    assert all_reduce_seconds(link, GIB, HOPPER) < 1.8 * gather_seconds(link, GIB, HOPPER)
+    assert all_reduce_seconds(link, GIB, AMPERE) == pytest.approx(2 * gather_seconds(link, GIB, AMPERE), rel=0.02)
 
 
 def test_a_ring_over_nodes_uses_the_ports_of_all_its_members():
