@@ -210,7 +210,7 @@ class Counted:
             redo = self._least_recompute(moments, n, max(0, n - fewest), limit)
             return redo is not None and self._ns(time, kind, n, redo) <= limit_ns
 
-        return _largest(within, 0, wanted)
+        return _largest(within, 0, min(wanted, self.problem.maximum * self.problem.vpp))
 
     @staticmethod
     def _ns(time: StageTime, kind: int, n: int, redo: int) -> int:

@@ -159,7 +159,19 @@ class SplitProblem:
     def minimum(self, index: int) -> int:
         """Fewest layers of a slice: the first and the last may be empty, they hold the embedding and the loss."""
         slices = self.pp * self.vpp
-        return 0 if slices > 1 and index in (0, slices - 1) else 1
+        if slices > 1 and index in (0, slices - 1):
+            return 0
+        return self._even if self.vpp > 1 else 1
+
+    @property
+    def maximum(self) -> int:
+        """Most layers of a slice. Virtual chunks differ by one layer at most (but for the two at the ends): the time of
+        the interleaved schedule is that of equal chunks, so a split far from it would be promised too much."""
+        return self._even + 1 if self.vpp > 1 else self.layers
+
+    @property
+    def _even(self) -> int:
+        return max(1, self.layers // (self.pp * self.vpp))
 
     def counts(self, split: Split) -> list[Counts]:
         """What each stage holds under a split."""

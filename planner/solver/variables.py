@@ -28,8 +28,14 @@ class SplitVariables:
         self.problem = problem
         self.num_slices = problem.pp * problem.vpp
         layers = problem.layers
+        fixed = problem.fixed_slices or ()
         self.slices = [
-            model.new_int_var(problem.minimum(c), layers, f"layers_of_slice_{c}") for c in range(self.num_slices)
+            model.new_int_var(
+                min(problem.minimum(c), *fixed[c : c + 1], layers),
+                max(problem.maximum, *fixed[c : c + 1], 0),
+                f"layers_of_slice_{c}",
+            )
+            for c in range(self.num_slices)
         ]
         most = layers if problem.may_recompute else 0
         self.redo = [model.new_int_var(0, most, f"recomputed_on_stage_{s}") for s in range(problem.pp)]

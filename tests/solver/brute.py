@@ -45,6 +45,10 @@ def splits(model: Model, layout: Layout) -> Iterator[Layout]:
         inner = counts[1:-1] if slices > 1 else counts
         if any(n == 0 for n in inner):
             continue
+        # virtual chunks are even: one layer's difference at most, fewer only at the ends
+        least = max(1, len(model.pattern) // slices)
+        if layout.vpp > 1 and (max(counts) > least + 1 or any(n < least for n in inner)):
+            continue
         rows = [list(counts[stage :: layout.pp]) for stage in range(layout.pp)]
         stages = split_from_counts(model, rows)
         if layout.recompute.granularity != "full":
