@@ -1,0 +1,124 @@
+"""From measured runs to the factors of a cluster, each with how well the runs determine it, and its memory reserve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from planner.calibration.factors import FACTOR_RANGE, FACTORS, SUFFIX, factors_of
+from planner.calibration.least_squares import Estimate, fit
+from planner.calibration.runs import Run, predict
+from planner.cluster import Card, Cluster
+from planner.hardware import specs
+from planner.hardware.cards import value_of
+
+PRIORS = {"compute": 0.10, "memory": 0.15, "scale_up": 0.15, "network": 0.25, "host": 0.40}
+"""How far machines of one kind differ in each [standard deviation of the logarithm], from the scatter of the published
+runs that the constants were fitted to: clocks and power least, networks and hosts most."""
+MODEL_ERROR = 0.03
+"""What the model of time gets wrong from one layout to the next on one machine, when its factors are right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Factors over those that the cluster had, and the runs' step times with them."""
+
+    estimates: tuple[Estimate, ...]
+    seconds: tuple[float, ...]
+    """Predicted for each run with the determined factors."""
+    runs: tuple[Run, ...]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        return {e.name: e.ratio for e in self.estimates if e.determined}
+
+    @property
+    def relative_error(self) -> float | None:
+        """What is left [root mean square of log(predicted / measured)], with the degrees of freedom that the factors
+        took. None where so few runs say nothing about it."""
+        free = len(self.runs) - len(self.ratios)
+        if free < 2:
+            return None
+        left = [math.log(s / run.summary.median_seconds) for s, run in zip(self.seconds, self.runs, strict=True)]
+        return math.sqrt(sum(x * x for x in left) / free)
+
+
+def fit_runs(runs: Sequence[Run], cluster: Cluster) -> Fitted:
+    """The factors that explain the runs best, on top of those in the cluster's calibration."""
+    measured = [run.summary.median_seconds for run in runs]
+
+    def residuals(ratios: tuple[float, ...]) -> list[float]:
+        on = dict(zip(FACTORS, ratios, strict=True))
+        return [math.log(m / predict(run.launch, cluster, on)) for m, run in zip(measured, runs, strict=True)]
+
+    errors = [math.hypot(MODEL_ERROR, run.summary.spread / 1.35 / math.sqrt(run.summary.count)) for run in runs]
+    estimates = fit(FACTORS, [PRIORS[name] for name in FACTORS], residuals, errors)
+    on = {e.name: e.ratio for e in estimates}
+    return Fitted(estimates, tuple(predict(run.launch, cluster, on) for run in runs), tuple(runs))
+
+
+def calibration_of(fitted: Fitted, cluster: Cluster) -> dict[str, object]:
+    """The cluster's calibration with the determined factors, each with its provenance."""
+    old = factors_of(cluster)
+    calibration: dict[str, object] = dict(cluster.calibration)
+    for estimate in fitted.estimates:
+        if estimate.determined:
+            value = getattr(old, estimate.name) * estimate.ratio
+            value = min(max(value, FACTOR_RANGE[0]), FACTOR_RANGE[1])
+            calibration[estimate.name + SUFFIX] = {
+                "value": round(value, 4),
+                "source": f"plan calibrate: within {estimate.deviation * 100:.1f} %; {provenance(fitted.runs)}",
+            }
+    if fitted.relative_error is not None:
+        calibration["relative_error"] = {
+            "value": round(min(1.0, fitted.relative_error), 4),
+            "source": f"plan calibrate: what is left of {len(fitted.runs)} runs after the fit (root mean square)",
+        }
+    return calibration
+
+
+def provenance(runs: Sequence[Run], most: int = 4) -> str:
+    """Where figures fitted to the runs come from."""
+    said = [run.summary.provenance for run in runs[:most]]
+    return "; ".join(said) + (f"; and {len(runs) - most} more" if len(runs) > most else "")
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveMeasured:
+    """The items of a card's reserve, what the logs cannot see kept from its sheet."""
+
+    items: Mapping[str, object]
+    total_bytes: int
+
+
+def reserve_of(runs: Sequence[Run], card: Card) -> tuple[ReserveMeasured | None, str]:
+    """The card's reserve as the runs have it, or None and the reason.
+
+    The allocator's peak of reserved memory less what we count as allocated (or what was, if that is less) takes the
+    place of libraries and fragmentation; the CUDA context and NCCL's buffers, which no log shows, stay as they are.
+    """
+    found = [
+        (m.record.max_reserved_bytes - min(m.predicted_bytes, m.record.max_allocated_bytes), run, m)
+        for run in runs
+        for m in run.memory
+        if m.settled and m.record.max_reserved_bytes is not None
+    ]
+    if not found:
+        if any(run.memory for run in runs):
+            return None, "memory was reported after the first iteration only, before optimizer states existed"
+        return None, "no log reports memory"
+    path = specs.find("cards", card.name)
+    sheet = specs.read(path).get("reserve_bytes") if path else None
+    if not isinstance(sheet, Mapping) or "context" not in sheet:
+        return None, f"the reserve of {card.name} is not split into context, collectives and the rest"
+    extra, run, m = max(found, key=lambda item: item[0])
+    extra = max(0, extra)
+    source = (
+        f"plan calibrate: {run.summary.name}, rank {m.record.rank} after {m.record.iteration} iterations: max reserved "
+        f"{m.record.max_reserved_bytes} less the smaller of what was allocated ({m.record.max_allocated_bytes}) and "
+        f"what is predicted ({m.predicted_bytes})"
+    )
+    items = {"context": sheet["context"], "collectives": sheet.get("collectives", 0)}
+    total = sum(int(value_of(item)) for item in items.values()) + extra
+    return ReserveMeasured({**items, "fragmentation": {"value": extra, "source": source}}, total), ""
