@@ -149,7 +149,8 @@ class Coefficients:
         parameters = tuple(self._layer_parameters(shard, k) for k in kinds)
         layer_ns = tuple([part.normal_ns for part in layers])
         recompute_ns = tuple([part.recompute_ns for part in layers])
-        forward, backward = tuple([p.forward for p in layers]), tuple([p.backward for p in layers])
+        hide = _hiding_passes(layout, m)
+        forward, backward = tuple([hide * p.forward for p in layers]), tuple([hide * p.backward for p in layers])
         rates = tails.rates(self.device, layout, implementation, workload.optimizer, links)
         made: dict[Role, tuple[StageTime, Parts]] = {}
         roles = self._roles(layout)
@@ -310,6 +311,17 @@ class Coefficients:
         sent = float(HALF * shard.norm_tokens(self.workload) * self.model.hidden_size)
         seconds = send_seconds(links["pp"], sent, e)
         return seconds * e.overlap_tax if layout.vpp > 1 else seconds
+
+
+def _hiding_passes(layout: Layout, microbatches: int) -> float:
+    """Passes of a microbatch over a stage's layers that hide its data-parallel traffic.
+
+    With one chunk: the last microbatch's. With v chunks the gradients of a chunk are complete once the last group of pp
+    microbatches has passed it, and are reduced while that group passes the other chunks (megatron/core/pipeline_
+    parallel/schedules.py: enable_grad_sync in forward_backward_pipelining_with_interleaving).
+    """
+    group = min(layout.pp, microbatches)
+    return max(1.0, group * (layout.vpp - 1) / layout.vpp)
 
 
 def _delayed(layer: LayerParts, wait: float) -> LayerParts:

@@ -133,6 +133,14 @@ def test_overlap_hides_data_parallel_traffic():
     assert hidden.components["data_parallel"] < 0.5 * shown.components["data_parallel"]
 
 
+def test_chunks_hide_more_of_the_gradients():
+    """Interleaved, a chunk's gradients are reduced while a whole group of microbatches passes the other chunks."""
+    plain, chunked = (
+        timing(gpus="256xH100-80G", batch=64).step(even("llama-2-70b", 8, v, tp=8, dp=4, zero=1)) for v in (1, 5)
+    )
+    assert chunked.components["data_parallel"] < 0.7 * plain.components["data_parallel"]
+
+
 def test_old_kernels_are_slower():
     """Stored attention scores, unfused activations and a second pass over the gradients each cost time."""
     layout = even("llama-2-13b", 1, tp=2, dp=32, zero=1)
