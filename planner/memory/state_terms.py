@@ -94,7 +94,10 @@ class StateTerms:
         unit = layout.dp * layout.cp * 128
         if impl.pad_buckets_for_high_nccl_busbw:
             unit *= states.BUS_BANDWIDTH_ALIGNMENT // 128
-        return per_element * unit * buckets
+        # each tensor starts at a multiple of 64 elements: exact for layers, 63 for each of the few tensors around them
+        aligned = sum(w.count * (-(w.numel // w.count) % states.PARAMETER_ALIGNMENT) for c in kinds for w in c.weights)
+        aligned = aligned * (self.model.num_layers + self.model.mtp_num_layers) + 1024 * (1 + self.model.mtp_num_layers)
+        return per_element * (unit * buckets + aligned)
 
     def padding(
         self, layout: Layout, parts: StageParts, counts: Counts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
