@@ -18,10 +18,10 @@ th,td{padding:.2rem .6rem;border-bottom:1px solid #e4e4e4;text-align:right;white
 th{border-bottom:2px solid #888;font-weight:600}
 .l{text-align:left}tr.chosen td{font-weight:600;background:#eef3ff}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}dt{font-weight:600}dd{margin:0}
-.good{color:#116329;font-weight:600}.bad{color:#a40e26;font-weight:600}.quiet{color:#57606a}
+.good{color:#116329;font-weight:600}.bad{color:#a40e26;font-weight:600}.quiet{color:#57606a}.title{font-weight:600}
 pre,code{background:#f4f4f4;border-radius:3px}code{padding:.1rem .3rem}pre{padding:.6rem;overflow-x:auto}
-svg{max-width:100%;height:auto}
-@media print{body{margin:0;max-width:none}h2{break-after:avoid}table,svg{break-inside:avoid;display:table}}
+svg{max-width:100%;height:auto;display:block;margin-top:.8rem}
+@media print{body{margin:0;max-width:none}h2{break-after:avoid}table{display:table}table,svg{break-inside:avoid}}
 """.strip()
 
 
