@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planner.reports import body
-from planner.reports.blocks import Block, Heading, Items, Report, Text
+from planner.reports.blocks import Block, Heading, Items, Report, Table, Text, Tone
 from planner.reports.sections import assumptions, detail_blocks, memory_blocks, stage_rows, step_blocks, understood
-from planner.reports.units import plural
+from planner.reports.units import gib, plural, seconds
 from planner.reports.words import layout_words, split_words
 
 if TYPE_CHECKING:
@@ -51,11 +51,13 @@ class Checked:
 
 
 def check_report(answers: Sequence[Checked], detail: bool = False) -> Report:
-    """One answer is a mapping, several are a list in the order of the files."""
+    """One answer is a mapping, several are a list in the order of the files. For a reader several are a line each, and
+    `detail` puts their full reports first."""
     bodies = [_body(answer, detail) for answer in answers]
-    blocks = [block for answer in answers for block in _blocks(answer, detail)]
+    full = answers if detail or len(answers) == 1 else ()
+    blocks = [block for answer in full for block in _blocks(answer, detail)]
     if len(answers) > 1:
-        blocks += _total(answers)
+        blocks += [Heading("Launches, with GiB of one GPU at the peak"), _summary(answers), *_total(answers)]
     rows = [row for answer in answers for row in _rows(answer)]
     title = f"Check of {answers[0].file}" if len(answers) == 1 else f"Check of {plural(len(answers), 'file')}"
     return Report(title, bodies[0] if len(bodies) == 1 else bodies, tuple(blocks), rows)
@@ -117,13 +119,39 @@ def _broken_words(broken: Broken) -> str:
     return f"{broken.sentence}, but {broken.given}{nearest} [{broken.id}] ({broken.source})"
 
 
+def _summary(answers: Sequence[Checked]) -> Table:
+    """One line for each file: the verdict, and why."""
+    rows = []
+    for answer in answers:
+        peak = answer.memory.peak_stage if answer.memory else None
+        rows.append(
+            (
+                answer.file,
+                _verdict(answer),
+                gib(peak.total_bytes) if peak else "",
+                gib(peak.headroom_bytes) if peak else "",
+                seconds(answer.step.seconds) if answer.step else "",
+                " ".join([*(broken.id for broken in answer.broken), *answer.unrecognised])
+                or answer.error.removeprefix(f"{answer.file}: "),
+            )
+        )
+    return Table(("<file", "<verdict", "peak", "free", "step", "<broken rules, not understood"), tuple(rows))
+
+
+def _verdict(answer: Checked) -> str:
+    if answer.error:
+        return "not judged"
+    if answer.broken:
+        return "breaks rules"
+    return "passes" if answer.passed else "does not fit"
+
+
 def _total(answers: Sequence[Checked]) -> Iterator[Block]:
     unread = sum(bool(answer.error) for answer in answers)
     passed = sum(answer.passed for answer in answers)
     failed = len(answers) - unread - passed
-    yield Heading("Total")
-    tone = "good" if passed == len(answers) else "bad"
-    yield Text(f"{plural(passed, 'launch', 'launches')} passed, {failed} failed, {unread} not judged.", tone)  # type: ignore[arg-type]
+    tone: Tone = "good" if passed == len(answers) else "bad"
+    yield Text(f"{plural(passed, 'launch', 'launches')} passed, {failed} failed, {unread} not judged.", tone)
 
 
 def _rows(answer: Checked) -> list[dict[str, Any]]:
@@ -131,5 +159,4 @@ def _rows(answer: Checked) -> list[dict[str, Any]]:
     shared = {"file": answer.file, "error": answer.error, "broken_rules": " ".join(b.id for b in answer.broken)}
     if answer.memory is None:
         return [shared]
-    seconds = answer.step.seconds if answer.step else ""
-    return stage_rows(answer.memory, **shared, step_seconds=seconds)
+    return stage_rows(answer.memory, **shared, step_seconds=answer.step.seconds if answer.step else "")

@@ -77,6 +77,19 @@ def test_many_files_are_a_list_in_order(plan, launch, tmp_path) -> None:
     assert str(empty) in answer.err
 
 
+def test_many_files_are_a_line_each(plan, launch, tmp_path) -> None:
+    """A person sees the verdict of each file and the count; --detail adds the full reports."""
+    bad = tmp_path / "bad.sh"
+    bad.write_text(ARGUMENTS.replace("--global-batch-size 128", "--global-batch-size 130"))
+    absent = tmp_path / "absent.sh"
+    text = plan("check", launch, bad, absent, "--gpu", "H100").out
+    for path, verdict in ((launch, "passes"), (bad, "breaks rules"), (absent, "not judged")):
+        assert verdict in next(line for line in text.splitlines() if line.startswith(str(path)))
+    assert "1 launch passed, 1 failed, 1 not judged." in text
+    assert "Memory of one GPU" not in text
+    assert "Memory of one GPU" in plan("check", launch, bad, "--gpu", "H100", "--detail").out
+
+
 def test_a_launch_that_does_not_say_its_world(plan, launch) -> None:
     """With just the card, the number of GPUs must come from somewhere; the sentence says where."""
     launch.write_text(ARGUMENTS.replace("WORLD_SIZE=16\n", ""))
