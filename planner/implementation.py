@@ -62,8 +62,18 @@ class Implementation:
     exp_avg_bytes: Literal[1, 2, 4] = 4
     exp_avg_sq_bytes: Literal[1, 2, 4] = 4
     optimizer_offload_fraction: float = 0.0
+    """Part of the optimizer's shard that is kept and updated on the host."""
     offload_parameters: bool = False
+    """ZeRO 3: shards of the weights are kept on the host."""
     offload_activation_layers: int = 0
+    """Layers whose activations wait on the host (--cpu-offloading-num-layers)."""
+    offload_modules: tuple[str, ...] = ()
+    """Modules whose activations wait on the host (--fine-grained-activation-offloading, --offload-modules); sorted."""
+    activation_offload_fraction: float = 1.0
+    """Part of those modules' activations that goes (--activation-offload-fraction)."""
+    layer_wise_param_layout: bool = True
+    """Muon's distributed optimizer divides every buffer evenly; without, it deals out whole tensors
+    (--no-use-layer-wise-param-layout)."""
     sharded_framework: Literal["fsdp2", "megatron_fsdp", "deepspeed"] = "fsdp2"
     """Who shards gradients and weights at ZeRO 2 and 3."""
     schedule: Literal["1f1b", "zb-h1", "dualpipe"] = "1f1b"

@@ -45,7 +45,6 @@ def assumptions(
     if layout.zero >= 2:
         names = {"fsdp2": "PyTorch FSDP2", "megatron_fsdp": "Megatron-FSDP", "deepspeed": "DeepSpeed"}
         notes.append(f"ZeRO-{layout.zero} as in {names[impl.sharded_framework]}; gathered layers are estimated")
-    notes.append(
-        f"reserve {reserve_bytes / 2**30:.1f} GiB outside the allocator: CUDA context, NCCL, library workspaces, fragmentation"
-    )
+    reserve = f"reserve {reserve_bytes / 2**30:.1f} GiB outside the allocator"
+    notes.append(f"{reserve}: CUDA context, NCCL, library workspaces, fragmentation")
     return tuple(notes)

@@ -18,7 +18,7 @@ from planner.workload import Workload
 
 MIB = 2**20
 CUBLAS_WORKSPACE_BYTES = {"hopper": 32 * MIB, "blackwell": 32 * MIB}
-"""PyTorch's cuBLAS workspace of one handle (aten/src/ATen/cuda/CublasHandlePool.cpp: 4096 KiB x 8 on Hopper and later)."""
+"""PyTorch's cuBLAS workspace of one handle, 4096 KiB x 8 on Hopper and later (ATen/cuda/CublasHandlePool.cpp)."""
 CUBLAS_WORKSPACE_DEFAULT_BYTES = 8320 * 1024
 """4096 KiB x 2 + 16 KiB x 8 before Hopper."""
 CUBLAS_WORKSPACE_DETERMINISTIC_BYTES = 32 * MIB

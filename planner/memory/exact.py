@@ -13,6 +13,7 @@ from planner.errors import NotModelled
 from planner.implementation import Implementation, attention_on
 from planner.layout import Layout
 from planner.memory import states
+from planner.memory.additions import Additions, combined
 from planner.memory.assumptions import assumptions
 from planner.memory.buffers import buffer_terms, dummy_gradient_terms
 from planner.memory.counts import stage_counts
@@ -20,10 +21,11 @@ from planner.memory.detail import shown_terms, stage_pieces
 from planner.memory.form import Always, Counts, Moment, StageForm, Term
 from planner.memory.in_flight import moments_in_flight, peak_in_flight
 from planner.memory.moments import StageParts, moments
+from planner.memory.offload import activation_host_bytes, activation_offload
 from planner.memory.pieces import EdgeCosts, LayerCost, edge_costs, layer_cost, modules_of, shape_of, sharding_of
 from planner.memory.report import MemoryReport, StageMemory
 from planner.memory.rule_of_thumb import RuleOfThumb
-from planner.memory.sharded import ShardedTerms, sharded_terms, units_of
+from planner.memory.sharded import sharded_terms, units_of
 from planner.memory.state_terms import StateTerms, edge_weights, stage_parameters
 from planner.model import Model
 from planner.workload import Workload
@@ -155,13 +157,13 @@ class ExactAccounting:
         found = self._additions.get(key)
         if found is None:
             kinds, edges = self.pieces(layout, group)
-            sharded = self._sharded(layout, parts)
+            besides = combined(self._sharded(layout, parts), self._offloaded(layout, kinds, parts))
             shape = shape_of(self.model, self.workload, self.implementation, layout)
             dense = not self.implementation.gradient_accumulation_fusion
-            found = self._additions[key] = moments(kinds, edges, parts, sharded, shape.stream, dense)
+            found = self._additions[key] = moments(kinds, edges, parts, besides, shape.stream, dense)
         return found
 
-    def _sharded(self, layout: Layout, parts: StageParts) -> ShardedTerms:
+    def _sharded(self, layout: Layout, parts: StageParts) -> Additions:
         """What ZeRO 2 and 3 hold besides their shards."""
         kinds, edges = self.pieces(layout)
         held = states.state_bytes(layout.zero, self.workload, self.implementation)
@@ -171,6 +173,21 @@ class ExactAccounting:
         head = edge_weights(parts, edges)[len(embedding) :]
         units = units_of([c.weights for c in kinds], kept, embedding, head, self.model.num_layers, layout)
         return sharded_terms(held, self.implementation, layout, units)
+
+    def _offloaded(self, layout: Layout, kinds: tuple[LayerCost, ...], parts: StageParts) -> Additions:
+        """What activations that wait on the host change."""
+        if self.implementation.offload_activation_layers and layout.pp > 1:
+            raise NotModelled("offloading the activations of whole layers needs pp 1 (Megatron refuses it otherwise).")
+        kept, sent = [c.saved_bytes for c in kinds], [c.offloaded_bytes for c in kinds]
+        return activation_offload(self.implementation, self.model.pattern, kept, sent, mtp=parts.mtp_layers > 0)
+
+    def _host_bytes(self, layout: Layout, parts: StageParts, counts: Counts, pieces: Pieces) -> int:
+        """Host memory of one rank of a stage: states and activations that are offloaded."""
+        kinds, edges = pieces
+        kept, sent = [c.saved_bytes for c in kinds], [c.offloaded_bytes for c in kinds]
+        in_flight = max((f.microbatches for f in parts.in_flight), key=sum)
+        waiting = activation_host_bytes(self.implementation, self.model.pattern, kept, sent, counts, in_flight)
+        return self._states.host_bytes(layout, parts, counts, kinds, edges) + waiting
 
     def _checkpoint_groups(self, layout: Layout, stage: int, parts: StageParts) -> tuple[int, tuple[Term, ...]]:
         """Layers that are rebuilt together, and corrections where full recomputation checkpoints groups of several
@@ -227,6 +244,7 @@ class ExactAccounting:
             components=components,
             capacity_bytes=self.stage_capacity_bytes(layout, stage),
             rule_of_thumb_bytes=self._hand.stage_bytes(layout, stage, counts),
+            host_bytes=self._host_bytes(layout, parts, counts, pieces),
             pieces=stage_pieces(self.model, layout, parts, kinds, edges, held) if detail else (),
             terms=shown_terms(form.always.terms + moment.terms, counts) if detail else (),
         )

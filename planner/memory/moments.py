@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from planner.memory.additions import Additions
 from planner.memory.form import Moment, Term
 from planner.memory.in_flight import InFlight
 from planner.memory.pieces import EdgeCosts, LayerCost
-from planner.memory.sharded import ShardedTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def moments(
     kinds: tuple[LayerCost, ...],
     edges: EdgeCosts,
     parts: StageParts,
-    sharded: ShardedTerms,
+    besides: Additions,
     stream: int,
     dense_gradients: bool,
 ) -> tuple[Moment, ...]:
@@ -52,22 +52,22 @@ def moments(
         kept = (*_kept(kinds, state.microbatches), *_edges_kept(edges, parts, state))
         on_loss = parts.loss_chunk == state.chunk
         if on_loss:
-            out.append(Moment("loss", (*kept, *_loss(edges), *sharded.loss)))
-            out.append(Moment("head backward", (*kept, *_head(edges, dense_gradients), *sharded.loss)))
+            out.append(Moment("loss", (*kept, *_loss(edges), *besides.loss)))
+            out.append(Moment("head backward", (*kept, *_head(edges, dense_gradients), *besides.loss)))
         freed = _loss_freed(edges, parts, dense_gradients) if on_loss else ()
         # a recomputed layer stands before the kept ones of its chunk: their activations are gone by then
         gone = _layers_gone(kinds, state) if len(state.microbatches) == 1 else ()
         for k, cost in enumerate(kinds):
             here = Term("activations", "layer gradients", cost.backward_bytes, "if_layer", k)
-            out.append(Moment("backward", (*kept, *freed, here, *sharded.layers[k])))
+            out.append(Moment("backward", (*kept, *freed, here, *besides.layers[k])))
             rebuilt = Term(
                 "activations", "recomputed layer and its gradients", cost.recompute_bytes, "if_recomputed", k
             )
-            out.append(Moment("recompute", (*kept, *freed, *gone, rebuilt, *sharded.layers[k])))
+            out.append(Moment("recompute", (*kept, *freed, *gone, rebuilt, *besides.layers[k])))
         if parts.embedding_chunk == state.chunk:
             done = (*_layers_gone(kinds, state), *_checkpoints_gone(kinds, state))
             grads = _embedding(edges, parts, stream, dense_gradients)
-            out.append(Moment("embedding backward", (*kept, *freed, *done, *grads, *sharded.embedding)))
+            out.append(Moment("embedding backward", (*kept, *freed, *done, *grads, *besides.embedding)))
     return tuple(out)
 
 

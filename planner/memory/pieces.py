@@ -14,8 +14,9 @@ from planner.layout import Layout
 from planner.memory.activations.edges import embedding_saved, final_norm_saved, head_saved, loss_saved
 from planner.memory.activations.layer import checkpoint_tape, layer_tape
 from planner.memory.activations.shape import Shape
+from planner.memory.offload import offloaded_bytes
 from planner.memory.tape import Tape, backward_peak, saved_by_tensor, saved_bytes
-from planner.model import Layer, Model
+from planner.model import Layer, Model, MoE
 from planner.parameters import (
     Sharding,
     Weight,
@@ -45,6 +46,8 @@ class LayerCost:
     """The same where the layer is rebuilt first."""
     tape: Tape
     numel: int
+    offloaded_bytes: int = 0
+    """Of what it keeps, bytes that wait on the host; `saved_bytes` is what stays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,15 +151,17 @@ def layer_cost(
     full = tape if not modules else layer_tape(shape, impl, layer, model.norm, model.rotary_dim, frozenset())
     rebuilt = checkpoint_tape(shape, (full,) * group)
     weights = layer_weights(layer, model.hidden_size, model.norm, sharding)
+    offloaded = offloaded_bytes(impl, tape, shape.element, experts=isinstance(layer.mlp, MoE))
     return LayerCost(
         weights=weights,
         saved=saved_by_tensor(tape),
-        saved_bytes=saved_bytes(tape),
+        saved_bytes=saved_bytes(tape) - offloaded,
         checkpoint_bytes=saved_bytes(rebuilt),
-        backward_bytes=backward_peak(tape, shape.stream),
+        backward_bytes=backward_peak(tape, shape.stream) + offloaded,
         recompute_bytes=backward_peak(rebuilt, shape.stream),
         tape=full,
         numel=numel(weights),
+        offloaded_bytes=offloaded,
     )
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 from planner.implementation import Implementation
 from planner.layout import Layout
+from planner.memory.additions import Additions
 from planner.memory.form import Component, Term
 from planner.memory.states import StateBytes
 from planner.parameters import Weight, numel
@@ -40,18 +41,6 @@ REUSE_ELEMENTS = 1_000_000_000
 turn from forward to backward every layer is passed twice, so that half of it is kept."""
 MEGATRON_PREFETCH_ELEMENTS = 500_000_000
 """Half of Megatron-FSDP's least suggested_communication_unit_size."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardedTerms:
-    """Terms that sharding adds to the moments of a step, over the shards themselves."""
-
-    always: tuple[Term, ...] = ()
-    loss: tuple[Term, ...] = ()
-    """Loss and backward of the head."""
-    layers: tuple[tuple[Term, ...], ...] = ()
-    """Backward of a layer of each kind."""
-    embedding: tuple[Term, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +86,10 @@ def units_of(
     )
 
 
-def sharded_terms(states: StateBytes, impl: Implementation, layout: Layout, units: Units) -> ShardedTerms:
+def sharded_terms(states: StateBytes, impl: Implementation, layout: Layout, units: Units) -> Additions:
     """What ZeRO 2 and 3 add as `impl.sharded_framework` does it; nothing below them."""
     if layout.zero < 2:
-        return ShardedTerms(layers=tuple(() for _ in units.layers))
+        return Additions(tuple(() for _ in units.layers))
     make = {"fsdp2": _fsdp2, "megatron_fsdp": _megatron_fsdp, "deepspeed": _deepspeed}[impl.sharded_framework]
     return make(states, impl, layout, units)
 
@@ -111,7 +100,7 @@ def _term(name: str, size: int, kind: int | None = None, component: Component = 
     return Term(component, name, size, times, kind or 0, 0, "estimated")  # type: ignore[arg-type]
 
 
-def _fsdp2(states: StateBytes, impl: Implementation, layout: Layout, units: Units) -> ShardedTerms:
+def _fsdp2(states: StateBytes, impl: Implementation, layout: Layout, units: Units) -> Additions:
     w, g = states.computed, impl.grad_reduce_bytes
     root = _term("gathered embedding and head", states.gathered * units.root)
     head_grad = _term("whole gradient of the head", w * units.head)
@@ -133,10 +122,10 @@ def _fsdp2(states: StateBytes, impl: Implementation, layout: Layout, units: Unit
             for chunk in range(units.chunks):
                 always.append(Term("gradients", "whole until reduced", g * n, "layer", k, chunk, "estimated"))
         always.append(_term("whole until reduced", g * units.root, component="gradients"))
-    return ShardedTerms(tuple(always), (root,), tuple(layers), (root_reduce, head_grad))
+    return Additions(tuple(layers), (root,), (root_reduce, head_grad), tuple(always))
 
 
-def _megatron_fsdp(states: StateBytes, impl: Implementation, layout: Layout, units: Units) -> ShardedTerms:
+def _megatron_fsdp(states: StateBytes, impl: Implementation, layout: Layout, units: Units) -> Additions:
     w, g = states.gathered, impl.grad_reduce_bytes
     ahead = max(MEGATRON_PREFETCH_ELEMENTS, units.mean_layer)
     root_grad = _term("whole gradient of embedding and head", g * units.root)
@@ -162,16 +151,16 @@ def _megatron_fsdp(states: StateBytes, impl: Implementation, layout: Layout, uni
     largest = max(range(len(units.layers)), key=lambda k: units.layers[k])
     at_the_end = several("whole gradients of layers", g, 1 + -(-2 * ahead // units.layers[largest]), largest)
     always = (_term("gathered embedding and head", w * units.root),) if w else ()
-    return ShardedTerms(always, (), tuple(layers), (root_grad, *at_the_end))
+    return Additions(tuple(layers), (), (root_grad, *at_the_end), always)
 
 
-def _deepspeed(states: StateBytes, impl: Implementation, layout: Layout, units: Units) -> ShardedTerms:
+def _deepspeed(states: StateBytes, impl: Implementation, layout: Layout, units: Units) -> Additions:
     w = states.computed
     bucket = impl.ddp_bucket_elements or REDUCE_BUCKET_ELEMENTS
     if layout.zero == 2:
         buffers = 2 if impl.overlap_grad_reduce else 1
         held = (_term("gradient buckets", buffers * w * bucket),)
-        return ShardedTerms((), held, tuple(held for _ in units.layers), held)
+        return Additions(tuple(held for _ in units.layers), held, held)
     stage = units.root + units.mean_layer * units.stage_layers
     flattened = _term("flattened gradient bucket", w * min(bucket, stage))
     kept = min(stage, REUSE_ELEMENTS // 2)
@@ -181,4 +170,4 @@ def _deepspeed(states: StateBytes, impl: Implementation, layout: Layout, units: 
         for k, n in enumerate(units.layers)
     )
     last = _term("gathered weights", w * units.embedding)
-    return ShardedTerms((_term("gradient bucket", w * bucket),), (turn,), layers, (flattened, last))
+    return Additions(layers, (turn,), (flattened, last), (_term("gradient bucket", w * bucket),))

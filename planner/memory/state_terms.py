@@ -60,9 +60,7 @@ class StateTerms:
 
     def _elements(self, layout: Layout, weights: tuple[Weight, ...]) -> tuple[int, int]:
         """Elements on the rank, and of its largest shard."""
-        dense, expert = states.split_by_group(weights, layout)
-        shards = states.shard(dense, states.shard_group(layout, self.implementation, False))
-        return dense + expert, shards + states.shard(expert, states.shard_group(layout, self.implementation, True))
+        return states.elements(weights, layout, self.implementation)
 
     def _of(self, layout: Layout, weights: tuple[Weight, ...]) -> list[tuple[Component, int]]:
         key = (id(weights), layout.dp * layout.cp, layout.ep, layout.edp, layout.zero, layout.hsdp_replicas)
@@ -70,16 +68,35 @@ class StateTerms:
         if found is None:
             s = self._bytes(layout.zero)
             whole, shards = self._elements(layout, weights)
-            adam = 4 * states.moments_left_to_adam(weights, self.workload)
+            freed = [int(part * (shards if layout.zero else whole)) for part in s.freed]
+            half, half_shards = self._elements(layout, states.kept_in_half(weights, self.workload, self.implementation))
+            half = (2 - s.computed) * (half if s.weights_whole else half_shards)
+            half += states.fp8_copies(weights, layout, self.workload, self.implementation)
+            extra = states.extra_optimizer_bytes(weights, layout, self.workload, self.implementation)
             found = [
-                ("weights", s.weights_whole * whole + s.weights_sharded * shards),
-                ("gradients", s.gradients_whole * whole + s.gradients_sharded * shards),
-                ("optimizer", s.optimizer_whole * whole + s.optimizer_sharded * shards + adam),
+                ("weights", s.weights_whole * whole + s.weights_sharded * shards + half - freed[0]),
+                ("gradients", s.gradients_whole * whole + s.gradients_sharded * shards - freed[1]),
+                ("optimizer", s.optimizer_whole * whole + s.optimizer_sharded * shards + extra - freed[2]),
             ]
             # the tuple is kept alive with its amounts, so that its id stays its own
             self._amounts[key] = found
             self._amounts[(id(weights), "alive")] = weights  # type: ignore[assignment]
         return found
+
+    def host_bytes(
+        self, layout: Layout, parts: StageParts, counts: Counts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
+    ) -> int:
+        """States of a stage that one of its ranks keeps on the host."""
+        s = self._bytes(layout.zero)
+        if not (s.host_whole or s.host_sharded):
+            return 0
+
+        def host(weights: tuple[Weight, ...]) -> int:
+            whole, shards = self._elements(layout, weights)
+            return round(s.host_whole * whole + s.host_sharded * shards)
+
+        held = [sum(chunk[k] for chunk in counts.layers) for k in range(len(kinds))]
+        return host(edge_weights(parts, edges)) + sum(n * host(c.weights) for n, c in zip(held, kinds, strict=True))
 
     def padding_bound(self, layout: Layout, kinds: tuple[LayerCost, ...]) -> int:
         """At least what bucket padding can add to a stage (zero without the distributed optimizer)."""

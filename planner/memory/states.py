@@ -5,11 +5,11 @@ experts tp * cp * dp / (etp * ep)):
 
     zero  keeper      weights            gradients     optimizer
     0     Megatron    2                  4             12 (fp32 master, two moments)
-    1     Megatron    2                  4             12 / d (distributed optimizer: docs/user-guide/features/dist_optimizer.md)
+    1     Megatron    2                  4             12 / d (docs/user-guide/features/dist_optimizer.md)
     2     DeepSpeed   2                  g / d         12 / d (runtime/zero/stage_1_and_2.py)
-    2     FSDP2       2 + 4 / d          4 / d         8 / d  (the fp32 shard is the master; 16-bit copies stay gathered)
+    2     FSDP2       2 + 4 / d          4 / d         8 / d  (the fp32 shard is the master; weights stay gathered)
     2     Megatron    2 + 4 / d          g / d         8 / d  (Megatron-FSDP optim_grads: main weights are a buffer)
-    3     FSDP2       4 / d              4 / d         8 / d  (torch.distributed.fsdp.fully_shard, reshard_after_forward)
+    3     FSDP2       4 / d              4 / d         8 / d  (fully_shard with reshard_after_forward)
     3     Megatron    6 / d              g / d         8 / d  (optim_grads_params: param_and_grad_buffer.py)
     3     DeepSpeed   2 / d              g / d         12 / d (runtime/zero/stage3.py)
 
@@ -27,6 +27,7 @@ from functools import lru_cache
 from planner.errors import NotModelled
 from planner.implementation import Implementation
 from planner.layout import Layout
+from planner.memory.offload import all_offloaded, check_offload
 from planner.parameters import Weight
 from planner.workload import Workload
 
@@ -45,6 +46,12 @@ class StateBytes:
     """Bytes for one element of a layer that is gathered for its turn (ZeRO 3), else 0."""
     computed: int = 2
     """Bytes of a weight as it is computed with."""
+    host_whole: float = 0.0
+    """On the host: for each element of the rank."""
+    host_sharded: float = 0.0
+    """On the host: for each element of the rank's shard."""
+    freed: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Of the sharded weights, gradients and optimizer, what is on the host instead of the GPU."""
 
     @property
     def sharded(self) -> int:
@@ -53,6 +60,10 @@ class StateBytes:
 
 OPTIMIZER_MOMENTS = {"adamw": 2, "adamw-8bit": 2, "sgd": 0, "sgd-momentum": 1, "muon": 1}
 """Moments that each optimizer keeps for an element of a weight matrix."""
+NEVER_FP8 = ("embedding", "position_embedding", "head", "router")
+"""Parts whose matrices stay in half precision with --fp8-param-gather."""
+EIGHT_BIT_BLOCK = 256
+"""Elements that share a scale in 8-bit Adam."""
 MUON_MATRICES = ("attention", "mlp", "experts", "shared_experts", "mtp")
 """Parts whose matrices Muon orthogonalises; everything else is left to AdamW (megatron/core/optimizer/muon.py)."""
 
@@ -60,6 +71,7 @@ MUON_MATRICES = ("attention", "mlp", "experts", "shared_experts", "mtp")
 @lru_cache(maxsize=1024)
 def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateBytes:
     """Bytes for each parameter element. Raises NotModelled for combinations no framework offers."""
+    check_offload(impl, zero)
     moments = _moment_bytes(workload, impl)
     if workload.precision == "fp32":
         weight, gradient, master = 4, 4, 0
@@ -68,33 +80,54 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
         gradient = (
             4 if workload.precision == "fp16" and impl.framework == "megatron-deepspeed" else impl.grad_reduce_bytes
         )
-        master = impl.main_params_bytes
+        master = _master_bytes(zero, workload, impl)
     if impl.fp8_param_gather and workload.precision == "fp8":
         weight = 1
     optimizer = master + moments
-    if zero == 0:
-        return StateBytes(weight, 0, gradient, 0, optimizer, 0, computed=weight)
-    if zero == 1:
-        return StateBytes(weight, 0, gradient, 0, 0, optimizer, computed=weight)
+    fraction = impl.optimizer_offload_fraction
+    if zero < 2:
+        # hybrid_optimizer.py: fp32 weights and gradients on the host, both pinned, beside the moments
+        freed, host = (0.0, 0.0, fraction * optimizer), fraction * (4 + 4 + moments)
+        if zero == 0:
+            return StateBytes(weight, 0, gradient, 0, optimizer, 0, computed=weight, host_whole=host, freed=freed)
+        return StateBytes(weight, 0, gradient, 0, 0, optimizer, computed=weight, host_sharded=host, freed=freed)
     if impl.sharded_framework == "deepspeed":
+        offloads = fraction > 0
+        # fp32 weights and gradients, moments; the reduced gradients in their own type, in stage 2 the updated weights
+        host = fraction * (4 + 4 + moments) + (gradient if zero == 3 else weight) * offloads
+        freed = (weight * impl.offload_parameters, gradient * offloads, fraction * optimizer)
+        host += weight * impl.offload_parameters
         if zero == 2:
-            return StateBytes(weight, 0, 0, gradient, 0, optimizer, computed=weight)
-        return StateBytes(0, weight, 0, gradient, 0, optimizer, gathered=weight, computed=weight)
+            return StateBytes(weight, 0, 0, gradient, 0, optimizer, 0, weight, 0.0, host, freed)
+        return StateBytes(0, weight, 0, gradient, 0, optimizer, weight, weight, 0.0, host, freed)
     if impl.sharded_framework == "megatron_fsdp":
-        # model weights, main weights and main gradients are three buffers; fp32 training has no second weight buffer
+        # model weights, main weights and main gradients are three buffers; fp32 training has no second weight buffer.
+        # HybridDeviceOptimizer copies the main weights: their buffer stays
         main = 0 if workload.precision == "fp32" else impl.main_params_bytes
+        freed, host = (0.0, 0.0, fraction * moments), fraction * (4 + 4 + moments)
         if zero == 2:
-            return StateBytes(weight, main, 0, gradient, 0, moments, computed=weight)
-        return StateBytes(0, weight + main, 0, gradient, 0, moments, gathered=weight, computed=weight)
+            return StateBytes(weight, main, 0, gradient, 0, moments, 0, weight, 0.0, host, freed)
+        return StateBytes(0, weight + main, 0, gradient, 0, moments, weight, weight, 0.0, host, freed)
     # fully_shard keeps the parameters in fp32 and casts what it gathers; gradients come back in the parameters' type
+    everything = all_offloaded(impl)
+    freed, host = (4.0 * everything, 4.0 * everything, moments * everything), (8.0 + moments) * everything
     if zero == 2:
-        return StateBytes(weight, 4, 0, 4, 0, moments, computed=weight)
-    return StateBytes(0, 4, 0, 4, 0, moments, gathered=weight, computed=weight)
+        return StateBytes(weight, 4, 0, 4, 0, moments, 0, weight, 0.0, host, freed)
+    return StateBytes(0, 4, 0, 4, 0, moments, weight, weight, 0.0, host, freed)
+
+
+def _master_bytes(zero: int, workload: Workload, impl: Implementation) -> int:
+    """A master weight. The precision-aware distributed optimizer keeps only the 16 bits of an fp32 master that its
+    bf16 weight lacks (optimizer_config.py: store_param_remainders), unless the host updates a part
+    (HybridDeviceOptimizer)."""
+    remainder = impl.precision_aware_optimizer and zero == 1 and workload.precision == "bf16"
+    if remainder and not impl.optimizer_offload_fraction:
+        return 2
+    return impl.main_params_bytes
 
 
 def _moment_bytes(workload: Workload, impl: Implementation) -> int:
-    """Bytes of all moments of one element. 8-bit Adam keeps one byte and a 4-byte scale for each 256 elements of each
-    moment (bitsandbytes: blockwise quantisation), rounded to 2 bytes."""
+    """Bytes of all moments of one element; the scales of 8-bit ones are in `extra_optimizer_bytes`."""
     if workload.optimizer == "adamw-8bit":
         return 2
     if workload.optimizer == "adamw":
@@ -106,11 +139,48 @@ def _moment_bytes(workload: Workload, impl: Implementation) -> int:
     return 4 * OPTIMIZER_MOMENTS[workload.optimizer]
 
 
-def moments_left_to_adam(weights: Sequence[Weight], workload: Workload) -> int:
-    """Elements that a second moment is kept for although the optimizer keeps one: Muon's embeddings, heads and vectors."""
+def extra_optimizer_bytes(weights: Sequence[Weight], layout: Layout, workload: Workload, impl: Implementation) -> int:
+    """What the optimizer holds of these tensors on a rank beyond `StateBytes`, which is the same for all elements.
+
+    adamw-8bit: an fp32 scale for each 256 elements of both moments (bitsandbytes, optim/optimizer.py: blocksize 256).
+    muon: AdamW's second moment of embeddings, heads and vectors; without the even layout one rank is dealt the largest
+    of them whole (layer_wise_optimizer.py: _shard_params_ping_pong).
+    """
+    if workload.optimizer == "adamw-8bit":
+        whole, shards = elements(weights, layout, impl)
+        return 2 * 4 * (-(-(shards if layout.zero else whole) // EIGHT_BIT_BLOCK))
     if workload.optimizer != "muon":
         return 0
-    return sum(w.numel for w in weights if len(w.shape) < 2 or w.part not in MUON_MATRICES)
+    others = [w for w in weights if len(w.shape) < 2 or w.part not in MUON_MATRICES]
+    whole, shards = elements(others, layout, impl)
+    if not layout.zero:
+        return 4 * whole
+    dense = [w for w in others if w.part in ("embedding", "head")]
+    if impl.layer_wise_param_layout or not dense or layout.zero > 1:
+        return 4 * shards
+    group = shard_group(layout, impl, False)
+    largest = max(w.numel for w in dense)
+    dealt = largest - shard(sum(w.numel for w in dense), group)
+    return 4 * shards + (impl.main_params_bytes + 8) * max(0, dealt)
+
+
+def kept_in_half(weights: Sequence[Weight], workload: Workload, impl: Implementation) -> tuple[Weight, ...]:
+    """Tensors that stay in two bytes where matrices are held in fp8: only Transformer Engine's linear layers take
+    --fp8-param-gather; embeddings, head, router and vectors do not."""
+    if not (impl.fp8_param_gather and workload.precision == "fp8"):
+        return ()
+    return tuple(w for w in weights if len(w.shape) < 2 or w.part in NEVER_FP8)
+
+
+def fp8_copies(weights: Sequence[Weight], layout: Layout, workload: Workload, impl: Implementation) -> int:
+    """Bytes of the fp8 copies that Transformer Engine's linear layers keep through a step's microbatches: row-wise and
+    column-wise, or the column-wise one where the weight is fp8 itself (pytorch/module/base.py: get_weight_workspace;
+    megatron/core/extensions/transformer_engine.py: is_first_microbatch). Sharded weights are cast again each time."""
+    engine = impl.layer_implementation == "transformer_engine"
+    if workload.precision != "fp8" or layout.zero >= 2 or not engine:
+        return 0
+    linear = sum(w.numel for w in weights if len(w.shape) >= 2 and w.part not in NEVER_FP8)
+    return linear * (1 if impl.fp8_param_gather else 2)
 
 
 def shard_group(layout: Layout, impl: Implementation, expert: bool) -> int:
@@ -119,6 +189,13 @@ def shard_group(layout: Layout, impl: Implementation, expert: bool) -> int:
     ranks = layout.edp if expert and layout.ep > 1 else layout.dp * layout.cp
     replicas = impl.num_distributed_optimizer_instances if layout.zero == 1 else layout.hsdp_replicas
     return max(1, ranks // replicas)
+
+
+def elements(weights: Sequence[Weight], layout: Layout, impl: Implementation) -> tuple[int, int]:
+    """Elements of these tensors on the rank, and of its largest shard."""
+    dense, expert = split_by_group(weights, layout)
+    shards = shard(dense, shard_group(layout, impl, False)) + shard(expert, shard_group(layout, impl, True))
+    return dense + expert, shards
 
 
 def split_by_group(weights: Sequence[Weight], layout: Layout) -> tuple[int, int]:
@@ -151,8 +228,8 @@ def bucket_elements(impl: Implementation, data_parallel: int) -> int | None:
 
 
 def padded_elements(weights: Sequence[Weight], group: int, bucket: int | None, high_bandwidth: bool) -> int:
-    """Elements of a distributed-optimizer buffer over these parameters, in reverse order as Megatron fills it: each start
-    aligned, each bucket's end padded to a multiple of the group and of 128
+    """Elements of a distributed-optimizer buffer over these parameters, in reverse order as Megatron fills it: each
+    start aligned, each bucket's end padded to a multiple of the group and of 128
     (megatron/core/distributed/param_and_grad_buffer.py: _ParamAndGradBuffer.__init__)."""
     unit = math.lcm(group, BUS_BANDWIDTH_ALIGNMENT if high_bandwidth else 128)
     start = bucket_start = 0

@@ -15,6 +15,7 @@ from planner.errors import InputError, NotModelled
 from planner.implementation import AttentionKernel, CrossEntropy, Implementation, LayerImplementation
 from planner.interop.megatron.architecture import dropout, positive
 from planner.interop.megatron.parse import Arguments, readable
+from planner.memory.offload import OFFLOAD_MODULES
 from planner.workload import Optimizer, Precision, Workload
 
 Chosen = TypeVar("Chosen")
@@ -75,9 +76,7 @@ def build_implementation(args: Arguments, source: str) -> Implementation:
     bias = not args.flag("disable-bias-linear")
     precision_aware = args.flag("use-precision-aware-optimizer")
     offloads = args.flag("optimizer-cpu-offload") or args.flag("cpu-optimizer")
-    fraction = args.get("optimizer-offload-fraction", 1.0) if offloads else 0.0
-    if not 0 <= fraction <= 1:
-        raise InputError(f"{source}: --optimizer-offload-fraction must be from 0 to 1, but was given {fraction}.")
+    fraction = _fraction(args, "optimizer-offload-fraction", source) if offloads else 0.0
     capacity = args.get("moe-expert-capacity-factor")
     padded = "padded-vocab-size" in args or args.flag("no-pad-vocab-size") or args.flag("disable-pad-vocab-size")
     deterministic = args.flag("deterministic-mode")
@@ -120,6 +119,9 @@ def build_implementation(args: Arguments, source: str) -> Implementation:
         exp_avg_sq_bytes=choose(args, "exp-avg-sq-dtype", _MOMENT_BYTES, "fp32", source),
         optimizer_offload_fraction=fraction,
         offload_activation_layers=max(0, args.get("cpu-offloading-num-layers", 0)),
+        offload_modules=_offload_modules(args, source),
+        activation_offload_fraction=_fraction(args, "activation-offload-fraction", source),
+        layer_wise_param_layout=not args.flag("no-use-layer-wise-param-layout"),
         sharded_framework=_sharded_framework(args),
         microbatch_group_size=positive(args, _GROUP, source) if _GROUP in args else None,
         calculate_per_token_loss=args.flag("calculate-per-token-loss"),
@@ -138,6 +140,28 @@ def _attention(args: Arguments, local: bool, source: str) -> AttentionKernel:
     if any(args.flag(name) for name in ("use-flash-attn", "use-flash-attn-v1", "use-flash-attn-v2")):
         return "flash"
     return "unfused" if local or args.flag("deepspeed") else "auto"
+
+
+def _offload_modules(args: Arguments, source: str) -> tuple[str, ...]:
+    """Modules whose activations go to the host."""
+    if not args.flag("fine-grained-activation-offloading"):
+        return ()
+    names = sorted(set(args.get("offload-modules", [])))
+    for name in names:
+        if name == "fused_group_mlp":
+            raise NotModelled(f"{source}: --offload-modules fused_group_mlp is not modelled.")
+        if name not in OFFLOAD_MODULES:
+            known = ", ".join(OFFLOAD_MODULES)
+            raise InputError(f"{source}: --offload-modules must be of {known}, but was given '{readable(name)}'.")
+    return tuple(names)
+
+
+def _fraction(args: Arguments, name: str, source: str) -> float:
+    """A number from 0 to 1; 1 where it is absent."""
+    value = float(args.get(name, 1.0))
+    if not 0 <= value <= 1:
+        raise InputError(f"{source}: --{name} must be from 0 to 1, but was given {value}.")
+    return value
 
 
 def _deferred_embedding_wgrads(args: Arguments) -> int:

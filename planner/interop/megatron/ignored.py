@@ -207,7 +207,7 @@ GROUPS: dict[str, str] = {
     "distributed": """
         ddp-average-in-collective disable-symmetric-registration fake-process-group fsdp-manual-registration
         gtp-expert-remat-nccl-ub gtp-remat-nccl-ub gtp-remat-reduce-scatter-with-fp32-accumulation
-        no-gradient-reduce-div-fusion no-use-layer-wise-param-layout
+        no-gradient-reduce-div-fusion
     """,
     "ValidationConfig": """
         eval-global-batch-size= eval-interval= eval-iters= eval-micro-batch-size= full-validation

@@ -90,6 +90,7 @@ HONOURED: dict[str, Argument] = {
         moe-expert-capacity-factor Implementation.moe_capacity_factor
         sgd-momentum Workload.optimizer (0 keeps no state)
         optimizer-offload-fraction Implementation.optimizer_offload_fraction
+        activation-offload-fraction Implementation.activation_offload_fraction
         """,
     ),
     **_table(
@@ -129,6 +130,7 @@ HONOURED: dict[str, Argument] = {
         "list",
         """
         recompute-modules Layout.recompute
+        offload-modules Implementation.offload_modules
         step-batch-size-schedule Workload.global_batch (the last step's)
         spec none, unless it names a hybrid or Mamba stack (refused) or `local` (Implementation.layer_implementation)
         """,
@@ -191,6 +193,8 @@ HONOURED: dict[str, Argument] = {
         fp32-residual-connection Implementation.fp32_residual_connection
         use-precision-aware-optimizer Implementation.precision_aware_optimizer
         optimizer-cpu-offload Implementation.optimizer_offload_fraction
+        fine-grained-activation-offloading Implementation.offload_modules
+        no-use-layer-wise-param-layout Implementation.layer_wise_param_layout
         cpu-optimizer Implementation.optimizer_offload_fraction (Megatron-DeepSpeed)
         calculate-per-token-loss Implementation.calculate_per_token_loss
         deepspeed Implementation.framework (Megatron-DeepSpeed)
@@ -225,7 +229,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         use-fused-weighted-squared-relu the activation is counted as unfused
         apply-residual-connection-post-layernorm the residual is counted as before the norm
         qk-l2-norm the weightless norm of queries and keys is not counted
-        fine-grained-activation-offloading offloaded activations are counted as kept
         external-cuda-graph buffers of CUDA graphs are not counted
         enable-cuda-graph buffers of CUDA graphs are not counted
         optimizer-cuda-graph buffers of CUDA graphs are not counted
@@ -278,7 +281,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         moe-token-drop-policy dropped tokens are those beyond the capacity whichever they are
         moe-dispatch-fwd-dtype tokens are sent in bf16
         moe-combine-bwd-dtype tokens are sent in bf16
-        activation-offload-fraction offloaded activations are counted as kept
         cuda-graph-impl buffers of CUDA graphs are not counted
         no-rope-freq rotary positions are counted on every layer
         fp8-recipe scales and amax histories are not counted
@@ -303,7 +305,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
     **_table(
         "list",
         """
-        offload-modules offloaded activations are counted as kept
         cuda-graph-modules buffers of CUDA graphs are not counted
         cuda-graph-scope buffers of CUDA graphs are not counted
         cp-comm-type context parallelism is timed as ring exchange (p2p)
