@@ -79,7 +79,7 @@ class ExactAccounting:
             shape = shape_of(model, self.workload, impl, layout)
             sharding = sharding_of(impl, layout)
             kinds = tuple(layer_cost(model, impl, kind, shape, sharding, modules, group) for kind in model.layer_kinds)
-            found = self._pieces[key] = (kinds, edge_costs(model, impl, shape, sharding, layout.pp > 1))
+            found = self._pieces[key] = (kinds, edge_costs(model, impl, shape, sharding, layout.pp > 1, modules))
         return found
 
     def form(self, layout: Layout, stage: int) -> StageForm:
@@ -179,7 +179,7 @@ class ExactAccounting:
         if self.implementation.offload_activation_layers and layout.pp > 1:
             raise NotModelled("offloading the activations of whole layers needs pp 1 (Megatron refuses it otherwise).")
         kept, sent = [c.saved_bytes for c in kinds], [c.offloaded_bytes for c in kinds]
-        return activation_offload(self.implementation, self.model.pattern, kept, sent, mtp=parts.mtp_layers > 0)
+        return activation_offload(self.implementation, self.model.pattern, kept, sent)
 
     def _host_bytes(self, layout: Layout, parts: StageParts, counts: Counts, pieces: Pieces) -> int:
         """Host memory of one rank of a stage: states and activations that are offloaded."""

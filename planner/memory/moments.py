@@ -103,7 +103,8 @@ def _edges_kept(edges: EdgeCosts, parts: StageParts, state: InFlight) -> list[Te
         alive = state.microbatches[parts.embedding_chunk]
         terms.append(Term("activations", "embedding", alive * edges.embedding_bytes))
     if parts.loss_chunk is not None:
-        alive = state.microbatches[parts.loss_chunk]
+        # a microbatch's backward follows its loss at once, whatever else is in flight
+        alive = min(1, state.microbatches[parts.loss_chunk])
         terms.append(Term("activations", "final norm and head input", alive * edges.before_loss_bytes))
         terms.append(Term("logits", "loss", alive * edges.loss_bytes))
         if parts.deferred:

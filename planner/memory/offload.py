@@ -77,7 +77,7 @@ def _kept_items(items: tuple[Item, ...]) -> Iterator[Op | Checkpoint]:
 
 
 def activation_offload(
-    impl: Implementation, pattern: Sequence[int], kept: Sequence[int], offloaded: Sequence[int], *, mtp: bool
+    impl: Implementation, pattern: Sequence[int], kept: Sequence[int], offloaded: Sequence[int]
 ) -> Additions:
     """What offloaded activations change at each moment. `pattern`: the kind of each decoder layer; `kept[k]`: bytes
     that stay for a layer of kind k, `offloaded[k]`: bytes that chosen modules send away (their reload is part of the
@@ -90,10 +90,10 @@ def activation_offload(
         return Additions(tuple((gone, b) for b in back), (gone,))
     if not any(offloaded):
         return Additions(tuple(() for _ in kept))
-    # the groups whose backward comes next are never sent: the last layer's, or the multi-token prediction's
-    last = pattern[-1]
-    stays = () if mtp else (Term("activations", "not offloaded", offloaded[last], "if_layer", last, 0, "estimated"),)
-    return Additions(tuple(() for _ in kept), stays)
+    # the groups whose backward comes next are never sent, so that reloads run one layer ahead of the backward
+    # (PipelineOffloadManager.post_warmup_callback: _offload_margin; ChunkOffloadHandler.bulk_reload)
+    ahead = [Term("activations", "reloaded ahead", sent, certainty="estimated") for sent in offloaded]
+    return Additions(tuple((term,) for term in ahead), (ahead[pattern[-1]],))
 
 
 def activation_host_bytes(

@@ -165,8 +165,16 @@ def layer_cost(
     )
 
 
-def edge_costs(model: Model, impl: Implementation, shape: Shape, sharding: Sharding, pipelined: bool) -> EdgeCosts:
-    """Embedding, final norm, head, loss, multi-token prediction; `pipelined` puts a tied head's copy on its stage."""
+def edge_costs(
+    model: Model,
+    impl: Implementation,
+    shape: Shape,
+    sharding: Sharding,
+    pipelined: bool,
+    modules: frozenset[str] = frozenset(),
+) -> EdgeCosts:
+    """Embedding, final norm, head, loss, multi-token prediction; `pipelined` puts a tied head's copy on its stage;
+    `modules` are recomputed selectively."""
     tp, unit = sharding.tp, impl.vocab_divisible_by
     vocab = padded_vocab_size(model.vocab_size, tp, unit) // tp
     loss = loss_saved(shape, impl, vocab)
@@ -175,11 +183,12 @@ def edge_costs(model: Model, impl: Implementation, shape: Shape, sharding: Shard
     mtp: tuple[Weight, ...] = ()
     if model.mtp_num_layers:
         mtp = mtp_weights(model, sharding)
-        layer = layer_tape(shape, impl, model.mtp_layer, model.norm, model.rotary_dim, frozenset())
+        layer = layer_tape(shape, impl, model.mtp_layer, model.norm, model.rotary_dim, modules)
         # two norms of embedding and hidden state, the concatenation that eh_proj keeps, a layer, a norm, head and loss
         # of its own (multi_token_prediction.py: MultiTokenPredictionLayer, process_mtp_loss)
         around = 2 * (shape.stream + 8 * shape.tokens // shape.sp) + 2 * shape.stream
         mtp_saved = around + saved_bytes(layer) + sum((final_norm | head | loss).values())
+        mtp_saved -= offloaded_bytes(impl, layer, shape.element, experts=isinstance(model.mtp_layer.mlp, MoE))
     return EdgeCosts(
         embedding_weights=embedding_weights(model, tp, unit),
         final_norm_weights=final_norm_weights(model),
