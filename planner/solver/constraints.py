@@ -62,23 +62,21 @@ class FitsMemory:
 
 
 class RecomputesEnough:
-    """Implied by the memory, and said in terms of a stage's totals: so many layers fit only if so many are recomputed.
+    """What memory means for a stage's totals: so many layers fit only if so many are recomputed.
 
-    Without it the solver would find the same splits, but prove them by trying how layers spread over virtual chunks.
+    With moments it is implied; without it the solver would find the same splits, but prove them by trying how layers
+    spread over virtual chunks. Where the problem has tables it is the memory.
     """
 
     def build(self, model: cp_model.CpModel, problem: SplitProblem, variables: SplitVariables) -> None:
-        if problem.vpp == 1 or problem.fixed_slices is not None:
-            return
-        counted = Counted(problem)
-        if len(counted.used) > 1:
-            return
-        kind = counted.used[0]
-        for stage in range(problem.pp):
-            least = counted.least_recomputed(stage)
+        tables = problem.tables
+        if not tables and problem.vpp > 1 and problem.kinds == 1 and problem.fixed_slices is None:
+            counted = Counted(problem)
+            tables = tuple(counted.least_recomputed(stage) for stage in range(problem.pp))
+        for stage, least in enumerate(tables):
             fits = [n for n, redo in enumerate(least) if redo is not None]
             total = model.new_int_var_from_domain(cp_model.Domain.from_values(fits), f"layers_of_stage_{stage}")
-            model.add(total == variables.stage_layers(stage, kind))
+            model.add(total == variables.stage_layers(stage, 0))
             if problem.may_recompute:
                 table = [problem.layers if redo is None else redo for redo in least]
                 enough = model.new_int_var(0, problem.layers, f"least_recomputed_{stage}")

@@ -6,13 +6,13 @@ first stage on is exact (`Chain`); in general only counts of layers are filled (
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from planner.memory.form import Counts
 from planner.solver.bounds import pipeline_bound, slowest_bound, tail_bound
 from planner.solver.problem import LinearMoment, Split, SplitProblem
-from planner.timing.form import StageTime
 
 TOLERANCE = 2**-14
 """The search for the least T stops at this relative distance; the bound is taken from below."""
@@ -151,32 +151,32 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class KindMoment:
-    """One moment for layers of one kind only [bytes]: at the fewest layers, for each further layer, for each recomputed
-    one, and once when any is recomputed; each the least over the stage's chunks."""
+    """One moment for layers of one kind only [bytes]: at the fewest layers, of each number of further layers, saved by
+    each number of recomputed ones, and once when any is recomputed. Further layers go where they cost least, recomputed
+    ones are where they save most, as far as the chunks hold them: never more than any split needs."""
 
     base: int
-    layer: int
-    recomputed: int
+    further: tuple[int, ...]
+    saved: tuple[int, ...]
     once: int
 
 
+def _filled(sizes: list[tuple[int, int]]) -> tuple[int, ...]:
+    """Running sum over items that are taken in order; sizes are (bytes of one, how many there are)."""
+    sums = [0]
+    for size, count in sizes:
+        for _ in range(count):
+            sums.append(sums[-1] + size)
+    return tuple(sums)
+
+
 class Counted:
-    """Stages as bags of layers of one kind at a time; other kinds, the order and the chunks are ignored."""
+    """Stages as bags of layers of one kind at a time; other kinds and the order are ignored."""
 
     def __init__(self, problem: SplitProblem):
         self.problem = problem
         self.used = [k for k, n in enumerate(problem.kind_counts) if n]
-        self.fewest = [
-            sum(problem.minimum(v * problem.pp + stage) for v in range(problem.vpp)) if problem.vpp > 1 else 0
-            for stage in range(problem.pp)
-        ]
-        made: dict[tuple, list[list[KindMoment]]] = {}
-        self._moments = []
-        for stage, moments in enumerate(problem.moments):
-            key = (id(moments), self._minima(stage))
-            if key not in made:
-                made[key] = [[self._of_kind(m, key[1], kind) for m in moments] for kind in self.used]
-            self._moments.append(made[key])
+        self._bags: dict[int, tuple[int, int, list[list[KindMoment]]]] = {}
 
     def holds(self, limit_ns: int) -> bool:
         """Whether, for every kind, the stages could hold its layers with none slower than the limit."""
@@ -191,62 +191,65 @@ class Counted:
                 return False
         return True
 
-    def least_recomputed(self, stage: int) -> list[int | None]:
+    def least_recomputed(self, stage: int) -> tuple[int | None, ...]:
         """For a model of one kind of layer: at each number of layers, the fewest that the stage must recompute; None
-        where even all would not do."""
+        where it cannot hold so many, or so few."""
         assert len(self.used) == 1
-        limit, fewest = self.problem.limits[stage], self.fewest[stage]
-        return [
-            self._least_recompute(self._moments[stage][0], n, max(0, n - fewest), limit)
+        fewest, most, kinds = self._bag(stage)
+        limit = self.problem.limits[stage]
+        return tuple(
+            self._least_recompute(kinds[0], n, n - fewest, limit) if fewest <= n <= most else None
             for n in range(self.problem.layers + 1)
-        ]
+        )
 
     def _most(self, stage: int, position: int, kind: int, wanted: int, limit_ns: int) -> int | None:
         """Most layers of a kind on a stage; None when not even the fewest fit."""
-        time, moments = self.problem.step.stages[stage], self._moments[stage][position]
-        limit, fewest = self.problem.limits[stage], self.fewest[stage]
+        fewest, most, kinds = self._bag(stage)
+        time, moments, limit = self.problem.step.stages[stage], kinds[position], self.problem.limits[stage]
 
         def within(n: int) -> bool:
             redo = self._least_recompute(moments, n, max(0, n - fewest), limit)
-            return redo is not None and self._ns(time, kind, n, redo) <= limit_ns
+            if redo is None:
+                return False
+            return time.fixed_ns + n * time.layer_ns[kind] + redo * time.recompute_ns[kind] <= limit_ns
 
-        return _largest(within, 0, min(wanted, self.problem.maximum * self.problem.vpp))
-
-    @staticmethod
-    def _ns(time: StageTime, kind: int, n: int, redo: int) -> int:
-        return time.fixed_ns + n * time.layer_ns[kind] + redo * time.recompute_ns[kind]
+        return _largest(within, 0, min(wanted, most))
 
     def _least_recompute(self, moments: Sequence[KindMoment], n: int, further: int, limit: int) -> int | None:
         """Fewest recomputed layers with which n layers fit; None when they never do."""
-        if all(m.base + further * m.layer <= limit for m in moments):
+        if all(m.base + m.further[further] <= limit for m in moments):
             return 0
         if not self.problem.may_recompute:
             return None
         redo = 1
         for m in moments:
-            over = m.base + further * m.layer + m.once - limit
-            if over + redo * m.recomputed > 0:
-                if m.recomputed >= 0:
+            over = m.base + m.further[further] + m.once - limit
+            if over > m.saved[min(redo, len(m.saved) - 1)]:
+                redo = bisect_left(m.saved, over)
+                if redo > n or redo >= len(m.saved):
                     return None
-                redo = max(redo, -(over // m.recomputed))
-        return redo if redo <= n else None
+        return redo
 
-    def _minima(self, stage: int) -> tuple[int, ...]:
-        problem = self.problem
-        if problem.vpp == 1:
-            return (0,)
-        return tuple(problem.minimum(v * problem.pp + stage) for v in range(problem.vpp))
+    def _bag(self, stage: int) -> tuple[int, int, list[list[KindMoment]]]:
+        """(fewest, most) layers of a stage, and its moments for each kind."""
+        if stage not in self._bags:
+            problem = self.problem
+            minima = [problem.minimum(v * problem.pp + stage) for v in range(problem.vpp)]
+            if problem.vpp == 1:
+                minima = [0]
+            moments = [[self._of_kind(m, minima, kind) for m in problem.moments[stage]] for kind in self.used]
+            self._bags[stage] = (sum(minima), problem.maximum * problem.vpp, moments)
+        return self._bags[stage]
 
-    def _of_kind(self, moment: LinearMoment, minima: tuple[int, ...], kind: int) -> KindMoment:
-        base = moment.fixed
+    def _of_kind(self, moment: LinearMoment, minima: list[int], kind: int) -> KindMoment:
+        base, most = moment.fixed, self.problem.maximum
         for n, row, again in zip(minima, moment.layer, moment.recomputed, strict=True):
             if len(self.used) == 1:
                 base += n * row[kind]
             else:  # the fewest layers may be of another kind, and recomputed
                 base += n * min(row[k] + min(0, again[k]) for k in self.used)
-        return KindMoment(
-            base,
-            min(row[kind] for row in moment.layer),
-            min(row[kind] for row in moment.recomputed),
-            moment.if_recomputed[kind],
-        )
+        further = sorted((row[kind], most - n) for n, row in zip(minima, moment.layer, strict=True))
+        if len(self.used) > 1:  # what is further of this kind may be among the fewest
+            further = [(further[0][0], most * len(further))]
+        saved = sorted(((max(0, -row[kind]), most) for row in moment.recomputed), reverse=True)
+        return KindMoment(base, _filled(further), _filled(saved), moment.if_recomputed[kind])

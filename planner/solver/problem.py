@@ -140,6 +140,9 @@ class SplitProblem:
     must_recompute: bool = False
     """At least one layer must be recomputed: the user pinned full recomputation."""
     fixed_slices: tuple[int, ...] | None = None
+    tables: tuple[tuple[int | None, ...], ...] = ()
+    """[stage][layers]: the fewest layers that a stage with so many must recompute, None where it cannot hold so many;
+    given where memory is said by totals instead of moments."""
 
     @property
     def layers(self) -> int:

@@ -18,12 +18,12 @@ from planner.implementation import Implementation
 from planner.layout import Layout, Recompute
 from planner.model import Model
 from planner.solver.candidates import FREE, Pins, Space
-from planner.solver.fill import first_split
 from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.problem import Split, SplitProblem
 from planner.solver.refine import Node, Refiner, simplicity
 from planner.solver.result import Explanation, Plan, SearchResult, Status
-from planner.solver.split import solve_split, tidy
+from planner.solver.totals import solve as solve_problem
+from planner.solver.totals import tidied
 from planner.stages import split_from_counts
 from planner.workload import Workload
 
@@ -140,7 +140,7 @@ class Search:
         assert node.problem is not None
         self.solved += 1
         seconds = None if self.deadline is None else self.deadline - time.monotonic()
-        solved = solve_split(node.problem, self._cutoff(node.layout), first_split(node.problem), seconds)
+        solved = solve_problem(node.problem, self._cutoff(node.layout), seconds)
         if solved.status in (Status.FEASIBLE, Status.UNKNOWN):
             bound = max(solved.lower_bound_ns, node.bound_ns)
             self.unproved_bound = bound if self.unproved_bound is None else min(self.unproved_bound, bound)
@@ -169,7 +169,7 @@ class Search:
 
     def _plan(self, found: Found) -> Plan:
         """The plan as accounting and timing report it; they must repeat what the solver promised."""
-        split = found.split if self.pins.stage_layers is not None else tidy(found.problem, found.split)
+        split = found.split if self.pins.stage_layers is not None else tidied(found.problem, found.split)
         layout = with_split(self.model, found.layout, split)
         plan = Plan(layout, self.accounting.report(layout), self.timing.step(layout))
         promised_ns = found.problem.step_ns(split)

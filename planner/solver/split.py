@@ -45,7 +45,7 @@ def solve_split(
     model.minimize(step)
     if hint is not None:
         variables.hint(hint)
-    solver = _solver(cp_model, DETERMINISTIC_SECONDS, seconds)
+    solver = new_solver(DETERMINISTIC_SECONDS, seconds)
     status = solver.solve(model)
     if status == cp_model.INFEASIBLE:
         return Solved(Status.INFEASIBLE, None, None, 0 if cutoff_ns is None else cutoff_ns + 1)
@@ -81,7 +81,7 @@ def tidy(problem: SplitProblem, split: Split) -> Split:
     redone = sum(variables.redo)
     model.minimize(4 * problem.layers * redone + unevenness)
     variables.hint(split)
-    solver = _solver(cp_model, TIDY_SECONDS, None)
+    solver = new_solver(TIDY_SECONDS, None)
     if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return split
     return variables.value(solver)
@@ -108,8 +108,10 @@ def _build(problem: SplitProblem, limit_ns: int):
     return model, variables, step_time(model, problem, variables, limit_ns)
 
 
-def _solver(module, deterministic_seconds: float, seconds: float | None) -> cp_model.CpSolver:
-    solver: cp_model.CpSolver = module.CpSolver()
+def new_solver(deterministic_seconds: float = DETERMINISTIC_SECONDS, seconds: float | None = None) -> cp_model.CpSolver:
+    from ortools.sat.python import cp_model
+
+    solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = SEED
     solver.parameters.max_deterministic_time = deterministic_seconds
