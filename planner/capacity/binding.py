@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from planner.reports.units import size
-from planner.solver.result import Status
 
 if TYPE_CHECKING:
     from planner.capacity.case import Case, Rounds
@@ -63,7 +62,8 @@ def why_not(case: Case, gpus: int) -> Rounds[Binding]:
     if outcome.candidates == 0:
         return (yield from _without_batch(case, gpus, question))
     parts = {id for id, _ in outcome.facts}
-    kind = next((kind for kind in ("activations", "states", "buffers") if parts & set(GROUPS[kind])), "rule")
+    order: tuple[Kind, ...] = ("activations", "states", "buffers")
+    kind: Kind = next((kind for kind in order if parts & set(GROUPS[kind])), "rule")
     return Binding(kind, "; ".join(sentence for _, sentence in outcome.facts))
 
 
@@ -72,7 +72,7 @@ def _without_batch(case: Case, gpus: int, question: Question) -> Rounds[Binding]
     batch = question.workload.global_batch
     free = replace(question, workload=replace(question.workload, global_batch=batch * gpus))
     (relaxed,) = yield [case.scenario(f"{gpus} GPUs, a batch that divides", free)]
-    if relaxed.candidates or relaxed.status is Status.OPTIMAL:
+    if relaxed.candidates:
         return Binding(
             "batch",
             f"no layout of {gpus} GPUs divides the global batch of {batch}; one of {batch * gpus} would do (solved)",

@@ -14,7 +14,8 @@ INTERVAL_SECONDS = 0.1
 class Progress:
     """Call it with what there is to say; it prints at most ten times a second and cleans up after itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "candidates") -> None:
+        self._unit = unit
         self._started = self._printed = time.monotonic()
         self._width = 0
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -23,12 +24,12 @@ class Progress:
         return self
 
     def __call__(self, done: int = 0, total: int = 0, note: str = "") -> None:
-        """`done` of `total` candidates judged (total 0: unknown)."""
+        """`done` of `total` candidates (or what `unit` names) judged (total 0: unknown)."""
         now = time.monotonic()
         if not self._live or now - self._started < PATIENCE_SECONDS or now - self._printed < INTERVAL_SECONDS:
             return
         self._printed = now
-        text = f"searching: {done:,}" + (f" of {total:,} candidates" if total else " candidates")
+        text = f"searching: {done:,}" + (f" of {total:,} {self._unit}" if total else f" {self._unit}")
         text += f", {now - self._started:.0f} s" + (f", {note}" if note else "")
         sys.stderr.write("\r" + text.ljust(self._width))
         sys.stderr.flush()

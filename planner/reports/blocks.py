@@ -6,7 +6,7 @@ reads (table, Markdown, HTML).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 Tone = Literal["plain", "title", "good", "bad", "quiet", "hint"]
@@ -78,7 +78,17 @@ class Bars(NamedTuple):
     unit: str = "GiB"
 
 
-Block = Text | Heading | Fields | Items | Command | Code | Table | Bars
+class Chart(NamedTuple):
+    """A drawing for formats that can show one. `draw` gives its SVG element and is called by those formats only, as
+    drawing costs a second; `alt` says in words what it shows."""
+
+    draw: Callable[[], str]
+    alt: str
+    caption: str
+    title: str = ""
+
+
+Block = Text | Heading | Fields | Items | Command | Code | Table | Bars | Chart
 
 
 class Report(NamedTuple):

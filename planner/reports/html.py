@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from planner.reports.blocks import Bars, Block, Code, Command, Fields, Heading, Items, Report, Table, Text
+from planner.reports.blocks import Bars, Block, Chart, Code, Command, Fields, Heading, Items, Report, Table, Text
 from planner.reports.units import gib
 
 _PALETTE = ("#4269d0", "#97bbf5", "#6cc5b0", "#efb118", "#ff725c", "#a463f2", "#9c9c9c")
@@ -21,6 +21,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}dt{font-wei
 .good{color:#116329;font-weight:600}.bad{color:#a40e26;font-weight:600}.quiet{color:#57606a}.title{font-weight:600}
 pre,code{background:#f4f4f4;border-radius:3px}code{padding:.1rem .3rem}pre{padding:.6rem;overflow-x:auto}
 svg{max-width:100%;height:auto;display:block;margin-top:.8rem}
+figure{margin:1rem 0;break-inside:avoid}figcaption{color:#57606a;font-size:.9rem}
 @media print{body{margin:0;max-width:none}h2{break-after:avoid}table{display:table}table,svg{break-inside:avoid}}
 """.strip()
 
@@ -54,6 +55,11 @@ def _lines(block: Block) -> Iterator[str]:
             yield from _table(block)
         case Bars():
             yield _bars(block)
+        case Chart(draw, alt, caption, title):
+            if title:
+                yield f"<h3>{escape(title)}</h3>"
+            yield f'<figure role="group" aria-label="{escape(alt)}">{draw()}'
+            yield f"<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _table(table: Table) -> Iterator[str]:

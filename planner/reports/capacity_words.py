@@ -1,0 +1,20 @@
+"""Amounts of a review as people read them."""
+
+from __future__ import annotations
+
+from planner.reports.units import count
+
+
+def days(number: float) -> str:
+    """Days with as many decimals as matter."""
+    return f"{number:,.2f}" if number < 10 else f"{number:,.1f}" if number < 1000 else f"{number:,.0f}"
+
+
+def money(amount: float | None, currency: str) -> str:
+    """An amount in the currency as it was written: a sign in front, a code behind."""
+    if amount is None:
+        return ""
+    text = f"{amount:,.2f}" if amount < 1000 else count(amount)
+    if len(currency) == 1:
+        return currency + text
+    return f"{text} {currency}".strip()

@@ -1,0 +1,129 @@
+"""Charts of a layout's pipeline: when each stage works on which microbatch, and which GPUs and layers a stage is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from planner.reports.charts import PALETTE, figure, svg
+
+if TYPE_CHECKING:
+    from planner.cluster import Cluster
+    from planner.commands.question import Question
+    from planner.layout import Layout
+    from planner.timing.schedule import Operation
+
+MOST_OPERATIONS = 3000
+"""More operations than this are a grey smear and megabytes: the timeline shows the first microbatches then."""
+MOST_COLUMNS = 64
+"""Nodes drawn side by side; beyond, each column stands for several."""
+FORWARD_SHARE = 3
+"""A forward pass is drawn as one third of a microbatch's time: the backward pass computes two products for each one."""
+
+
+def shown_microbatches(layout: Layout, microbatches: int) -> int:
+    """How many microbatches a timeline shows: all, or whole groups of pp up to MOST_OPERATIONS operations."""
+    group = layout.pp
+    most = max(group, MOST_OPERATIONS // (2 * layout.pp * layout.vpp) // group * group)
+    return min(microbatches, most)
+
+
+def operations(question: Question, layout: Layout, microbatches: int) -> list[tuple[int, Operation, int, int]]:
+    """(stage, operation, start [ns], duration [ns]) of the schedule's graph, as soon as everything before is done."""
+    import networkx as nx
+
+    from planner.timing.schedule import schedule_graph, schedule_orders
+    from planner.timing.split import stage_counts
+    from planner.timing.step import Timing
+
+    form = Timing(question.model, question.workload, question.implementation, question.cluster).form(layout)
+    layers, recomputed = stage_counts(question.model, layout)
+    times = [form.microbatch_ns(i, layers[i], recomputed[i]) // layout.vpp for i in range(layout.pp)]
+
+    def duration(op: Operation) -> int:
+        whole = times[op.slice % layout.pp]
+        return whole // FORWARD_SHARE if op.kind == "F" else whole - whole // FORWARD_SHARE
+
+    schedule = "interleaved" if layout.vpp > 1 else "1f1b"
+    orders = schedule_orders(schedule, layout.pp, microbatches, layout.vpp, duration)  # type: ignore[arg-type]
+    graph: Any = schedule_graph(orders, layout.pp * layout.vpp, duration)
+    start: dict[object, int] = {}
+    for node in nx.topological_sort(graph):
+        before = (start[p] + graph.edges[p, node]["weight"] for p in graph.predecessors(node))
+        start[node] = max(before, default=0)
+    return [(stage, op, start[op], duration(op)) for stage, order in enumerate(orders) for op in order]
+
+
+def timeline(question: Question, layout: Layout, name: str, alt: str) -> str:
+    """A lane for each stage; forward passes light, backward passes dark, white is waiting."""
+    shown = shown_microbatches(layout, layout.num_microbatches(question.workload.global_batch))
+    made, axes = figure(9, 1.4 + 0.3 * layout.pp)
+    drawn = operations(question, layout, shown)
+    lanes: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
+    for stage, op, start, length in drawn:
+        lanes[stage, op.kind].append((start / 1e9, length / 1e9))
+    for (stage, kind), bars in sorted(lanes.items()):
+        axes.broken_barh(
+            bars,
+            (stage - 0.4, 0.8),
+            facecolor=PALETTE[1] if kind == "F" else PALETTE[0],
+            edgecolor="white",
+            linewidth=0.4,
+        )
+    if shown * layout.pp <= 80 and layout.vpp == 1:
+        for stage, op, start, length in drawn:
+            middle = (start + length / 2) / 1e9
+            colour = "black" if op.kind == "F" else "white"
+            axes.text(middle, stage, str(op.microbatch + 1), ha="center", va="center", fontsize=7, color=colour)
+    axes.barh([], [], color=PALETTE[1], label="forward")
+    axes.barh([], [], color=PALETTE[0], label="backward (and what is recomputed)")
+    axes.set_yticks(range(layout.pp), [f"stage {i}" for i in range(layout.pp)])
+    axes.set_ylim(layout.pp - 0.5, -0.5)
+    axes.set_xlim(0, max(start + length for _, _, start, length in drawn) / 1e9)
+    axes.set_xlabel("seconds from the start of the step")
+    axes.grid(visible=False, axis="y")
+    made.legend(loc="outside lower center", ncols=2)
+    return svg(made, name, alt)
+
+
+def stage_map(layout: Layout, cluster: Cluster, num_layers: int, name: str, alt: str) -> str:
+    """Above, the model's layers by the stage that holds them; below, the GPUs of each node by their stage."""
+    from planner.topology import place_ranks
+
+    made, (above, below) = figure(9, 4.4, rows=2, height_ratios=[1, 2.4])
+    for stage, chunks in enumerate(layout.stages):
+        colour = PALETTE[stage % len(PALETTE)]
+        for chunk in chunks:
+            first = chunk.start - (1 if chunk.embedding else 0)
+            last = chunk.stop + (1 if chunk.loss else 0)
+            above.barh([0], [last - first], 0.8, left=[first], color=colour, edgecolor="white", linewidth=1)
+            if layout.pp * layout.vpp <= 40:
+                above.text((first + last) / 2, 0, str(stage), ha="center", va="center", fontsize=8)
+    above.set_yticks([])
+    above.set_xlim(-1, num_layers + 1)
+    ends = f"embedding before 0, head after {num_layers}"
+    above.set_xlabel(f"layers of the model in order ({ends}); colour and number: the stage")
+    above.grid(visible=False)
+    places = list(place_ranks(layout, cluster))
+    nodes = 1 + max(place.node for place in places)
+    each = -(-nodes // MOST_COLUMNS)
+    cells: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    for place in places:
+        if place.node % each == 0:
+            cells[place.gpu, place.pp].append((place.node // each, 0.92))
+    for (gpu, stage), bars in sorted(cells.items()):
+        below.broken_barh(bars, (gpu - 0.46, 0.92), facecolor=PALETTE[stage % len(PALETTE)], linewidth=0)
+    columns = -(-nodes // each)
+    if columns <= 32:
+        for place in places:
+            if place.node % each == 0 and place.gpu == 0:
+                below.text(place.node // each + 0.46, 0, str(place.pp), ha="center", va="center", fontsize=8)
+    below.set_xlim(0, columns)
+    below.set_xlabel("nodes" + (f" (each column stands for {each} neighbours)" if each > 1 else ""))
+    below.set_ylabel("GPU of the node")
+    below.set_yticks(range(1 + max(place.gpu for place in places)))
+    below.invert_yaxis()
+    below.grid(visible=False)
+    step = max(1, columns // 16)
+    below.set_xticks([i + 0.46 for i in range(0, columns, step)], [str(i * each) for i in range(0, columns, step)])
+    return svg(made, name, alt)
