@@ -22,10 +22,7 @@ from planner.rules import broken_rules
 from planner.stages import balanced_split, split_from_counts
 from planner.workload import Workload
 
-settings.register_profile(
-    "deterministic", derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck)
-)
-settings.load_profile("deterministic")
+QUICK = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 
 DEGREES = st.sampled_from([1, 2, 4])
 SEQ, BATCH = 64, 32
@@ -110,6 +107,7 @@ def runs(draw):
     return ExactAccounting(model, workload, impl, cluster), layout
 
 
+@QUICK
 @given(runs())
 def test_any_legal_layout_has_a_memory_without_negative_bytes(run):
     """Nothing crashes, no component is negative, and every total is the sum of its components."""
@@ -121,6 +119,7 @@ def test_any_legal_layout_has_a_memory_without_negative_bytes(run):
         assert all(p.saved_bytes_per_microbatch >= 0 and p.parameters >= 0 for p in stage.pieces)
 
 
+@QUICK
 @given(runs())
 def test_the_form_at_the_counts_is_the_report(run):
     """What the constraint model multiplies equals what the report prints, but for padding within its bound."""
@@ -134,6 +133,7 @@ def test_the_form_at_the_counts_is_the_report(run):
         assert added == 0 or layout.zero == 1
 
 
+@QUICK
 @given(runs())
 def test_a_stage_split_conserves_layers_and_parameters(run):
     """The stages hold every layer once, and together the model's parameters and the copies that a pipeline needs."""
@@ -150,6 +150,7 @@ def test_a_stage_split_conserves_layers_and_parameters(run):
         assert sum(stage.parameters for stage in stages) == parameters(model) + copy
 
 
+@QUICK
 @given(models(), st.lists(st.integers(1, 7), min_size=2, max_size=4))
 def test_moving_layers_between_stages_conserves_states(model, cuts):
     """Weights and gradients of all stages together do not depend on where the layers are cut."""
@@ -168,6 +169,7 @@ def test_moving_layers_between_stages_conserves_states(model, cuts):
     assert totals[0] == totals[1]
 
 
+@QUICK
 @given(layers(), DEGREES, DEGREES, st.sampled_from([1, 2]))
 def test_shards_sum_to_the_whole(layer, tp, ep, etp):
     """Over all ranks the divided tensors have the whole's elements; what is whole on each is a norm, a bias, the router
@@ -191,6 +193,7 @@ def test_shards_sum_to_the_whole(layer, tp, ep, etp):
     assert all(w.numel < whole[w.name].numel for w in divided)
 
 
+@QUICK
 @given(st.sampled_from([96, 1000, 1024]), DEGREES, st.sampled_from([1, 128]))
 def test_vocabulary_shards_sum_to_the_padded_vocabulary(vocab, tp, unit):
     """At least the vocabulary, less than one unit more for each rank."""
@@ -200,6 +203,7 @@ def test_vocabulary_shards_sum_to_the_padded_vocabulary(vocab, tp, unit):
     assert rows % (unit * tp) == 0
 
 
+@QUICK
 @given(runs())
 def test_activations_grow_with_the_micro_batch(run):
     """Twice the sequences keep at least as much, and exactly twice as much but for what is not per sequence: rotary
@@ -220,6 +224,7 @@ def test_activations_grow_with_the_micro_batch(run):
         assert all(twice[k] == (size if k in fixed else 2 * size) for k, size in once.items())
 
 
+@QUICK
 @given(runs(), st.sampled_from(["tp", "cp"]))
 def test_more_sharding_never_keeps_more(run, degree):
     """Twice the tensor (with sequence) or context parallelism never keeps more of a layer's activations, nor holds more
@@ -242,6 +247,7 @@ def test_more_sharding_never_keeps_more(run, degree):
         assert held[0] <= held[1]
 
 
+@QUICK
 @given(runs())
 def test_sharding_the_optimizer_never_costs_more_than_its_padding(run):
     """ZeRO-1 keeps no more than ZeRO-0, but for bucket padding."""
@@ -252,6 +258,7 @@ def test_sharding_the_optimizer_never_costs_more_than_its_padding(run):
         assert b.total_bytes <= a.total_bytes + exact.form(sharded, i).padding_bytes
 
 
+@QUICK
 @given(runs())
 def test_recomputing_everything_keeps_no_more_for_each_microbatch(run):
     """A checkpointed layer keeps its input alone, never more than the layer itself."""
@@ -260,6 +267,7 @@ def test_recomputing_everything_keeps_no_more_for_each_microbatch(run):
         assert 0 < cost.checkpoint_bytes <= cost.saved_bytes
 
 
+@QUICK
 @given(layers(), implementations())
 def test_backward_needs_at_least_its_own_gradients(layer, impl):
     """Over what is alive, backward holds at least the gradient of the output; a rebuilt layer at least as much."""
@@ -272,16 +280,18 @@ def test_backward_needs_at_least_its_own_gradients(layer, impl):
     assert cost.recompute_bytes >= cost.saved_bytes - cost.checkpoint_bytes
 
 
+@QUICK
 @given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 40), st.integers(0, 7))
 def test_more_microbatches_never_hold_fewer_in_flight(pp, vpp, m, stage):
     """In flight grows with the microbatches, up to a bound of the schedule; earlier stages hold no less."""
     assume(stage < pp and (pp > 1 or vpp == 1))
     now, later = peak_in_flight(pp, stage, vpp, m), peak_in_flight(pp, stage, vpp, m + 1)
-    assert 1 <= now * vpp and now <= later <= m + 1
+    assert now * vpp >= 1 and now <= later <= m + 1
     assert now <= peak_in_flight(pp, 0, vpp, m)
     assert peak_in_flight(pp, stage, vpp, 1000) == peak_in_flight(pp, stage, vpp, 2000)
 
 
+@QUICK
 @given(runs(), st.integers(0, 40))
 def test_more_memory_never_hurts(run, gigabytes):
     """A card of more memory has more headroom by just as much, and fits whatever a smaller one does."""
