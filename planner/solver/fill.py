@@ -18,11 +18,23 @@ TOLERANCE = 2**-14
 """The search for the least T stops at this relative distance; the bound is taken from below."""
 
 
-def split_bound(problem: SplitProblem) -> int | None:
-    """The least step time [ns] that any split of the problem could reach; None when no split fits."""
+def split_bound(problem: SplitProblem, plain: SplitProblem | None = None, cutoff_ns: int | None = None) -> int | None:
+    """The least step time [ns] that any split of the problem could reach; None when no split fits, or none is as fast
+    as the cutoff.
+
+    `plain` is the same layout without virtual stages: it stands in for the stages that were not looked at yet, so that
+    a problem which fails at a few stages is not made at all of them.
+    """
     if problem.fixed_slices is not None:
         return _step_bound(problem, 0)
-    fill = Chain(problem) if problem.vpp == 1 else Counted(problem)
+    fill: Chain | Counted = Chain(problem) if problem.vpp == 1 else Counted(problem)
+    if plain is not None and isinstance(fill, Counted):
+        limit = _slowest_allowed(problem, cutoff_ns)
+        for stages in _first_looks(problem.pp):
+            fill.stand_in(Counted(plain), stages)
+            if not fill.holds(limit):
+                return None
+        fill.stand_in(None, set())
     slowest, _ = slowest_bound(problem.step, problem.kind_counts)
     least = least_limit(fill.holds, slowest, problem.longest_stage_ns)
     return None if least is None else _step_bound(problem, least)
@@ -49,6 +61,22 @@ def first_split(problem: SplitProblem) -> Split | None:
         return None
     found = chain.fill(least + int(least * TOLERANCE) + 1)
     return found if found is not None and problem.fits(found) else None
+
+
+def _first_looks(pp: int) -> list[set[int]]:
+    """The stages to look at first: the ends and the middle of the pipeline."""
+    return [{0}, {0, pp - 1}, {0, pp // 4, pp // 2, pp - 1}] if pp > 2 else []
+
+
+def _slowest_allowed(problem: SplitProblem, cutoff_ns: int | None) -> int:
+    """With a slower slowest stage than this, no step keeps the cutoff."""
+    if cutoff_ns is None:
+        return problem.longest_stage_ns
+    form, counts = problem.step, problem.kind_counts
+    _, total = slowest_bound(form, counts)
+    left = cutoff_ns - tail_bound(form, counts) - form.once_ns
+    rounds = form.num_microbatches * form.vpp - 1
+    return (left * form.vpp - total) // rounds if rounds else problem.longest_stage_ns
 
 
 def _step_bound(problem: SplitProblem, least_slowest_ns: int) -> int:
@@ -177,6 +205,12 @@ class Counted:
         self.problem = problem
         self.used = [k for k, n in enumerate(problem.kind_counts) if n]
         self._bags: dict[int, tuple[int, int, list[list[KindMoment]]]] = {}
+        self._plain: Counted | None = None
+        self._looked: set[int] = set()
+
+    def stand_in(self, plain: Counted | None, looked: set[int]) -> None:
+        """Judge only the stages that are looked at by themselves, all others by a plainer problem."""
+        self._plain, self._looked = plain, looked
 
     def holds(self, limit_ns: int) -> bool:
         """Whether, for every kind, the stages could hold its layers with none slower than the limit."""
@@ -205,7 +239,7 @@ class Counted:
     def _most(self, stage: int, position: int, kind: int, wanted: int, limit_ns: int) -> int | None:
         """Most layers of a kind on a stage; None when not even the fewest fit."""
         fewest, most, kinds = self._bag(stage)
-        time, moments, limit = self.problem.step.stages[stage], kinds[position], self.problem.limits[stage]
+        time, moments, limit = self.problem.step.stages[stage], kinds[position], self._limit(stage)
 
         def within(n: int) -> bool:
             redo = self._least_recompute(moments, n, max(0, n - fewest), limit)
@@ -230,8 +264,15 @@ class Counted:
                     return None
         return redo
 
+    def _limit(self, stage: int) -> int:
+        if self._plain is not None and stage not in self._looked:
+            return self._plain._limit(stage)
+        return self.problem.limits[stage]
+
     def _bag(self, stage: int) -> tuple[int, int, list[list[KindMoment]]]:
         """(fewest, most) layers of a stage, and its moments for each kind."""
+        if self._plain is not None and stage not in self._looked:
+            return self._plain._bag(stage)
         if stage not in self._bags:
             problem = self.problem
             minima = [problem.minimum(v * problem.pp + stage) for v in range(problem.vpp)]

@@ -6,8 +6,10 @@ number of fully recomputed layers for each stage: its first so many, chunk after
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from planner.memory.form import Counts, StageForm, Sums
 from planner.timing.form import StepForm
@@ -121,6 +123,24 @@ class Split:
     recomputed: tuple[int, ...]
 
 
+class Lazy(Sequence):
+    """A sequence whose items are made when they are first asked for."""
+
+    def __init__(self, length: int, make: Callable[[int], Any]):
+        self._length, self._make = length, make
+        self._made: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        if index not in self._made:
+            self._made[index] = self._make(index)
+        return self._made[index]
+
+
 @dataclass(frozen=True)
 class SplitProblem:
     """Bytes and nanoseconds of every stage as coefficients, and what a split must keep.
@@ -134,8 +154,8 @@ class SplitProblem:
     pp: int
     vpp: int
     step: StepForm
-    moments: tuple[tuple[LinearMoment, ...], ...]
-    limits: tuple[int, ...]
+    moments: Sequence[tuple[LinearMoment, ...]]
+    limits: Sequence[int]
     may_recompute: bool = False
     must_recompute: bool = False
     """At least one layer must be recomputed: the user pinned full recomputation."""

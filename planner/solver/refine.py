@@ -21,7 +21,7 @@ from planner.solver.bounds import layer_bound, pipeline_bound, slowest_bound, ta
 from planner.solver.candidates import Space
 from planner.solver.fill import least_slowest, split_bound
 from planner.solver.interfaces import Accounting, StepTiming
-from planner.solver.problem import LinearMoment, SplitProblem, linear_moments
+from planner.solver.problem import Lazy, LinearMoment, SplitProblem, linear_moments
 from planner.stages import split_from_counts
 from planner.timing.form import StepForm
 
@@ -97,8 +97,8 @@ class Refiner:
         self.statistics["groups"] = len(nodes)
         return nodes
 
-    def refine(self, node: Node) -> Iterator[Node]:
-        """What is one step below a node."""
+    def refine(self, node: Node, cutoff_ns: int | None = None) -> Iterator[Node]:
+        """What is one step below a node, without what is proved slower than the cutoff."""
         self.statistics["refined"] += 1
         match node.level:
             case Level.GROUP:
@@ -111,7 +111,7 @@ class Refiner:
             case Level.FILLED:
                 yield from self._filled(node)
             case Level.VIRTUAL:
-                yield from self._virtual(node)
+                yield from self._virtual(node, cutoff_ns)
 
     def _zero(self, node: Node) -> Iterator[Node]:
         """No recomputation first, since all others are slower; without it, all that nothing simpler leads to."""
@@ -152,14 +152,15 @@ class Refiner:
             bound = max(node.bound_ns, self._bound(form, layout, slowest or 0))
             yield Node(bound, simplicity(layout), Level.VIRTUAL, layout, None, slowest or 0)
 
-    def _virtual(self, node: Node) -> Iterator[Node]:
+    def _virtual(self, node: Node, cutoff_ns: int | None) -> Iterator[Node]:
         """One layout: its own time, then its own memory."""
         bound = max(node.bound_ns, self._bound(self.timing.form(node.layout), node.layout, node.slowest_ns))
         if bound > node.bound_ns:
             yield replace(node, bound_ns=bound)
             return
         problem = self.problem(node.layout)
-        sharper = split_bound(problem)
+        plain = self.problem(replace(node.layout, vpp=1)) if problem.vpp > 1 else None
+        sharper = split_bound(problem, plain, cutoff_ns)
         if sharper is None:
             self.statistics["pruned_by_memory"] += 1
             return
@@ -218,14 +219,11 @@ class Refiner:
     def problem(self, layout: Layout) -> SplitProblem:
         """The inner problem of a layout."""
         self.statistics["problems"] += 1
-        moments, limits = [], []
-        for stage in range(layout.pp):
-            form = self.accounting.form(layout, stage)
-            key = (id(form), layout.vpp)
-            if key not in self._moments:
-                self._moments[key] = (form, linear_moments(form, layout.vpp, self.kinds))
-            moments.append(self._moments[key][1])
-            limits.append(self.accounting.stage_capacity_bytes(layout, stage) - form.padding_bytes)
+
+        def stage_limit(stage: int) -> int:
+            padding = self.accounting.form(layout, stage).padding_bytes
+            return self.accounting.stage_capacity_bytes(layout, stage) - padding
+
         full = layout.recompute.granularity == "full"
         return SplitProblem(
             pattern=self.model.pattern,
@@ -233,12 +231,19 @@ class Refiner:
             pp=layout.pp,
             vpp=layout.vpp,
             step=self.timing.form(layout),
-            moments=tuple(moments),
-            limits=tuple(limits),
+            moments=Lazy(layout.pp, lambda stage: self._stage_moments(layout, stage)),
+            limits=Lazy(layout.pp, stage_limit),
             may_recompute=full,
             must_recompute=full,
             fixed_slices=self.fixed_slices,
         )
+
+    def _stage_moments(self, layout: Layout, stage: int) -> tuple[LinearMoment, ...]:
+        form = self.accounting.form(layout, stage)
+        key = (id(form), layout.vpp)
+        if key not in self._moments:
+            self._moments[key] = (form, linear_moments(form, layout.vpp, self.kinds))
+        return self._moments[key][1]
 
 
 def _family(layout: Layout) -> tuple[object, ...]:

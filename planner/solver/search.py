@@ -122,7 +122,7 @@ class Search:
             if node.problem is not None:
                 self._solve(node)
                 continue
-            for child in self.refiner.refine(node):
+            for child in self.refiner.refine(node, self._cutoff(node.layout)):
                 heappush(queue, child)
         return None
 

@@ -1,10 +1,10 @@
 """Virtual chunks in two steps: first how many layers each stage holds, then how they spread over its chunks.
 
 With one kind of layer the order of slices does not matter, so stages are tied to one another by their totals alone.
-What a stage must recompute at each total is bounded from below by its memory (`Counted.least_recomputed`). CP-SAT solves
-the totals under that bound. Where a stage finds no spread over its chunks that keeps it, the bound is replaced by the true
-number, proved by CP-SAT for that stage alone, and the totals are solved again. The totals are always a relaxation, so
-when every stage has its spread, the split is optimal.
+What a stage must recompute at each total is bounded from below by its memory (`Counted.least_recomputed`). CP-SAT
+solves the totals under that bound. Where a stage finds no spread over its chunks that keeps it, the bound is replaced
+by the true number, proved by CP-SAT for that stage alone, and the totals are solved again. The totals are always a
+relaxation, so when every stage has its spread, the split is optimal.
 """
 
 from __future__ import annotations
