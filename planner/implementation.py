@@ -12,7 +12,9 @@ from typing import Literal
 
 LayerImplementation = Literal["transformer_engine", "local"]
 AttentionKernel = Literal["auto", "flash", "fused", "unfused"]
-CrossEntropy = Literal["unfused", "native", "te"]
+CrossEntropy = Literal["unfused", "native", "te", "torch", "compiled", "liger"]
+"""unfused, native, te: Megatron's. torch: torch.nn.functional.cross_entropy of fp32 logits; compiled: the same under
+torch.compile; liger: Liger-Kernel's, fused with the head, a chunk of tokens at a time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,15 @@ from functools import cached_property
 
 from planner.implementation import Implementation
 from planner.layout import Layout
-from planner.memory.activations.edges import embedding_saved, final_norm_saved, head_saved, loss_saved
+from planner.memory.activations.edges import (
+    embedding_saved,
+    final_norm_saved,
+    head_saved,
+    loss_saved,
+    loss_scratch,
+)
 from planner.memory.activations.layer import checkpoint_tape, layer_tape
+from planner.memory.activations.selective_ops import OPERATIONS, saved_by_policy
 from planner.memory.activations.shape import Shape
 from planner.memory.offload import offloaded_bytes
 from planner.memory.tape import Tape, backward_peak, saved_by_tensor, saved_bytes
@@ -65,7 +72,7 @@ class EdgeCosts:
     half_logits: int
     """The logits, or their gradient, in half precision."""
     second_logits: int
-    """A second fp32 copy of the logits that the fused cross entropy in torch makes (fusions/fused_cross_entropy.py)."""
+    """Further logits for a moment, as the fp32 copy of the fused cross entropy (fusions/fused_cross_entropy.py)."""
     deferred: int
     """What one deferred weight gradient of the head keeps: the logits' gradient and the gathered input."""
     loss_temporary: int
@@ -152,12 +159,17 @@ def layer_cost(
     rebuilt = checkpoint_tape(shape, (full,) * group)
     weights = layer_weights(layer, model.hidden_size, model.norm, sharding)
     offloaded = offloaded_bytes(impl, tape, shape.element, experts=isinstance(layer.mlp, MoE))
+    saved, backward = saved_by_tensor(tape), backward_peak(tape, shape.stream)
+    if OPERATIONS in modules:
+        # the layer is rebuilt from its input, except for what the policy has kept
+        saved = saved_by_policy(shape, layer)
+        backward = backward_peak(rebuilt, shape.stream) - (sum(saved.values()) - saved_bytes(rebuilt) // group)
     return LayerCost(
         weights=weights,
-        saved=saved_by_tensor(tape),
-        saved_bytes=saved_bytes(tape) - offloaded,
+        saved=saved,
+        saved_bytes=sum(saved.values()) - offloaded,
         checkpoint_bytes=saved_bytes(rebuilt),
-        backward_bytes=backward_peak(tape, shape.stream) + offloaded,
+        backward_bytes=backward + offloaded,
         recompute_bytes=backward_peak(rebuilt, shape.stream),
         tape=full,
         numel=numel(weights),
@@ -178,6 +190,7 @@ def edge_costs(
     tp, unit = sharding.tp, impl.vocab_divisible_by
     vocab = padded_vocab_size(model.vocab_size, tp, unit) // tp
     loss = loss_saved(shape, impl, vocab)
+    half_logits, second_logits = loss_scratch(shape, impl, vocab)
     final_norm, head = final_norm_saved(shape, model.norm.type), head_saved(shape)
     mtp_saved = 0
     mtp: tuple[Weight, ...] = ()
@@ -198,8 +211,8 @@ def edge_costs(
         final_norm_saved=final_norm,
         head_saved=head,
         loss_saved=loss,
-        half_logits=shape.element * shape.tokens * vocab if impl.cross_entropy != "te" else 0,
-        second_logits=4 * shape.tokens * vocab if impl.cross_entropy == "native" else 0,
+        half_logits=half_logits,
+        second_logits=second_logits,
         deferred=shape.element * shape.tokens * vocab + shape.full_stream,
         loss_temporary=16 * shape.tokens,
         head_input_grad=shape.stream + (shape.full_stream if shape.sp > 1 else 0),

@@ -12,9 +12,12 @@ from planner.timing.shard import Shard, dropout_of
 from planner.timing.traffic import Links, tensor_parallel_seconds
 from planner.workload import Workload
 
-LOSS_BYTES = {"unfused": (26, 14), "native": (14, 8), "te": (8, 4)}
+LOSS_BYTES = {
+    "unfused": (26, 14), "native": (14, 8), "te": (8, 4), "torch": (18, 22), "compiled": (4, 4), "liger": (8, 4),
+}  # fmt: skip
 """Bytes moved for each logit, forward and backward. unfused: cast to fp32, maximum, subtract, exponential, sum, divide,
-each a pass of its own (megatron/core/tensor_parallel/cross_entropy.py); native: jit-fused; te: one online pass."""
+each a pass of its own (megatron/core/tensor_parallel/cross_entropy.py); native: jit-fused; te, liger: one online
+pass; torch: cast, log-softmax, and their gradients; compiled: two fused passes over half-precision logits."""
 
 
 def embedding_seconds(

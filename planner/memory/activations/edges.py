@@ -36,8 +36,39 @@ def head_saved(shape: Shape) -> dict[str, int]:
 
 def loss_saved(shape: Shape, impl: Implementation, vocab_shard: int) -> dict[str, int]:
     """What the cross entropy keeps: fp32 softmax over this rank's part of the vocabulary, the target mask and ids.
-    Transformer Engine's keeps the gradient in the logits' own storage and type."""
+    Transformer Engine's keeps the gradient in the logits' own storage and type, torch.compile's the logits; Liger's has
+    the gradients of the head's input and weight already (ops/fused_linear_cross_entropy.py)."""
     cells = shape.tokens * vocab_shard
     if impl.cross_entropy == "te":
         return {"logits gradient": shape.element * cells}
+    if impl.cross_entropy == "compiled":
+        return {"logits": shape.element * cells, "log-sum-exp": 4 * shape.tokens}
+    if impl.cross_entropy == "liger":
+        weight = shape.element * vocab_shard * shape.hidden
+        return {"gradient of the head's input": shape.full_stream, "gradient of the head's weight": weight}
+    if impl.cross_entropy == "torch":
+        return {"fp32 log-softmax": 4 * cells, "targets": 8 * shape.tokens}
     return {"fp32 softmax": 4 * cells, "target mask and ids": 9 * shape.tokens}
+
+
+def loss_scratch(shape: Shape, impl: Implementation, vocab_shard: int) -> tuple[int, int]:
+    """(logits or their gradient in half precision, further logits) that the loss needs for a moment over what it keeps.
+
+    torch: nll_loss and log_softmax make an fp32 gradient each; over tensor parallel ranks the shifted logits, their
+    exponential and a sum stand beside it (torch/distributed/tensor/parallel/loss.py).
+    liger: one chunk's logits (_CHUNK_MEM_CONST: rows = tokens / ceil(vocabulary / hidden), to a power of two).
+    """
+    cells = shape.tokens * vocab_shard
+    half = shape.element * cells
+    kind = impl.cross_entropy
+    if kind == "te":
+        return 0, 0
+    if kind == "native":
+        return half, 4 * cells
+    if kind == "torch":
+        return half, (12 if shape.tp > 1 else 8) * cells - half
+    if kind == "liger":
+        rows = -(-shape.tokens // -(-vocab_shard // shape.hidden))
+        rows = min(shape.tokens, 1 << (rows - 1).bit_length())
+        return 0, shape.element * rows * vocab_shard
+    return half, 0
