@@ -1,0 +1,60 @@
+"""The accounting against peaks that real runs logged, as `plan validate --what memory` prints them."""
+
+from statistics import median
+
+import pytest
+
+from planner.validation.memory import TOY_BYTES, MemoryValidation, validate_memory, words_of
+
+
+@pytest.fixture(scope="module")
+def validation() -> MemoryValidation:
+    return validate_memory()
+
+
+def errors(validation, *sources):
+    """Absolute errors of the runs of these sources; a toy within 60 MiB has none."""
+    return sorted(0.0 if run.toy and run.right else abs(run.error) for run in validation.runs if run.source in sources)
+
+
+def test_megatron_core_runs_within_two_percent(validation):
+    """Median at most 2 %, nine of ten within 6 %: Megatron-LM's own CI, SimuMax's B200, single logs."""
+    found = errors(validation, "mcore-ci", "simumax", "logs")
+    assert len(found) > 200
+    assert median(found) <= 0.02
+    assert found[int(0.9 * len(found))] <= 0.06
+
+
+def test_every_stage_of_full_size_runs_within_two_percent(validation):
+    """SimuMax logs every rank: each stage of dense, latent and mixture models on 8 B200 within 2 %."""
+    assert errors(validation, "simumax")[-1] <= 0.02
+
+
+def test_megatron_of_2021_is_known_to_be_an_eighth_higher(validation):
+    """Megatron-LM before main-gradient buffers: its logs show 20 bytes a parameter between steps and about 22 at the
+    peak. That framework is not modelled; the table says by how much."""
+    found = errors(validation, "bigscience")
+    assert found[0] > 0.10 and found[-1] < 0.15
+
+
+def test_rows_summarise_the_runs(validation):
+    """Each compared peak is in one row; a row's figures are ordered, its toys are toys."""
+    assert sum(row.stages for row in validation.rows) == len(validation.runs)
+    for row in validation.rows:
+        assert row.median_error <= row.p90_error <= abs(row.worst_error)
+        assert 0 <= row.right <= row.stages
+        members = [r for r in validation.runs if (r.source, r.card) == (row.source, row.card)]
+        assert any((r.measured_bytes < TOY_BYTES) == (row.size == "toy") for r in members)
+        assert row.worst in {r.id for r in members}
+
+
+def test_what_is_left_out_is_counted_with_its_reason(validation):
+    """Every reason has a count, hybrids of Mamba are among them, and every run's source is cited."""
+    assert all(count > 0 and reason for reason, count in validation.left_out.items())
+    assert any("Mamba" in reason for reason in validation.left_out)
+    assert {run.source for run in validation.runs} == set(validation.sources)
+
+
+def test_arguments_become_words():
+    """True is a flag, false is left out, a list is several words."""
+    assert words_of({"a": True, "b": False, "c": 3, "d": ["x", "y"], "e": None}) == ["--a", "--c", "3", "--d", "x", "y"]
