@@ -250,9 +250,12 @@ class _Reader:
         )
 
     def gradient_bytes(self) -> Literal[2, 4]:
-        """Bytes of an accumulated gradient; fp32 unless data_types.grad_accum_dtype says otherwise."""
+        """Bytes of an accumulated gradient: the model's own type unless data_types.grad_accum_dtype says otherwise
+        (deepspeed/runtime/engine.py: get_data_types)."""
         given = self.flat.get("data_types.grad_accum_dtype")
-        if given in (None, "auto", "fp32"):
+        if given in (None, "auto"):
+            return 4 if self.precision() == "fp32" else 2
+        if given == "fp32":
             return 4
         if given in ("bf16", "fp16"):
             return 2

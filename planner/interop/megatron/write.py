@@ -234,7 +234,7 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
     words = ["--transformer-impl", i.layer_implementation, "--attention-backend", i.attention]
     words += ["--hidden-dropout", repr(hidden), "--attention-dropout", repr(attention)]
     words += ["--make-vocab-size-divisible-by", str(i.vocab_divisible_by)]
-    if i.cross_entropy != "unfused":
+    if i.cross_entropy in ("native", "te"):
         words += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", i.cross_entropy]
     if i.microbatch_group_size:
         words += ["--microbatch-group-size-per-virtual-pipeline-stage", str(i.microbatch_group_size)]
