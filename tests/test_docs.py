@@ -107,7 +107,9 @@ def test_every_option_has_a_help_text() -> None:
                 assert option.help, f"plan {name} {option.opts[0]}"
 
 
-OWN_WORDS = {("memory", "tp"), ("search", "tp"), ("check", "model"), ("check", "seq_length"), ("check", "pp")}
+OWN_WORDS = {("memory", "tp"), ("search", "tp"), ("check", "model"), ("check", "seq_length"), ("check", "pp")} | {
+    ("calibrate", name) for name in ("model", "format", "output")
+}
 """Options whose help says something that holds for one command: what leaving them out means, or whom they are for."""
 
 

@@ -34,7 +34,18 @@ def measure_call(
         warm += 1
     once = _between(torch, call, 1)
     batch = max(1, min(MOST_BATCH, round(LEAST_BATCH_SECONDS / max(once, 1e-7))))
-    found = sorted(_between(torch, call, batch) / batch for _ in range(max(2, repetitions)))
+    return _sample([_between(torch, call, batch) / batch for _ in range(max(2, repetitions))])
+
+
+def measure_together(torch: Any, call: Callable[[], object], repetitions: int = REPETITIONS, batch: int = 5) -> Sample:
+    """As measure_call, but with a number of calls that no clock decides: ranks that disagreed on how many collectives
+    to start would wait for each other forever."""
+    for _ in range(LEAST_WARM_UPS):
+        _between(torch, call, batch)
+    return _sample([_between(torch, call, batch) / batch for _ in range(max(2, repetitions))])
+
+
+def _sample(found: list[float]) -> Sample:
     low, middle, high = quantiles(found, n=4, method="inclusive")
     return Sample(middle, low, high, len(found))
 

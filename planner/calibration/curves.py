@@ -25,8 +25,8 @@ from planner.topology import GroupLink, group_links
 SHAPE_ERROR = 0.10
 """What the curve leaves of single shapes (median over 514 products on B200, see `Efficiency.gemm_ramp`)."""
 SOFT = 0.3
-"""Residuals [log] beyond which a shape weighs less and less (as its inverse hyperbolic sine): a library that lacks a good
-kernel for one shape is not the curve's business."""
+"""Residuals [log] beyond which a shape weighs less and less (as its inverse hyperbolic sine): a library that lacks a
+good kernel for one shape is not the curve's business."""
 RATE_PRIOR, TIME_PRIOR = 0.5, 1.0
 LEAST_COPY_BYTES = 2**26
 """Smaller copies stay in the second-level cache."""
@@ -104,24 +104,32 @@ def _fit(
     samples: Sequence[Sample],
     predict: Callable[[dict[str, float]], list[float]],
 ) -> list[Constant]:
-    """Fit named constants to samples; `predict` gives seconds of each sample for constants by name."""
+    """Fit named constants to samples; `predict` gives seconds of each sample for constants by name.
+
+    The first is scanned before: where another limit hides it at its default (a network faster than what feeds it), its
+    derivative there says nothing."""
     if not samples:
         return []
     measured = [math.log(s.median_seconds) for s in samples]
 
-    def left(ratios: Sequence[float]) -> list[float]:
-        values = {name: b * r for (name, _), b, r in zip(names, before, ratios, strict=True)}
+    def left(ratios: Sequence[float], start: Sequence[float] = before) -> list[float]:
+        values = {name: b * r for (name, _), b, r in zip(names, start, ratios, strict=True)}
         return [m - math.log(p) for m, p in zip(measured, predict(values), strict=True)]
 
-    def residuals(ratios: tuple[float, ...]) -> list[float]:
-        return [SOFT * math.asinh(x / SOFT) for x in left(ratios)]
+    def soft(x: float) -> float:
+        return SOFT * math.asinh(x / SOFT)
 
+    ones = (1.0,) * len(names)
+    scan = sorted((2 ** (k / 4) for k in range(-8, 5)), key=lambda ratio: abs(math.log(ratio)))
+    starts = [(before[0] * ratio, *before[1:]) for ratio in scan]
+    start = min(starts, key=lambda x: sum(soft(d) ** 2 for d in left(ones, x)))  # the first of equals: nearest
     errors = [math.hypot(SHAPE_ERROR, s.spread / 1.35 / math.sqrt(s.repetitions)) for s in samples]
-    estimates = fit([name for name, _ in names], priors, residuals, errors)
-    error = median(abs(x) for x in left([x.ratio for x in estimates]))
+    estimates = fit([name for name, _ in names], priors, lambda ratios: [soft(x) for x in left(ratios, start)], errors)
+    values = [x0 * x.ratio if x.determined else b for x0, b, x in zip(start, before, estimates, strict=True)]
+    error = median(abs(x) for x in left([v / b for v, b in zip(values, before, strict=True)]))
     return [
-        Constant(name, b * x.ratio, b, x.deviation, len(samples), error, x.determined, key)
-        for (name, key), b, x in zip(names, before, estimates, strict=True)
+        Constant(name, value, b, x.deviation, len(samples), error, x.determined, key)
+        for (name, key), value, b, x in zip(names, values, before, estimates, strict=True)
     ]
 
 
@@ -212,24 +220,33 @@ def _attention_predictor(
 
 
 def _collectives(recording: Recording, cluster: Cluster, e: Efficiency) -> list[Constant]:
-    """Bandwidth inside the domain or over the network and the cost of a call, then the fraction of all-to-alls."""
+    """Bandwidth inside the domain with the cost of a call, of all-reduces there where switches reduce, over the
+    network, and the fraction of these that all-to-alls reach."""
     links = {(t.ranks, t.ranks_per_node): _link(recording, t, cluster) for t in recording.collectives}
+    switched = ("all_reduce",) if e.scale_up_all_reduce else ()
+    rings = tuple(k for k in ("all_gather", "reduce_scatter", "all_reduce") if k not in switched)
+    every = ("all_gather", "reduce_scatter", "all_reduce")
     found: list[Constant] = []
-    for rate, inside in (("scale_up", True), ("network", False)):
-        times = [t for t in recording.collectives if links[t.ranks, t.ranks_per_node].inside == inside]
-        for names in ([rate, "collective_seconds"] if inside else [rate], ["all_to_all"]):
-            exchange = names == ["all_to_all"]
-            if exchange and any(c.name == "all_to_all" for c in found):
-                continue
-            chosen = [t for t in times if (t.kind == "all_to_all") == exchange]
-            now = applied(e, found)
-            found += _fit(
-                [(name, "") for name in names],
-                [getattr(now, name) for name in names],
-                [TIME_PRIOR if name.endswith("seconds") else RATE_PRIOR for name in names],
-                [t.sample for t in chosen],
-                _collective_predictor(chosen, links, now),
-            )
+    for names, inside, kinds in (
+        (("scale_up", "collective_seconds"), True, rings),
+        (("scale_up_all_reduce",), True, switched),
+        (("network",), False, every),
+        (("all_to_all",), True, ("all_to_all",)),
+        (("all_to_all",), False, ("all_to_all",)),
+    ):
+        if any(c.name == names[0] for c in found):
+            continue  # inside the domain is where an all-to-all of experts is meant to be
+        times = [
+            t for t in recording.collectives if t.kind in kinds and links[t.ranks, t.ranks_per_node].inside == inside
+        ]
+        now = applied(e, found)
+        found += _fit(
+            [(name, "") for name in names],
+            [getattr(now, name) for name in names if times],
+            [TIME_PRIOR if name.endswith("seconds") else RATE_PRIOR for name in names],
+            [t.sample for t in times],
+            _collective_predictor(times, links, now),
+        )
     return found
 
 

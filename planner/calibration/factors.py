@@ -64,7 +64,7 @@ def constants_of(cluster: Cluster, known: Iterable[str]) -> dict[str, float | di
         if name in KEYS:
             continue
         if name not in names:
-            close = ", ".join(nearest(name, names | {*KEYS})) or ", ".join(sorted(names | {*KEYS}))
+            close = ", ".join(nearest(name[:60], names | {*KEYS})) or ", ".join(sorted(names | {*KEYS}))
             raise InputError(f"calibration must name a constant of the model of time ({close}), but has '{name[:60]}'.")
         if name in BY_NAME:
             if not isinstance(value, Mapping) or "value" in value:
@@ -98,6 +98,7 @@ def calibrated(base: Efficiency, cluster: Cluster) -> Efficiency:
         attention_backward=e.attention_backward * f.compute,
         memory=e.memory * f.memory,
         scale_up=e.scale_up * f.scale_up,
+        scale_up_all_reduce=e.scale_up_all_reduce and e.scale_up_all_reduce * f.scale_up,
         network=e.network * f.network,
         launch_seconds=e.launch_seconds / f.host,
         expert_launch_seconds=e.expert_launch_seconds / f.host,
@@ -112,7 +113,7 @@ def _range(name: str) -> tuple[float, float]:
         return 0.0, 60.0
     if name == "gemm_ramp":
         return 0.0, 65536.0
-    if name in ("relative_error", "overlap_tax"):
+    if name in ("relative_error", "overlap_tax", "straggler"):
         return 0.0, 1.0
     return 0.001, 1.5
 

@@ -138,7 +138,7 @@ def parse_log(lines: Iterable[bytes], name: str) -> TrainingLog:
         for found in _MEMORY.finditer(line):
             _add_memory(log, found)
         if match := _ELAPSED.search(line):
-            _add_iteration(log, line, float(match[2]) / (1000 if match[1] == b"ms" else 1))
+            _add_iteration(log, line, float(match[2]) / (1000.0 if match[1] == b"ms" else 1.0))
         elif match := _STEP_TIME.search(line):
             _add_iteration(steps, line, float(match[1]))
         elif b"world size" in line or b"number of parameters" in line:

@@ -1,17 +1,15 @@
-"""From measured runs to the factors of a cluster, each with how well the runs determine it, and its memory reserve."""
+"""From measured runs to the factors of a cluster, each with how well the runs determine it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.calibration.factors import FACTOR_RANGE, FACTORS, SUFFIX, factors_of
 from planner.calibration.least_squares import Estimate, fit
 from planner.calibration.runs import Run, predict
-from planner.cluster import Card, Cluster
-from planner.hardware import specs
-from planner.hardware.cards import value_of
+from planner.cluster import Cluster
 
 PRIORS = {"compute": 0.10, "memory": 0.15, "scale_up": 0.15, "network": 0.25, "host": 0.40}
 """How far machines of one kind differ in each [standard deviation of the logarithm], from the scatter of the published
@@ -82,43 +80,3 @@ def provenance(runs: Sequence[Run], most: int = 4) -> str:
     """Where figures fitted to the runs come from."""
     said = [run.summary.provenance for run in runs[:most]]
     return "; ".join(said) + (f"; and {len(runs) - most} more" if len(runs) > most else "")
-
-
-@dataclass(frozen=True, slots=True)
-class ReserveMeasured:
-    """The items of a card's reserve, what the logs cannot see kept from its sheet."""
-
-    items: Mapping[str, object]
-    total_bytes: int
-
-
-def reserve_of(runs: Sequence[Run], card: Card) -> tuple[ReserveMeasured | None, str]:
-    """The card's reserve as the runs have it, or None and the reason.
-
-    The allocator's peak of reserved memory less what we count as allocated (or what was, if that is less) takes the
-    place of libraries and fragmentation; the CUDA context and NCCL's buffers, which no log shows, stay as they are.
-    """
-    found = [
-        (m.record.max_reserved_bytes - min(m.predicted_bytes, m.record.max_allocated_bytes), run, m)
-        for run in runs
-        for m in run.memory
-        if m.settled and m.record.max_reserved_bytes is not None
-    ]
-    if not found:
-        if any(run.memory for run in runs):
-            return None, "memory was reported after the first iteration only, before optimizer states existed"
-        return None, "no log reports memory"
-    path = specs.find("cards", card.name)
-    sheet = specs.read(path).get("reserve_bytes") if path else None
-    if not isinstance(sheet, Mapping) or "context" not in sheet:
-        return None, f"the reserve of {card.name} is not split into context, collectives and the rest"
-    extra, run, m = max(found, key=lambda item: item[0])
-    extra = max(0, extra)
-    source = (
-        f"plan calibrate: {run.summary.name}, rank {m.record.rank} after {m.record.iteration} iterations: max reserved "
-        f"{m.record.max_reserved_bytes} less the smaller of what was allocated ({m.record.max_allocated_bytes}) and "
-        f"what is predicted ({m.predicted_bytes})"
-    )
-    items = {"context": sheet["context"], "collectives": sheet.get("collectives", 0)}
-    total = sum(int(value_of(item)) for item in items.values()) + extra
-    return ReserveMeasured({**items, "fragmentation": {"value": extra, "source": source}}, total), ""

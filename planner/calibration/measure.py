@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from planner.calibration.clock import REPETITIONS, measure_call
+from planner.calibration.clock import REPETITIONS, measure_call, measure_together
 from planner.calibration.recording import (
     AttentionTime,
     CollectiveTime,
@@ -166,8 +166,7 @@ def _attention(torch: Any, model: Model, tokens: int, repetitions: int) -> Itera
 
 
 def _collectives(torch: Any, repetitions: int) -> Iterator[CollectiveTime]:
-    """Collectives over all ranks of torchrun. All ranks time alike; batches of calls are of one fixed length, because
-    ranks that disagree on how many calls to make would wait for each other forever."""
+    """Collectives over all ranks of torchrun."""
     distributed = torch.distributed
     distributed.init_process_group("nccl")
     ranks = distributed.get_world_size()
@@ -193,29 +192,6 @@ def _collectives(torch: Any, repetitions: int) -> Iterator[CollectiveTime]:
         distributed.destroy_process_group()
 
 
-def measure_together(torch: Any, call: Callable[[], object], repetitions: int, batch: int = 5) -> Sample:
-    """As measure_call, with the same number of calls on every rank."""
-
-    def several() -> None:
-        for _ in range(batch):
-            call()
-
-    found = []
-    for i in range(3 + repetitions):
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize()
-        first.record()
-        several()
-        last.record()
-        torch.cuda.synchronize()
-        if i >= 3:
-            found.append(first.elapsed_time(last) / 1000 / batch)
-    from statistics import quantiles
-
-    low, middle, high = quantiles(found, n=4, method="inclusive")
-    return Sample(middle, low, high, len(found))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The standalone program; its exit code is 0, or 2 with one sentence on stderr."""
     import argparse
@@ -231,37 +207,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", default="-", help="the JSON file [standard output]")
     options = parser.parse_args(arguments)
     try:
-        if not 128 <= options.tokens <= 2**20 or not 2 <= options.repetitions <= 10_000:
-            raise InputError("--tokens must be from 128 to 1048576 and --repetitions from 2 to 10000.")
+        _check(options.tokens, options.repetitions, options.output)
         from planner.catalog import load_model
 
-        model = load_model(options.model)
-        recording = record(
-            load_torch(),
-            model,
-            options.tokens,
-            options.repetitions,
-            lambda text: print(text, file=sys.stderr),  # noqa: T201
-        )
+        model, torch = load_model(options.model), load_torch()
+        recording = record(torch, model, options.tokens, options.repetitions, _say)
+        if int(os.environ.get("RANK", "0")) == 0:  # the first rank writes
+            _write(options.output, recording_json(recording))
     except PlannerError as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        _say(f"Error: {error}")
         return 2
-    if int(os.environ.get("RANK", "0")):
-        return 0  # the first rank writes
-    text = recording_json(recording)
-    if options.output == "-":
-        sys.stdout.write(text)
-    else:
-        from pathlib import Path
-
-        from planner.commands.output import write_atomically
-
-        try:
-            write_atomically(Path(options.output), text)
-        except OSError as error:
-            print(f"Error: {options.output} cannot be written: {error.strerror or error}.", file=sys.stderr)  # noqa: T201
-            return 2
     return 0
+
+
+def _check(tokens: int, repetitions: int, output: str) -> None:
+    """Refuse before minutes of measuring what would fail after them."""
+    if not 128 <= tokens <= 2**20:
+        raise InputError(f"--tokens must be from 128 to {2**20}, but {tokens} was given.")
+    if not 2 <= repetitions <= 10_000:
+        raise InputError(f"--repetitions must be from 2 to 10000, but {repetitions} was given.")
+    folder = os.path.dirname(os.path.abspath(output))
+    if output != "-" and (not os.path.isdir(folder) or os.path.isdir(output) or not os.access(folder, os.W_OK)):
+        raise InputError(f"a file in a folder that can be written is required, but '{output}' was given.")
+
+
+def _write(output: str, text: str) -> None:
+    if output == "-":
+        sys.stdout.write(text)
+        return
+    from pathlib import Path
+
+    from planner.commands.output import write_atomically
+
+    try:
+        write_atomically(Path(output), text)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror or error}.") from None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Summary:
     def provenance(self) -> str:
         """What was measured, in words."""
         where = f"iterations {self.first} to {self.last}" if self.last else "iterations"
-        odd = f", {self.outliers} outliers" if self.outliers else ""
+        odd = f", {self.outliers} outlier{'s' * (self.outliers > 1)}" if self.outliers else ""
         return (
             f"{self.name}: {where} ({self.count} logged), median {self.median_seconds:.4g} s, "
             f"interquartile range {self.spread * 100:.1f} %{odd}"

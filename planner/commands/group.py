@@ -9,7 +9,7 @@ import click
 from planner import __version__
 from planner.errors import nearest
 
-COMMANDS = ("check", "gpus", "memory", "models", "rules", "search", "validate")
+COMMANDS = ("calibrate", "capacity", "check", "compare", "gpus", "memory", "models", "rules", "search", "validate")
 """Each is the function of its name in the module of its name, imported when it is called for."""
 
 EXAMPLES = """\b

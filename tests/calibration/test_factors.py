@@ -55,7 +55,7 @@ def test_factors_of_one_leave_the_step_unchanged():
 )
 def test_each_factor_slows_its_own_component(name, component):
     """Half the rate lengthens the component that the factor is about."""
-    assert step({f"{name}_factor": 0.5}).components[component] > 1.4 * step({}).components[component]
+    assert step({f"{name}_factor": 0.5}).components[component] > 1.3 * step({}).components[component]
 
 
 def test_constants_replace_and_factors_multiply():
@@ -95,4 +95,4 @@ def test_what_is_wrong_with_a_mapping_is_one_sentence(calibration, says):
     with pytest.raises(InputError, match=says) as error:
         efficiency(replace(CLUSTER, calibration=calibration))
     assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 400
+    assert len(str(error.value)) < 600
