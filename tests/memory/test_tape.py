@@ -45,6 +45,11 @@ def test_a_residual_branch_holds_the_gradient_of_the_sum():
     assert backward_peak(inside, 4) == 8
 
 
+def test_the_sum_of_a_branch_is_a_tensor_of_its_own():
+    """One operation in f: the sum's gradient 4, its input's gradient 4, and both added up in a third 4."""
+    assert backward_peak((Branch((Op("a", grad_input=4),), 4),), 4) == 4 + 4 + 4
+
+
 def test_a_checkpoint_rebuilds_before_it_walks_back():
     """Kept is the input; in backward y (6) and the rebuilt output (5) stand beside the gradients 4 + 8."""
     inside = (
