@@ -47,4 +47,4 @@ def assumptions(
         notes.append(f"ZeRO-{layout.zero} as in {names[impl.sharded_framework]}; gathered layers are estimated")
     reserve = f"reserve {reserve_bytes / 2**30:.1f} GiB outside the allocator"
     notes.append(f"{reserve}: CUDA context, NCCL, library workspaces, fragmentation")
-    return tuple(notes)
+    return (*notes, *model.notes)

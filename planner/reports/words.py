@@ -110,12 +110,20 @@ def memory_words(question: Question, capacity_bytes: int) -> str:
     return f"{size(capacity_bytes)} a GPU, of which {size(question.reserve_bytes)} stay reserved"
 
 
+_KERNELS = {
+    "auto": "Transformer Engine's choice of attention",
+    "flash": "flash attention",
+    "fused": "cuDNN attention",
+    "unfused": "unfused attention",
+}
+
+
 def workload_words(question: Question) -> str:
     """Sequence, batch and precision."""
     w = question.workload
     return (
         f"{w.global_batch:,} sequences of {w.seq_length:,} tokens a step ({w.tokens_per_step / 1e6:.2f} M tokens), "
-        f"{w.precision}, {w.optimizer}, {question.implementation.attention} attention"
+        f"{w.precision}, {w.optimizer}, {_KERNELS[question.implementation.attention]}"
     )
 
 
