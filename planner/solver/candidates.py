@@ -137,9 +137,10 @@ class Space:
         return self._divisors("ep", layout.tp * layout.cp * layout.dp)
 
     def _expert_tensor_sizes(self, layout: Layout) -> list[int]:
+        """Divisors of tp, Megatron's default among them; others only where they are pinned."""
         if not self.model.is_moe:
             return self._pinned("etp", [1])
-        return self._divisors("etp", layout.tp * layout.cp * layout.dp // layout.ep)
+        return self._divisors("etp", layout.tp) if self.pins.etp is None else sorted(set(self.pins.etp))
 
     def _micro_batches(self, layout: Layout) -> list[int]:
         """Powers of two, and whatever the user names."""

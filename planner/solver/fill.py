@@ -216,6 +216,8 @@ class Counted:
         """Whether, for every kind, the stages could hold its layers with none slower than the limit."""
         for position, kind in enumerate(self.used):
             missing = self.problem.kind_counts[kind]
+            if not self._could_hold(position, kind, missing, limit_ns):
+                return False
             for stage in range(self.problem.pp):
                 most = self._most(stage, position, kind, missing, limit_ns)
                 if most is None:
@@ -224,6 +226,16 @@ class Counted:
             if missing:
                 return False
         return True
+
+    def _could_hold(self, position: int, kind: int, layers: int, limit_ns: int) -> bool:
+        """A first look at two stages only: without virtual stages, no stage before the last but one has fewer
+        microbatches in flight than that one, so none holds more layers."""
+        pp = self.problem.pp
+        if pp < 4 or self.problem.vpp > 1:
+            return True
+        inner = self._most(pp - 2, position, kind, layers, limit_ns)
+        last = self._most(pp - 1, position, kind, layers, limit_ns)
+        return inner is not None and last is not None and inner * (pp - 1) + last >= layers
 
     def least_recomputed(self, stage: int) -> tuple[int | None, ...]:
         """For a model of one kind of layer: at each number of layers, the fewest that the stage must recompute; None

@@ -78,6 +78,8 @@ class Refiner:
         self._held: dict[tuple, dict[int, bool]] = {}
         self._moments: dict[tuple[int, int], tuple[object, tuple[LinearMoment, ...]]] = {}
         self._smallest: dict[tuple, int] = {}
+        self._divisor = 1
+        """What the schedule itself divides the bubble by, virtual stages apart."""
 
     def roots(self) -> list[Node]:
         """Every group of degrees and micro-batch, bounded by the time of its layers alone."""
@@ -87,9 +89,12 @@ class Refiner:
             shard = (group.tp, group.cp, group.ep, group.etp, group.micro_batch, group.sequence_parallel)
             layer_ns = self._layer_ns.get(shard)
             if layer_ns is None:
-                stages = self.timing.form(group).stages
-                layer_ns = self._layer_ns[shard] = tuple(map(min, *(s.layer_ns for s in stages), stages[0].layer_ns))
-            virtual = self.space.most_virtual(group)
+                form = self.timing.form(group)
+                layer_ns = self._layer_ns[shard] = tuple(
+                    map(min, *{s.layer_ns for s in form.stages}, form.stages[0].layer_ns)
+                )
+                self._divisor = max(self._divisor, form.vpp)
+            virtual = max(self.space.most_virtual(group), self._divisor)
             bound = layer_bound(layer_ns, self.counts, group.num_microbatches(batch), group.pp, virtual)
             nodes.append(Node(bound, simplicity(group), Level.GROUP, group))
             family = _family(group)
@@ -181,7 +186,9 @@ class Refiner:
     def _forms(self, layout: Layout) -> tuple[StepForm, StepForm | None]:
         """Coefficients with one and with two virtual stages."""
         plain = self.timing.form(replace(layout, vpp=1))
-        return plain, self.timing.form(replace(layout, vpp=2)) if layout.pp > 1 else None
+        if layout.pp == 1 or self._divisor > 1:  # only 1F1B has virtual stages
+            return plain, None
+        return plain, self.timing.form(replace(layout, vpp=2))
 
     def _best_virtual(self, layout: Layout) -> int:
         """A bound for every number of virtual stages."""

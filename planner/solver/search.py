@@ -28,6 +28,9 @@ from planner.stages import split_from_counts
 from planner.workload import Workload
 
 Progress = Callable[[int, int, str], object]
+RUNNER_UP_PROBLEMS = 60
+"""Work allowed, once the best plan is proved, to find and prove the best of other degrees: split problems looked at.
+Counted, not timed, so that two runs stop at the same place; `runners_up_proved` says whether it was enough."""
 
 
 @dataclass(slots=True)
@@ -74,6 +77,9 @@ class Search:
         self.found: dict[tuple[int, ...], Found] = {}
         self.unproved_bound: int | None = None
         self.solved = 0
+        self.proved_after: int | None = None
+        """Problems looked at when the best plan was proved."""
+        self.runners_up_proved = True
 
     def run(self) -> SearchResult:
         """Search until the proof, or until the time is up."""
@@ -85,6 +91,7 @@ class Search:
             "candidates": self.refiner.statistics["groups"],
             "left_by_bound": len(queue),
             "solved": self.solved,
+            "runners_up_proved": int(self.runners_up_proved and remaining is None),
             "solve_seconds": round(time.monotonic() - self.started, 3),
         }
         plans = self._plans()
@@ -110,7 +117,7 @@ class Search:
         total = len(queue)
         while queue:
             node = queue[0]
-            if self._settled(node.bound_ns):
+            if self._settled(node.bound_ns) or self._worked_enough(node.bound_ns):
                 return None
             if self.deadline is not None and time.monotonic() > self.deadline:
                 return node.bound_ns
@@ -130,6 +137,18 @@ class Search:
         """Whether nothing with this bound could be among the plans that are reported."""
         worst = self._worst_kept()
         return worst is not None and bound_ns > worst
+
+    def _worked_enough(self, bound_ns: int) -> bool:
+        """Whether the best plan is proved and the work allowed for the runners-up is done."""
+        problems = int(self.refiner.statistics["problems"])
+        if self.proved_after is None:
+            if not self.found or bound_ns <= min(f.step_ns for f in self.found.values()):
+                return False
+            self.proved_after = problems
+        if problems - self.proved_after <= RUNNER_UP_PROBLEMS:
+            return False
+        self.runners_up_proved = False
+        return True
 
     def _hopeless(self, node: Node) -> bool:
         """Whether a plan of the same degrees is known that no variant below this node can beat."""

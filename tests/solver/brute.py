@@ -23,6 +23,8 @@ def degrees(cluster, model, workload, implementation, micro_batches=(1, 2, 4, 8,
             continue
         dp = world // (tp * cp * pp)
         for ep, etp, vpp in product(experts, experts, range(1, len(model.pattern) + 3)):
+            if tp % etp:  # expert tensor parallelism divides tp
+                continue
             for zero, micro_batch, recompute in product(range(4), micro_batches, modes):
                 layout = Layout(tp, cp, pp, vpp, ep, etp, dp, zero, micro_batch, tp > 1, recompute)
                 judged = layout if recompute.granularity != "full" else layout_with(layout, (1,) * pp)
