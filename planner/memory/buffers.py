@@ -6,6 +6,7 @@ Sources: megatron/core/utils.py: GlobalMemoryBuffer; models/common/embeddings/ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from planner.implementation import Implementation
 from planner.layout import Layout
@@ -87,7 +88,10 @@ def dummy_gradient_terms(
             if len(w.shape) == 2 and w.part != "router" and w.shape not in seen:
                 seen.add(w.shape)
                 size = 2 * w.shape[0] * w.shape[1]
-                terms.append(Term("buffers", "placeholder gradients", size, "if_layer", k, 0, "measured"))
+                # one that every kind of layer has is there whichever of them the stage holds
+                common = len(kinds) > 1 and all(any(v.shape == w.shape for v in kind) for kind in kinds)
+                times: Literal["fixed", "if_layer"] = "fixed" if common else "if_layer"
+                terms.append(Term("buffers", "placeholder gradients", size, times, k, 0, "measured"))
     if has_loss:
         size = sum(2 * w.numel for w in head if len(w.shape) == 2 and w.shape not in seen)
         terms.append(Term("buffers", "placeholder gradient of the head", size, certainty="measured"))
