@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,11 @@ def _recordings(files: Sequence[str], measure: bool, model: Model | None, tokens
 
     found = [read_recording(file) for file in files]
     if measure:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError(
+                "under torchrun the microbenchmark is `python -m planner.calibration.measure -o FILE`, of which one "
+                "rank writes the file; --from-measurement FILE then fits it."
+            )
         from planner.calibration.measure import load_torch, record
         from planner.catalog import load_model
 

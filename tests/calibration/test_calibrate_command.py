@@ -154,6 +154,13 @@ def test_measuring_without_torch_is_one_sentence(plan, monkeypatch):
     assert code == 2 and "planner[measure]" in err
 
 
+def test_ranks_of_torchrun_do_not_write_over_each_other(plan, monkeypatch):
+    """Under torchrun the command refuses and names the program that is meant."""
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    code, _, err = plan("calibrate", "--measure", *GPUS)
+    assert code == 2 and "planner.calibration.measure" in err
+
+
 def test_a_recording_of_another_card_is_refused(plan, tmp_path):
     """80 GB measured, 40 GB named: the card must be the one that was measured."""
     made = tmp_path / "bench.json"
