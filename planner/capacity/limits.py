@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 WAVE = 4
 MOST_TOKENS = 2**24
 EIGHTHS = 8
+LEANEST: dict[str, tuple[int | str, ...]] = {"micro_batch": (1,), "vpp": (1,), "recompute": ("full",)}
+"""What takes least memory: one sequence at a time, no virtual stages, as many layers recomputed as it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ Ask = Callable[[int], "Scenario"]
 
 
 def longest_sequence(case: Case, gpus: int, kept: bool) -> Rounds[Limit]:
-    """By doubling from the question's length, then to an eighth; sequences go one at a time, as that takes least
-    memory. With degrees kept a step has as many sequences as before, else as many tokens."""
+    """By doubling from the question's length, then to an eighth. With degrees kept a step has as many sequences as
+    before, else as many tokens."""
     question, plan = case.questions[gpus], case.known[gpus].plan
     assert plan is not None
     start = question.workload.seq_length
@@ -52,9 +54,9 @@ def longest_sequence(case: Case, gpus: int, kept: bool) -> Rounds[Limit]:
     def scenario(length: int) -> Scenario:
         what = f"{gpus} GPUs, sequences of {length} tokens"
         if not kept:
-            return case.scenario(what, case.question(gpus, seq_length=length), micro_batch=(1,))
+            return case.scenario(what, case.question(gpus, seq_length=length), **LEANEST)
         longer = replace(question, workload=replace(question.workload, seq_length=length))
-        return case.scenario(what + ", degrees kept", longer, micro_batch=(1,), **degrees(plan.layout))
+        return case.scenario(what + ", degrees kept", longer, **LEANEST, **degrees(plan.layout))
 
     def finer(best: int) -> list[int]:
         return [best + k * best // EIGHTHS for k in range(1, EIGHTHS)] if best % EIGHTHS == 0 else []
@@ -73,7 +75,7 @@ def largest_micro_batch(case: Case, gpus: int, kept: bool) -> Rounds[Limit]:
 
     def scenario(size: int) -> Scenario:
         what = f"{gpus} GPUs, micro-batch {size}" + (", degrees kept" if kept else "")
-        return case.scenario(what, question, micro_batch=(size,), **pins)
+        return case.scenario(what, question, **{**LEANEST, "micro_batch": (size,)}, **pins)
 
     note = "pinned" if case.pins.micro_batch else "by doubling; it must divide the batch"
     return (yield from _climb("micro_batch", kept, start, plan, most, scenario, lambda best: [], note))

@@ -70,7 +70,7 @@ def review_charts(review: Review) -> Iterator[Block]:
 def side_charts(side: Side, point: Point, name: str) -> Iterator[Block]:
     """Memory of each stage, the pipeline's timeline and the stage map of the recommended plan."""
     from planner.reports.charts import memory_bars
-    from planner.reports.charts_pipeline import shown_microbatches, stage_map, timeline
+    from planner.reports.charts_pipeline import stage_map, timeline, window
 
     plan, question = point.outcome.plan, point.question
     assert plan is not None
@@ -85,8 +85,8 @@ def side_charts(side: Side, point: Point, name: str) -> Iterator[Block]:
     )
     if layout.pp > 1:
         microbatches = layout.num_microbatches(question.workload.global_batch)
-        shown = shown_microbatches(layout, microbatches)
-        some = f"the first {shown} of {microbatches} microbatches" if shown < microbatches else "the whole step"
+        part = window(layout, microbatches)
+        some = f"all {microbatches} microbatches" if part.whole else f"the beginning of {microbatches} microbatches"
         alt = (
             f"Pipeline timeline of {side.name}: {some} on {layout.pp} stages; waiting (bubble) is "
             f"{plan.step.bubble_fraction:.1%} of the whole step."
@@ -94,7 +94,7 @@ def side_charts(side: Side, point: Point, name: str) -> Iterator[Block]:
         yield Chart(
             partial(timeline, question, layout, f"{name}-timeline", alt),
             alt,
-            f"When each stage works: {some}. White is waiting. A third of each microbatch's time is drawn as forward.",
+            f"When each stage works: {some}. White is waiting; a third of each microbatch's time is drawn as forward.",
             "Timeline of the pipeline",
         )
     else:

@@ -43,7 +43,8 @@ def capacity_report(review: Review, shared_options: str = "") -> Report:
         Heading("The question"),
         Fields(tuple(_question(review))),
         Heading("The answer"),
-        *(Text(sentence, _tone(review)) for sentence in answers),
+        Text(answers[0], _tone(review)),
+        *(Text(sentence) for sentence in answers[1:]),
     ]
     if review.failures:
         failures = tuple(f"{outcome.key}: {outcome.error}" for outcome in review.failures)

@@ -83,6 +83,8 @@ def counts_table(side: Side, terms: Terms) -> Table:
     )
     columns = (
         "GPUs",
+        "<plan",
+        "<binds",
         *(title for title, _ in shown),
         "ZeRO",
         "MB",
@@ -96,8 +98,6 @@ def counts_table(side: Side, terms: Terms) -> Table:
         "GPU-hours",
         *(("cost",) if cost else ()),
         *(("<deadline",) if deadline else ()),
-        "<binds",
-        "<plan",
     )
     marked = next((i for i, point in enumerate(side.points) if point.gpus == side.recommended_gpus), None)
     return Table(columns, rows, marked=marked)
@@ -108,13 +108,13 @@ def _count_row(
 ) -> tuple[str, ...]:
     found, run = point.outcome.plan, point.training
     batch = (f"{point.question.workload.global_batch:,}",) if batches else ()
-    end = (point.binding.kind, PROOF[point.outcome.word])
+    begin = (f"{point.gpus:,}", PROOF[point.outcome.word], point.binding.kind)
     if found is None or run is None:
         blank = len(degrees) + 3
-        return (f"{point.gpus:,}", *("",) * blank, *batch, *("",) * (6 + cost + deadline), *end)
+        return (*begin, *("",) * blank, *batch, *("",) * (6 + cost + deadline))
     layout, peak = found.layout, found.memory.peak_stage
     return (
-        f"{point.gpus:,}",
+        *begin,
         *(str(getattr(layout, name)) for name in degrees),
         str(layout.zero),
         str(layout.micro_batch),
@@ -128,7 +128,6 @@ def _count_row(
         count(round(run.gpu_hours)),
         *((money(run.cost, terms.prices.currency),) if cost else ()),
         *(("met" if run.meets_deadline else "missed",) if deadline else ()),
-        *end,
     )
 
 
@@ -138,7 +137,7 @@ def limits_table(side: Side) -> Table:
     rows = tuple(
         (
             names[limit.name],
-            "as recommended" if limit.degrees == "kept" else "any layout",
+            "degrees as recommended" if limit.degrees == "kept" else "any layout",
             f"{limit.value:,}",
             f"{limit.next_value:,} {PROOF[limit.next_status]}"
             if limit.next_value is not None and limit.next_status is not None
@@ -150,7 +149,7 @@ def limits_table(side: Side) -> Table:
         )
         for limit in side.limits
     )
-    return Table(("<limit", "<degrees", "fits", "<next", "step", "free GiB", "<how", "<layout"), rows, keys=2)
+    return Table(("<limit", "<layouts", "fits", "<next", "step", "free GiB", "<how", "<layout"), rows, keys=2)
 
 
 def sensitivities_table(side: Side, point: Point, terms: Terms) -> Table:

@@ -117,7 +117,7 @@ def memory_bars(report: MemoryReport, name: str, alt: str) -> str:
     axes.set_xlim(0, longest * 1.16)
     axes.set_xlabel("GiB on one GPU at the stage's peak")
     axes.grid(visible=False, axis="y")
-    made.legend(loc="outside lower center", ncols=4)
+    made.legend(loc="outside lower center", ncols=4, frameon=False)
     return svg(made, name, alt)
 
 
@@ -134,13 +134,16 @@ def scaling(
             axes.plot(xs, [ys[0] * xs[0] / x for x in xs], color=colour, linestyle=":", linewidth=1)
         for offset, (gpus, word) in enumerate(curve.marked):
             value = dict(curve.points)[gpus]
+            right = gpus * gpus > xs[0] * xs[-1]  # a falling line leaves room below left and above right
             axes.plot([gpus], [value], marker="o", markersize=13, markerfacecolor="none", markeredgecolor=colour)
             axes.annotate(
                 f"{word}: {gpus:,} GPUs",
                 (gpus, value),
-                xytext=(10, 12 + 12 * offset),
+                xytext=(-10, -18 - 13 * offset) if right else (10, 12 + 13 * offset),
                 textcoords="offset points",
+                horizontalalignment="right" if right else "left",
                 color=colour,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -157,7 +160,7 @@ def scaling(
     axes.set_ylabel(unit)
     if ideal:
         axes.plot([], [], color="#57606a", linestyle=":", label="if every doubling halved it")
-    made.legend(loc="outside lower center", ncols=3)
+    made.legend(loc="outside lower center", ncols=3, frameon=False)
     return svg(made, name, alt)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from planner.reports.charts import PALETTE, figure, svg
@@ -13,19 +14,35 @@ if TYPE_CHECKING:
     from planner.layout import Layout
     from planner.timing.schedule import Operation
 
-MOST_OPERATIONS = 3000
-"""More operations than this are a grey smear and megabytes: the timeline shows the first microbatches then."""
+MOST_PASSES = 64
+"""A lane with more passes is a smear: the timeline shows the beginning of the step then."""
 MOST_COLUMNS = 64
 """Nodes drawn side by side; beyond, each column stands for several."""
 FORWARD_SHARE = 3
 """A forward pass is drawn as one third of a microbatch's time: the backward pass computes two products for each one."""
 
 
-def shown_microbatches(layout: Layout, microbatches: int) -> int:
-    """How many microbatches a timeline shows: all, or whole groups of pp up to MOST_OPERATIONS operations."""
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a step that a timeline shows: `passes` of each stage in a schedule of `microbatches`.
+
+    A schedule begins alike however many microbatches follow, so no more of them are laid out than are seen."""
+
+    microbatches: int
+    passes: int
+    whole: bool
+
+
+def window(layout: Layout, microbatches: int) -> Window:
+    """The whole step where its passes can be told apart, else the warm-up and as much again of what follows."""
+    passes = 2 * microbatches * layout.vpp
+    if passes <= MOST_PASSES:
+        return Window(microbatches, passes, True)
+    warm_up = 2 * (layout.pp - 1) + (layout.vpp - 1) * layout.pp if layout.vpp > 1 else layout.pp - 1
+    shown = min(passes, max(MOST_PASSES, 2 * warm_up))
     group = layout.pp
-    most = max(group, MOST_OPERATIONS // (2 * layout.pp * layout.vpp) // group * group)
-    return min(microbatches, most)
+    enough = max(3, -(-2 * shown // (group * layout.vpp))) * group
+    return Window(min(microbatches, enough), shown, False)
 
 
 def operations(question: Question, layout: Layout, microbatches: int) -> list[tuple[int, Operation, int, int]]:
@@ -56,33 +73,38 @@ def operations(question: Question, layout: Layout, microbatches: int) -> list[tu
 
 def timeline(question: Question, layout: Layout, name: str, alt: str) -> str:
     """A lane for each stage; forward passes light, backward passes dark, white is waiting."""
-    shown = shown_microbatches(layout, layout.num_microbatches(question.workload.global_batch))
+    from matplotlib.patches import Patch
+
+    part = window(layout, layout.num_microbatches(question.workload.global_batch))
+    drawn = operations(question, layout, part.microbatches)
+    until = max(start + length for _, _, start, length in drawn)
+    if not part.whole:
+        first = [start + length for stage, _, start, length in drawn if stage == 0]
+        until = first[min(part.passes, len(first)) - 1]
+        drawn = [entry for entry in drawn if entry[2] < until]
     made, axes = figure(9, 1.4 + 0.3 * layout.pp)
-    drawn = operations(question, layout, shown)
     lanes: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
     for stage, op, start, length in drawn:
         lanes[stage, op.kind].append((start / 1e9, length / 1e9))
+    colours = {"F": PALETTE[1], "B": PALETTE[0]}
+    width = 0.5 if part.passes <= 2 * MOST_PASSES else 0.2
     for (stage, kind), bars in sorted(lanes.items()):
-        axes.broken_barh(
-            bars,
-            (stage - 0.4, 0.8),
-            facecolor=PALETTE[1] if kind == "F" else PALETTE[0],
-            edgecolor="white",
-            linewidth=0.4,
-        )
-    if shown * layout.pp <= 80 and layout.vpp == 1:
+        axes.broken_barh(bars, (stage - 0.4, 0.8), facecolor=colours[kind], edgecolor="white", linewidth=width)
+    if part.passes <= MOST_PASSES // 2:
         for stage, op, start, length in drawn:
             middle = (start + length / 2) / 1e9
             colour = "black" if op.kind == "F" else "white"
             axes.text(middle, stage, str(op.microbatch + 1), ha="center", va="center", fontsize=7, color=colour)
-    axes.barh([], [], color=PALETTE[1], label="forward")
-    axes.barh([], [], color=PALETTE[0], label="backward (and what is recomputed)")
     axes.set_yticks(range(layout.pp), [f"stage {i}" for i in range(layout.pp)])
     axes.set_ylim(layout.pp - 0.5, -0.5)
-    axes.set_xlim(0, max(start + length for _, _, start, length in drawn) / 1e9)
+    axes.set_xlim(0, until / 1e9)
     axes.set_xlabel("seconds from the start of the step")
     axes.grid(visible=False, axis="y")
-    made.legend(loc="outside lower center", ncols=2)
+    handles = [
+        Patch(color=colours["F"], label="forward"),
+        Patch(color=colours["B"], label="backward and recomputation"),
+    ]
+    made.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return svg(made, name, alt)
 
 

@@ -21,6 +21,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}dt{font-wei
 .good{color:#116329;font-weight:600}.bad{color:#a40e26;font-weight:600}.quiet{color:#57606a}.title{font-weight:600}
 pre,code{background:#f4f4f4;border-radius:3px}code{padding:.1rem .3rem}pre{padding:.6rem;overflow-x:auto}
 svg{max-width:100%;height:auto;display:block;margin-top:.8rem}
+td.l{white-space:normal}th{white-space:normal;vertical-align:bottom}h3{font-size:1rem;margin-top:1.6rem}
 figure{margin:1rem 0;break-inside:avoid}figcaption{color:#57606a;font-size:.9rem}
 @media print{body{margin:0;max-width:none}h2{break-after:avoid}table{display:table}table,svg{break-inside:avoid}}
 """.strip()

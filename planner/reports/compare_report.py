@@ -1,0 +1,252 @@
+"""Before, after, change of two saved plans or memory reports (`plan search --json`, `plan memory --json`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from planner.errors import InputError
+from planner.memory.form import COMPONENTS
+from planner.reports import body
+from planner.reports.blocks import Block, Fields, Heading, Report, Table, Text
+from planner.reports.units import gib, seconds, size
+
+INPUTS = (
+    ("model", ("model", "name")),
+    ("GPUs", ("cluster", "gpus")),
+    ("card", ("cluster", "card")),
+    ("capacity_bytes", ("cluster", "capacity_bytes")),
+    ("seq_length", ("workload", "seq_length")),
+    ("global_batch", ("workload", "global_batch")),
+    ("precision", ("workload", "precision")),
+    ("optimizer", ("workload", "optimizer")),
+    ("attention", ("implementation", "attention")),
+    ("accounting", ("accounting",)),
+    ("reserve_bytes", ("reserve_bytes",)),
+)
+STAGE_FIELDS = ("layers", "parameters", "in_flight_microbatches", "total_bytes", "headroom_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One file: where it came from, its inputs, and the plan in it."""
+
+    name: str
+    inputs: dict[str, Any]
+    layout: dict[str, Any]
+    memory: dict[str, Any]
+    step: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One field before and after; `change` is the difference of two numbers."""
+
+    what: str
+    before: Any
+    after: Any
+
+    @property
+    def change(self) -> int | float | None:
+        a, b = self.before, self.after
+        plain = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (a, b))
+        return b - a if plain else None
+
+    def data(self) -> dict[str, Any]:
+        return {"name": self.what, "before": self.before, "after": self.after, "change": self.change}
+
+
+def read_saved(name: str, data: Any) -> Saved:
+    """The plan in a parsed JSON document; InputError with one sentence when there is none of this version."""
+    what = "a plan saved by `plan search --json` or `plan memory --json` is required"
+    if not isinstance(data, dict) or "version" not in data:
+        raise InputError(f"{what}, but '{name}' is something else.")
+    if data["version"] != body.VERSION:
+        raise InputError(f"a plan of version {body.VERSION} is required, but '{name}' has version {data['version']!r}.")
+    if "sides" in data:
+        raise InputError(f"{what}, but '{name}' is a capacity review: save the plan of one count with `plan search`.")
+    found = data
+    if "plans" in data:
+        if not data["plans"]:
+            raise InputError(f"{what}, but '{name}' holds no plan: its search ended {data.get('status')}.")
+        found = data["plans"][0]
+    inputs, layout, memory = data.get("inputs"), found.get("layout"), found.get("memory")
+    if not (isinstance(inputs, dict) and isinstance(layout, dict) and isinstance(memory, dict)):
+        raise InputError(f"{what}, but '{name}' has no inputs, layout and memory.")
+    stages = memory.get("stages")
+    keys = {"components", *STAGE_FIELDS}
+    whole = isinstance(stages, list) and all(isinstance(s, dict) and keys <= s.keys() for s in stages)
+    if not whole or not stages or not isinstance(memory.get("peak_stage"), int) or "fits" not in memory:
+        raise InputError(f"{what}, but the stages in '{name}' are not whole.")
+    return Saved(name, inputs, layout, memory, found.get("step"))
+
+
+def compare_report(before: Saved, after: Saved) -> Report:
+    """What differs between two plans."""
+    inputs = [c for c in _inputs(before, after) if c.before != c.after]
+    layout = [c for c in _fields(before.layout, after.layout) if c.before != c.after]
+    peak = _memory(_peak(before), _peak(after))
+    stages = _stages(before, after)
+    step = _step(before, after)
+    fits = Change("fits", before.memory["fits"], after.memory["fits"])
+    data = {
+        "version": body.VERSION,
+        "before": before.name,
+        "after": after.name,
+        "same": not inputs and not layout and all(c.before == c.after for c in [*peak, *step]),
+        "inputs": [c.data() for c in inputs],
+        "layout": [c.data() for c in layout],
+        "fits": fits.data(),
+        "peak": [c.data() for c in peak],
+        "stages": [
+            {"stage": index, "before": a, "after": b, "change": b - a if a is not None and b is not None else None}
+            for index, a, b in stages
+        ],
+        "step": [c.data() for c in step],
+    }
+    title = f"{before.name} -> {after.name}"
+    blocks = (Text(title, "title"), *_blocks(before, after, inputs, layout, peak, stages, step))
+    rows = [
+        {"section": section, **change.data()}
+        for section, changes in (("inputs", inputs), ("layout", layout), ("peak", peak), ("step", step))
+        for change in changes
+    ]
+    return Report(title, data, blocks, rows)
+
+
+def _inputs(before: Saved, after: Saved) -> Iterator[Change]:
+    def at(data: Any, path: tuple[str, ...]) -> Any:
+        for key in path:
+            data = data.get(key) if isinstance(data, dict) else None
+        return data
+
+    for what, path in INPUTS:
+        yield Change(what, at(before.inputs, path), at(after.inputs, path))
+
+
+def _fields(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Change]:
+    for name in dict.fromkeys([*before, *after]):
+        yield Change(name, before.get(name), after.get(name))
+
+
+def _peak(saved: Saved) -> dict[str, Any]:
+    stage: dict[str, Any] = next(
+        (s for s in saved.memory["stages"] if s.get("stage") == saved.memory["peak_stage"]), saved.memory["stages"][0]
+    )
+    return stage
+
+
+def _memory(a: dict[str, Any], b: dict[str, Any]) -> list[Change]:
+    """The peak stages, part by part [bytes]."""
+    parts = [Change(f"{p}_bytes", a["components"].get(p, 0), b["components"].get(p, 0)) for p in COMPONENTS]
+    return [*parts, *(Change(name, a[name], b[name]) for name in ("total_bytes", "headroom_bytes"))]
+
+
+def _stages(before: Saved, after: Saved) -> list[tuple[int, int | None, int | None]]:
+    """(stage, bytes before, bytes after); None where a side has fewer stages."""
+    a = [stage["total_bytes"] for stage in before.memory["stages"]]
+    b = [stage["total_bytes"] for stage in after.memory["stages"]]
+    longest = max(len(a), len(b))
+    padded = (x + [None] * (longest - len(x)) for x in (a, b))
+    return [(index, x, y) for index, (x, y) in enumerate(zip(*padded, strict=True))]
+
+
+def _step(before: Saved, after: Saved) -> list[Change]:
+    """The step and its components [seconds]; nothing where a side has no step."""
+    a, b = before.step, after.step
+    if not a or not b:
+        return []
+    names = dict.fromkeys([*a.get("components", {}), *b.get("components", {})])
+    parts = [Change(f"{n}_seconds", a["components"].get(n, 0.0), b["components"].get(n, 0.0)) for n in names]
+    return [
+        Change("seconds", a["seconds"], b["seconds"]),
+        *parts,
+        Change("tokens_per_second_per_gpu", a["tokens_per_second_per_gpu"], b["tokens_per_second_per_gpu"]),
+        Change("mfu", a["mfu"], b["mfu"]),
+    ]
+
+
+def _blocks(
+    before: Saved,
+    after: Saved,
+    inputs: list[Change],
+    layout: list[Change],
+    peak: list[Change],
+    stages: list[tuple[int, int | None, int | None]],
+    step: list[Change],
+) -> Iterator[Block]:
+    yield Fields(tuple(_verdict(before, after, step)))
+    for title, changes in (("Question", inputs), ("Layout", layout)):
+        yield Heading(title)
+        if not changes:
+            yield Text("the same", "quiet")
+            continue
+        rows = tuple((c.what, _word(c.what, c.before), _word(c.what, c.after), _delta(c)) for c in changes)
+        yield Table(("<what", "before", "after", "change"), rows)
+    yield Heading("Memory of the fullest GPU, in GiB")
+    named = ((c.what.removesuffix("_bytes"), c) for c in peak)
+    yield Table(
+        ("<part", "before", "after", "change"),
+        tuple((n, gib(c.before), gib(c.after), _more(c.before, c.after)) for n, c in named),
+    )
+    if len(stages) > 1:
+        yield Heading("Memory of each stage, in GiB")
+        rows = tuple(
+            (
+                str(index),
+                "" if a is None else gib(a),
+                "" if b is None else gib(b),
+                _more(a, b),
+            )
+            for index, a, b in stages
+        )
+        yield Table(("stage", "before", "after", "change"), rows)
+    if step:
+        yield Heading("Time of one step")
+        timed = [c for c in step if c.what.endswith("seconds")]
+        words = (
+            ("step" if c.what == "seconds" else c.what.removesuffix("_seconds").replace("_", " "), c) for c in timed
+        )
+        yield Table(
+            ("<part", "before", "after", "change"),
+            tuple((n, seconds(c.before), seconds(c.after), _signed(c.after - c.before)) for n, c in words),
+        )
+
+
+def _verdict(before: Saved, after: Saved, step: list[Change]) -> Iterator[tuple[str, str]]:
+    for label, saved in (("before", before), ("after", after)):
+        free = _peak(saved)["headroom_bytes"]
+        state = f"fits with {size(free)} free" if saved.memory["fits"] else f"over by {size(-free)}"
+        time = f", {seconds(saved.step['seconds'])} a step" if saved.step else ""
+        yield label, f"{saved.name}: {state}{time}"
+    if step:
+        ratio = step[0].before / step[0].after
+        yield "change", "equally fast" if ratio == 1 else f"{ratio:.3f} times as fast"
+
+
+def _word(what: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if what.endswith("_bytes") and isinstance(value, int):
+        return size(value)
+    if isinstance(value, list):
+        return ",".join("+".join(map(str, v)) if isinstance(v, list) else str(v) for v in value)
+    return str(value)
+
+
+def _delta(c: Change) -> str:
+    if c.change is None:
+        return ""
+    return f"{c.change / 2**30:+,.1f} GiB" if c.what.endswith("_bytes") else f"{c.change:+,}"
+
+
+def _more(before: int | None, after: int | None) -> str:
+    """The change in GiB; `=` where there is none."""
+    if before is None or after is None:
+        return ""
+    return "=" if before == after else f"{(after - before) / 2**30:+,.1f}"
+
+
+def _signed(amount: float) -> str:
+    return "=" if amount == 0 else ("-" if amount < 0 else "+") + seconds(abs(amount))
