@@ -202,16 +202,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine's GPU, for `plan calibrate --from-measurement`.",
     )
     parser.add_argument("--model", default="llama-3-8b", help="whose layers' shapes are timed [llama-3-8b]")
-    parser.add_argument("--tokens", type=int, default=8192, help="tokens of a microbatch [8192]")
+    parser.add_argument("--rows", type=int, default=8192, help="tokens of a microbatch [8192]")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help=f"of each measurement [{REPETITIONS}]")
     parser.add_argument("-o", "--output", default="-", help="the JSON file [standard output]")
     options = parser.parse_args(arguments)
     try:
-        _check(options.tokens, options.repetitions, options.output)
+        _check(options.rows, options.repetitions, options.output)
         from planner.catalog import load_model
 
         model, torch = load_model(options.model), load_torch()
-        recording = record(torch, model, options.tokens, options.repetitions, _say)
+        recording = record(torch, model, options.rows, options.repetitions, _say)
         if int(os.environ.get("RANK", "0")) == 0:  # the first rank writes
             _write(options.output, recording_json(recording))
     except PlannerError as error:
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(tokens: int, repetitions: int, output: str) -> None:
     """Refuse before minutes of measuring what would fail after them."""
     if not 128 <= tokens <= 2**20:
-        raise InputError(f"--tokens must be from 128 to {2**20}, but {tokens} was given.")
+        raise InputError(f"--rows must be from 128 to {2**20}, but {tokens} was given.")
     if not 2 <= repetitions <= 10_000:
         raise InputError(f"--repetitions must be from 2 to 10000, but {repetitions} was given.")
     folder = os.path.dirname(os.path.abspath(output))

@@ -67,7 +67,9 @@ class FileLists(click.Command):
 )
 @click.option("--measure", is_flag=True, help="Run the microbenchmark here, on this machine's GPU (needs PyTorch).")
 @model_option(required=False, help="With --measure: the model whose shapes are timed. [llama-3-8b]")
-@click.option("--tokens", type=Whole(2**20), default=8192, metavar="N", help="With --measure: rows of products. [8192]")
+@click.option(
+    "--rows", type=Whole(2**20), default=8192, metavar="N", help="With --measure: tokens of a microbatch. [8192]"
+)
 @hardware_options()
 @click.option("-f", "--format", "format", type=Choice(FORMATS), help="How the report is written. [table]")
 @click.option("--json", "format", flag_value="json", help="Short for --format json.")
@@ -79,7 +81,7 @@ def calibrate(
     measurements: tuple[str, ...],
     measure: bool,
     model: Model | None,
-    tokens: int,
+    rows: int,
     gpus: Cluster | None,
     cluster: Cluster | None,
     format: str | None,
@@ -108,7 +110,7 @@ def calibrate(
         raise InputError(f"a file name ending in .yaml is required for a cluster, but '{output}' was given.")
     if not on.homogeneous:
         raise InputError("a cluster of one kind of node is calibrated at a time, but this one mixes several.")
-    return _calibrate(on, logs, launches, warm_up, _recordings(measurements, measure, model, tokens), format, output)
+    return _calibrate(on, logs, launches, warm_up, _recordings(measurements, measure, model, rows), format, output)
 
 
 def _calibrate(
@@ -180,7 +182,7 @@ def _runs(logs: Sequence[str], launches: Sequence[str], cluster: Cluster, warm_u
     return runs
 
 
-def _recordings(files: Sequence[str], measure: bool, model: Model | None, tokens: int) -> list[Recording]:
+def _recordings(files: Sequence[str], measure: bool, model: Model | None, rows: int) -> list[Recording]:
     """Those in files, and the one that is made here."""
     from dataclasses import replace
 
@@ -198,7 +200,7 @@ def _recordings(files: Sequence[str], measure: bool, model: Model | None, tokens
 
         torch = load_torch()
         made = record(
-            torch, model or load_model("llama-3-8b"), tokens, say=lambda text: click.echo(f"Measuring {text}", err=True)
+            torch, model or load_model("llama-3-8b"), rows, say=lambda text: click.echo(f"Measuring {text}", err=True)
         )
         found.append(replace(made, name="measured here"))
     return found

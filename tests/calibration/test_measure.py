@@ -76,7 +76,7 @@ def test_the_program_refuses_before_it_measures(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(measure, "load_torch", lambda: pytest.fail("measured"))
     for arguments, says in (
         (["-o", str(tmp_path / "none" / "x.json")], "folder that can be written"),
-        (["--tokens", "5"], "from 128"),
+        (["--rows", "5"], "from 128"),
         (["--repetitions", "1"], "from 2"),
         (["--model", "lama-3-8b"], "llama-3-8b"),
     ):
@@ -106,4 +106,4 @@ def test_help_needs_no_torch():
     code = "import sys; sys.modules['torch'] = None; from planner.calibration.measure import main; main(['--help'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    assert "--tokens" in done.stdout
+    assert "--rows" in done.stdout
