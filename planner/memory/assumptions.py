@@ -16,11 +16,13 @@ def assumptions(
     layout: Layout,
     cluster: Cluster,
     reserve_bytes: int,
+    host_bytes: int = 0,
 ) -> tuple[str, ...]:
-    """The sentences that hold for this layout."""
+    """The sentences that hold for this layout. `host_bytes`: host memory that the most burdened rank takes."""
     half = {"bf16": "bf16", "fp16": "fp16", "fp8": "bf16 (fp8 matrix products)", "fp32": "fp32"}[workload.precision]
     gradients = "fp32" if impl.grad_reduce_bytes == 4 else "bf16"
-    notes = [f"{half} weights and activations, {gradients} main gradients, {workload.optimizer} with fp32 states"]
+    notes = [f"{half} weights and activations, {gradients} main gradients, {_optimizer(workload, impl, layout)}"]
+    notes += _fp8(workload, impl)
     spec = (
         "Transformer Engine layers" if impl.layer_implementation == "transformer_engine" else "Megatron's local layers"
     )
@@ -43,8 +45,59 @@ def assumptions(
     if layout.zero == 1:
         notes.append("optimizer state divided over data-parallel ranks (Megatron's distributed optimizer)")
     if layout.zero >= 2:
-        names = {"fsdp2": "PyTorch FSDP2", "megatron_fsdp": "Megatron-FSDP", "deepspeed": "DeepSpeed"}
-        notes.append(f"ZeRO-{layout.zero} as in {names[impl.sharded_framework]}; gathered layers are estimated")
+        notes += _sharded(impl, layout)
+    notes += _offloaded(impl, cluster, host_bytes)
     reserve = f"reserve {reserve_bytes / 2**30:.1f} GiB outside the allocator"
     notes.append(f"{reserve}: CUDA context, NCCL, library workspaces, fragmentation")
     return (*notes, *model.notes)
+
+
+def _optimizer(workload: Workload, impl: Implementation, layout: Layout) -> str:
+    """The optimizer and what its states are kept in."""
+    if workload.optimizer == "adamw-8bit":
+        return "adamw-8bit with fp32 master weights, moments of one byte and a scale for each 256 elements"
+    if workload.optimizer == "muon":
+        dealt = layout.zero == 1 and not impl.layer_wise_param_layout
+        how = "; whole tensors are dealt out, the largest to one rank" if dealt else ""
+        return f"muon with fp32 states, AdamW for embeddings, head and vectors{how}"
+    moments = {impl.exp_avg_bytes, impl.exp_avg_sq_bytes}
+    if workload.optimizer == "adamw" and moments != {4}:
+        return f"adamw with moments of {impl.exp_avg_bytes} and {impl.exp_avg_sq_bytes} bytes"
+    if impl.precision_aware_optimizer and layout.zero == 1 and workload.precision == "bf16":
+        return f"{workload.optimizer} with fp32 moments; of a master weight the 16 bits that bf16 lacks"
+    return f"{workload.optimizer} with fp32 states"
+
+
+def _fp8(workload: Workload, impl: Implementation) -> list[str]:
+    if workload.precision != "fp8":
+        return []
+    if impl.fp8_param_gather:
+        return ["fp8 weights of linear layers with a column-wise copy; activations are counted in bf16"]
+    return ["fp8 copies of linear weights are kept, row-wise and column-wise; activations are counted in bf16"]
+
+
+def _sharded(impl: Implementation, layout: Layout) -> list[str]:
+    """Whose implementation is counted, and its defaults."""
+    name = {"fsdp2": "PyTorch FSDP2", "megatron_fsdp": "Megatron-FSDP", "deepspeed": "DeepSpeed"}
+    how = {
+        "fsdp2": "a unit is a layer, embedding and head stay gathered, shards are fp32, a fused optimizer",
+        "megatron_fsdp": "a unit is a layer, what is in none stays gathered, no double buffer",
+        "deepspeed": "contiguous gradients, default prefetch and reuse distances",
+    }
+    kind = impl.sharded_framework
+    notes = [f"ZeRO-{layout.zero} as in {name[kind]} ({how[kind]}); gathered layers and buckets are estimated"]
+    if layout.hsdp_replicas > 1:
+        notes.append(f"HSDP: {layout.hsdp_replicas} replicas of the sharded states")
+    return notes
+
+
+def _offloaded(impl: Implementation, cluster: Cluster, host_bytes: int) -> list[str]:
+    if not host_bytes:
+        return []
+    node = host_bytes * cluster.gpus_per_node
+    sentence = (
+        f"offloading takes {host_bytes / 2**30:.1f} GiB of pinned host memory a rank, {node / 2**30:.0f} GiB a node"
+    )
+    if impl.sharded_framework == "deepspeed" and impl.optimizer_offload_fraction:
+        sentence += "; DeepSpeed's whole gradients on the host between microbatches are not counted"
+    return [sentence]

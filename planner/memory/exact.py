@@ -223,7 +223,10 @@ class ExactAccounting:
         """Memory of every stage of a layout whose stage split is set."""
         pieces, division = self.pieces(layout), self._division(layout)
         stages = tuple(self._stage(layout, i, pieces, division, detail) for i in range(layout.pp))
-        notes = assumptions(self.model, self.workload, self.implementation, layout, self.cluster, self.reserve_bytes)
+        host = max(stage.host_bytes for stage in stages)
+        notes = assumptions(
+            self.model, self.workload, self.implementation, layout, self.cluster, self.reserve_bytes, host
+        )
         return MemoryReport(self.name, self.cluster.capacity_bytes, stages, notes)
 
     def _stage(self, layout: Layout, stage: int, pieces: Pieces, division: Division, detail: bool) -> StageMemory:
