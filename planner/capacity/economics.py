@@ -78,6 +78,6 @@ def knee(points: Sequence[tuple[int, float]]) -> int | None:
     """The largest number of GPUs up to which every doubling divides the time by at least HALVING; None where no step
     falls short, so that the knee lies beyond. `points` are (GPUs, seconds), ascending."""
     for fewer, more in pairwise(points):
-        if halvings(fewer, more) < HALVING:
+        if halvings(fewer, more) < HALVING - 1e-9:
             return fewer[0]
     return None
