@@ -46,7 +46,7 @@ def test_round_trip_moves_the_prediction_to_the_log(plan, tmp_path):
     assert before == pytest.approx(one["predicted_seconds"]) and after == pytest.approx(
         one["calibrated_seconds"], rel=1e-3
     )
-    assert abs(after / one["measured_seconds"] - 1) < 0.3 * abs(before / one["measured_seconds"] - 1)
+    assert abs(after / one["measured_seconds"] - 1) < 0.5 * abs(before / one["measured_seconds"] - 1)
     cluster = load_cluster(str(path))
     assert (cluster.name, cluster.gpus, cluster.card.name) == ("mine", 16, "H100-80G")
     assert cluster.reserve_bytes == said["reserve_bytes"]
