@@ -19,7 +19,7 @@ from planner.memory.buffers import buffer_terms, dummy_gradient_terms
 from planner.memory.counts import stage_counts
 from planner.memory.detail import shown_terms, stage_pieces
 from planner.memory.form import Always, Counts, Moment, StageForm, Term
-from planner.memory.in_flight import moments_in_flight, peak_in_flight
+from planner.memory.in_flight import for_equal_chunks, moments_in_flight, peak_in_flight
 from planner.memory.moments import StageParts, moments
 from planner.memory.offload import activation_host_bytes, activation_offload
 from planner.memory.pieces import EdgeCosts, LayerCost, edge_costs, layer_cost, modules_of, shape_of, sharding_of
@@ -119,12 +119,15 @@ class ExactAccounting:
             embedding = 0 if stage == 0 else None
             loss = layout.vpp - 1 if stage == layout.pp - 1 else None
             mtp = self.model.mtp_num_layers if loss is not None else 0
-        key = (layout.pp, stage, layout.vpp, m, embedding, loss, mtp)
+        equal = layout.vpp > 1 and bool(layout.stages) and _equal_chunks(self.model, layout, stage)
+        key = (layout.pp, stage, layout.vpp, m, embedding, loss, mtp, equal)
         found = self._stage_parts.get(key)
         if found is None:
             impl = self.implementation
             extra = int(impl.overlap_moe_expert_parallel_comm)
             in_flight = moments_in_flight(layout.pp, stage, layout.vpp, m, impl.microbatch_group_size, extra)
+            if equal:
+                in_flight = for_equal_chunks(in_flight, embedding, loss)
             tied = self.model.tied and embedding is not None and loss is not None
             deferred = min(impl.deferred_embedding_wgrads, m) if loss is not None else 0
             peak = peak_in_flight(layout.pp, stage, layout.vpp, m, impl.microbatch_group_size, extra)
@@ -166,6 +169,8 @@ class ExactAccounting:
     def _sharded(self, layout: Layout, parts: StageParts) -> Additions:
         """What ZeRO 2 and 3 hold besides their shards."""
         kinds, edges = self.pieces(layout)
+        if layout.zero < 2:
+            return Additions(tuple(() for _ in kinds))
         held = states.state_bytes(layout.zero, self.workload, self.implementation)
         full = layout.recompute.granularity == "full"
         kept = [c.checkpoint_bytes if full else c.saved_bytes for c in kinds]
@@ -266,3 +271,9 @@ def _zero_key(layout: Layout) -> tuple:
     if layout.zero < 2:
         return (layout.zero,)
     return layout.zero, layout.pp, layout.recompute.granularity
+
+
+def _equal_chunks(model: Model, layout: Layout, stage: int) -> bool:
+    """Whether every virtual chunk of a stage holds the same layers, recomputed alike."""
+    counts = stage_counts(model, layout, stage)
+    return len(set(zip(counts.layers, counts.recomputed, strict=True))) == 1
