@@ -117,8 +117,12 @@ def activation_host_bytes(
 
 def check_offload(impl: Implementation, zero: int) -> None:
     """Raise NotModelled for what no framework moves to the host."""
-    if zero < 2 and impl.offload_parameters:
+    if impl.offload_parameters and zero < 2:
         raise NotModelled("weights stay on the GPU with zero 0 and 1: offloading them is modelled for zero 3 only.")
+    if impl.offload_parameters and impl.sharded_framework == "megatron_fsdp":
+        raise NotModelled("Megatron-FSDP keeps its weights on the GPU: offloading them is not modelled.")
+    if impl.offload_parameters and impl.sharded_framework == "deepspeed" and zero == 2:
+        raise NotModelled("DeepSpeed offloads weights with zero 3 only: zero 2 keeps them whole on the GPU.")
     if zero >= 2 and impl.sharded_framework == "fsdp2" and impl.optimizer_offload_fraction and not all_offloaded(impl):
         raise NotModelled("torch FSDP2 offloads weights, gradients and optimizer together: offload the parameters too.")
 

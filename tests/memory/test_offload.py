@@ -63,10 +63,14 @@ def test_fsdp2_moves_all_shards():
 
 
 def test_what_no_framework_moves_is_refused():
-    """Weights of ZeRO 1, and a part of FSDP2's shards."""
+    """Weights of ZeRO 1 and of Megatron-FSDP, whole weights of DeepSpeed's ZeRO 2, a part of FSDP2's shards."""
     with pytest.raises(NotModelled, match="zero 0 and 1"):
         state_bytes(1, BF16, replace(LOCAL, offload_parameters=True))
-    with pytest.raises(NotModelled, match="FSDP2"):
+    with pytest.raises(NotModelled, match="Megatron-FSDP"):
+        state_bytes(3, BF16, replace(LOCAL, offload_parameters=True, sharded_framework="megatron_fsdp"))
+    with pytest.raises(NotModelled, match="DeepSpeed"):
+        state_bytes(2, BF16, replace(LOCAL, offload_parameters=True, sharded_framework="deepspeed"))
+    with pytest.raises(NotModelled, match="torch FSDP2"):
         state_bytes(3, BF16, replace(LOCAL, optimizer_offload_fraction=0.5))
 
 
