@@ -50,6 +50,11 @@ def least_slowest(problem: SplitProblem) -> int | None:
     return least_limit(Counted(problem).holds, slowest, problem.longest_stage_ns)
 
 
+def could_fit(problem: SplitProblem) -> bool:
+    """Whether the stages could hold the model at all, by counts of layers only."""
+    return Counted(problem).holds(problem.longest_stage_ns)
+
+
 def first_split(problem: SplitProblem) -> Split | None:
     """A split that fits and has nearly the least slowest stage, where one is easily found; a start for the solver."""
     if problem.vpp > 1 or problem.fixed_slices is not None or problem.must_recompute:

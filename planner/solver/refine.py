@@ -4,9 +4,10 @@ Each step has a bound at least as sharp as the last. What the bounds take for gr
 tests hold them to:
 
 - a layer's time depends on tp, cp, ep, etp, micro-batch and recomputation only; ZeRO 2 and 3 add to it
-- virtual stages change a stage's fixed time and the schedule only, and two of them cost no more than any more do
+- virtual stages leave a layer's time alone; two of them cost a stage no more fixed time than any more do, and the more
+  there are, the more of the tails is hidden
 - recomputation never makes a layer faster, naming more modules neither
-- the interleaved schedule never lowers a stage's peak below that of plain 1F1B with the same layers
+- the interleaved schedule, with even chunks, never lowers a stage's peak below that of plain 1F1B with the same layers
 - a larger micro-batch never lowers a stage's peak, at the same degrees
 """
 
@@ -19,7 +20,7 @@ from enum import IntEnum
 from planner.layout import Layout
 from planner.solver.bounds import layer_bound, pipeline_bound, slowest_bound, tail_bound, time_bound
 from planner.solver.candidates import Space
-from planner.solver.fill import least_slowest, split_bound
+from planner.solver.fill import could_fit, least_slowest, split_bound
 from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.problem import Lazy, LinearMoment, SplitProblem, linear_moments
 from planner.stages import split_from_counts
@@ -72,7 +73,7 @@ class Refiner:
             stages = split_from_counts(self.model, space.pins.stage_layers)
             self.fixed_slices = tuple(stage[v].num_layers for v in range(len(stages[0])) for stage in stages)
         self.statistics: dict[str, int | float] = dict.fromkeys(
-            ("groups", "refined", "pruned_by_memory", "problems"), 0
+            ("groups", "refined", "pruned_by_memory", "problems", "effort"), 0
         )
         self._layer_ns: dict[tuple, tuple[int, ...]] = {}
         self._held: dict[tuple, dict[int, bool]] = {}
@@ -117,6 +118,17 @@ class Refiner:
                 yield from self._filled(node)
             case Level.VIRTUAL:
                 yield from self._virtual(node, cutoff_ns)
+
+    def lean(self, node: Node) -> Node | None:
+        """One variant of a group that needs little memory, ready to be solved; None where it does not fit."""
+        sharded = list(self.space.extend(node.layout, "zero"))
+        modes = list(self.space.extend(sharded[-1], "recompute")) if sharded else []
+        for layout in self.space.extend(modes[-1], "vpp") if modes else ():
+            problem = self.problem(layout)
+            if split_bound(problem) is None:
+                return None
+            return Node(node.bound_ns, simplicity(layout), Level.SOLVE, layout, problem)
+        return None
 
     def _zero(self, node: Node) -> Iterator[Node]:
         """No recomputation first, since all others are slower; without it, all that nothing simpler leads to."""
@@ -184,11 +196,14 @@ class Refiner:
             yield replace(node, key=simplicity(layout), level=Level.RECOMPUTE, layout=layout)
 
     def _forms(self, layout: Layout) -> tuple[StepForm, StepForm | None]:
-        """Coefficients with one and with two virtual stages."""
+        """Coefficients with one virtual stage, and the least with several: the fixed time of two, the tails of most."""
         plain = self.timing.form(replace(layout, vpp=1))
         if layout.pp == 1 or self._divisor > 1:  # only 1F1B has virtual stages
             return plain, None
-        return plain, self.timing.form(replace(layout, vpp=2))
+        two = self.timing.form(replace(layout, vpp=2))
+        most = self.timing.form(replace(layout, vpp=max(2, self.space.most_virtual(layout))))
+        stages = tuple(replace(a, tails=b.tails) for a, b in zip(two.stages, most.stages, strict=True))
+        return plain, replace(two, stages=stages)
 
     def _best_virtual(self, layout: Layout) -> int:
         """A bound for every number of virtual stages."""
@@ -217,7 +232,7 @@ class Refiner:
         while micro_batch < layout.micro_batch:
             if micro_batch not in known:
                 smaller = replace(layout, micro_batch=micro_batch)
-                known[micro_batch] = least_slowest(self.problem(smaller)) is not None
+                known[micro_batch] = could_fit(self.problem(smaller))
             if not known[micro_batch]:
                 return False
             micro_batch *= 2
@@ -250,6 +265,7 @@ class Refiner:
         key = (id(form), layout.vpp)
         if key not in self._moments:
             self._moments[key] = (form, linear_moments(form, layout.vpp, self.kinds))
+            self.statistics["effort"] += layout.vpp
         return self._moments[key][1]
 
 

@@ -20,7 +20,7 @@ from planner.model import Model
 from planner.solver.candidates import FREE, Pins, Space
 from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.problem import Split, SplitProblem
-from planner.solver.refine import Node, Refiner, simplicity
+from planner.solver.refine import Level, Node, Refiner, simplicity
 from planner.solver.result import Explanation, Plan, SearchResult, Status
 from planner.solver.totals import solve as solve_problem
 from planner.solver.totals import tidied
@@ -28,9 +28,14 @@ from planner.stages import split_from_counts
 from planner.workload import Workload
 
 Progress = Callable[[int, int, str], object]
-RUNNER_UP_PROBLEMS = 60
-"""Work allowed, once the best plan is proved, to find and prove the best of other degrees: split problems looked at.
-Counted, not timed, so that two runs stop at the same place; `runners_up_proved` says whether it was enough."""
+RUNNER_UP_EFFORT = 1200
+"""Work allowed, once the best plan is proved, to find and prove the best of other degrees: chunks of stages whose
+memory is looked at. Counted, not timed, so that two runs stop at the same place; the statistic `runners_up_proved`
+says whether it was enough."""
+
+DIVE_SECONDS = 5.0
+DIVE_GROUPS = 1000
+"""How long, and over how many groups, a plan is looked for when the time is up and none was found."""
 
 
 @dataclass(slots=True)
@@ -78,7 +83,7 @@ class Search:
         self.unproved_bound: int | None = None
         self.solved = 0
         self.proved_after: int | None = None
-        """Problems looked at when the best plan was proved."""
+        """Effort spent when the best plan was proved."""
         self.runners_up_proved = True
 
     def run(self) -> SearchResult:
@@ -87,6 +92,8 @@ class Search:
         heapify(queue)
         groups = len(queue)
         remaining = self._drain(queue)
+        if remaining is not None and not self.found:
+            self._dive(queue)
         statistics = self.refiner.statistics | {
             "candidates": self.refiner.statistics["groups"],
             "left_by_bound": len(queue),
@@ -133,6 +140,18 @@ class Search:
                 heappush(queue, child)
         return None
 
+    def _dive(self, queue: list[Node]) -> None:
+        """With the time up and nothing found: the lean variants of groups sampled over the whole queue, best bound
+        first, so that the answer is a plan with its gap where one is to be had."""
+        groups = sorted(node for node in queue if node.level is Level.GROUP)
+        until = time.monotonic() + DIVE_SECONDS
+        for node in groups[:: max(1, len(groups) // DIVE_GROUPS)]:
+            if time.monotonic() > until:
+                return
+            lean = self.refiner.lean(node)
+            if lean is not None and lean.problem is not None:
+                self._solve(lean, until - time.monotonic())
+
     def _settled(self, bound_ns: int) -> bool:
         """Whether nothing with this bound could be among the plans that are reported."""
         worst = self._worst_kept()
@@ -140,12 +159,12 @@ class Search:
 
     def _worked_enough(self, bound_ns: int) -> bool:
         """Whether the best plan is proved and the work allowed for the runners-up is done."""
-        problems = int(self.refiner.statistics["problems"])
+        effort = int(self.refiner.statistics["effort"])
         if self.proved_after is None:
             if not self.found or bound_ns <= min(f.step_ns for f in self.found.values()):
                 return False
-            self.proved_after = problems
-        if problems - self.proved_after <= RUNNER_UP_PROBLEMS:
+            self.proved_after = effort
+        if effort - self.proved_after <= RUNNER_UP_EFFORT:
             return False
         self.runners_up_proved = False
         return True
@@ -155,10 +174,11 @@ class Search:
         known = self.found.get(degrees(node.layout))
         return known is not None and (node.bound_ns, node.key) > known.order
 
-    def _solve(self, node: Node) -> None:
+    def _solve(self, node: Node, seconds: float | None = None) -> None:
         assert node.problem is not None
         self.solved += 1
-        seconds = None if self.deadline is None else self.deadline - time.monotonic()
+        if seconds is None and self.deadline is not None:
+            seconds = self.deadline - time.monotonic()
         solved = solve_problem(node.problem, self._cutoff(node.layout), seconds)
         if solved.status in (Status.FEASIBLE, Status.UNKNOWN):
             bound = max(solved.lower_bound_ns, node.bound_ns)
