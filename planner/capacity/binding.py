@@ -78,8 +78,9 @@ def _without_batch(case: Case, gpus: int, question: Question) -> Rounds[Binding]
             f"no layout of {gpus} GPUs divides the global batch of {batch}; one of {batch * gpus} would do (solved)",
         )
     rules = tuple(broken_rules(case, question))
-    named = "; each layout breaks one of: " + ", ".join(rules) if rules else ""
-    return Binding("rule", f"no layout keeps the validity rules and what was pinned{named}")
+    named = "; without any one of these rules there would be one: " + ", ".join(rules) if rules else ""
+    reasons = "; ".join(sentence for _, sentence in case.known[gpus].facts)
+    return Binding("rule", (reasons or "no layout keeps the validity rules and what was pinned") + named)
 
 
 def broken_rules(case: Case, question: Question) -> list[str]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     Rounds = Generator[list[Scenario], list[Outcome], T]
     """Gives scenarios to solve, is sent their outcomes in the same order, and returns what it found out."""
 
+EXISTENCE_SECONDS = 10.0
+"""For a scenario that asks whether anything fits."""
+
 Ask = Callable[..., "Question"]
 """ask(model, cluster, seq_length=None): the question with every default filled in; seq_length overrides the user's and
 keeps the tokens of a step."""
@@ -54,6 +57,14 @@ class Case:
         """A scenario; `pins` apply where the user left the choice free."""
         free = {name: value for name, value in pins.items() if getattr(self.pins, name) is None}
         return Scenario(f"{self.name}: {what}", question, replace(self.pins, **free), self.time_limit_seconds)  # type: ignore[arg-type]
+
+    def existence(self, what: str, question: Question, **pins: tuple[int | str, ...]) -> Scenario:
+        """A scenario of which only matters whether anything fits: the proof that a plan is the fastest is cut short."""
+        scenario = self.scenario(what, question, **pins)
+        limit = scenario.time_limit_seconds
+        return replace(
+            scenario, time_limit_seconds=EXISTENCE_SECONDS if limit is None else min(limit, EXISTENCE_SECONDS)
+        )
 
     def judge(self, counts: list[int]) -> Rounds[list[Outcome]]:
         """The outcome at each number of GPUs."""

@@ -34,6 +34,8 @@ class Limit:
     """kept: those of the recommended plan; any: every layout."""
     value: int
     plan: Plan
+    proved: bool
+    """Whether the plan is proved to be the fastest; else its time may differ from run to run and is not reported."""
     next_value: int | None
     """The next larger value that was judged and did not fit; None where everything that was asked fits."""
     next_status: str | None
@@ -54,9 +56,9 @@ def longest_sequence(case: Case, gpus: int, kept: bool) -> Rounds[Limit]:
     def scenario(length: int) -> Scenario:
         what = f"{gpus} GPUs, sequences of {length} tokens"
         if not kept:
-            return case.scenario(what, case.question(gpus, seq_length=length), **LEANEST)
+            return case.existence(what, case.question(gpus, seq_length=length), **LEANEST)
         longer = replace(question, workload=replace(question.workload, seq_length=length))
-        return case.scenario(what + ", degrees kept", longer, **LEANEST, **degrees(plan.layout))
+        return case.existence(what + ", degrees kept", longer, **LEANEST, **degrees(plan.layout))
 
     def finer(best: int) -> list[int]:
         return [best + k * best // EIGHTHS for k in range(1, EIGHTHS)] if best % EIGHTHS == 0 else []
@@ -75,7 +77,7 @@ def largest_micro_batch(case: Case, gpus: int, kept: bool) -> Rounds[Limit]:
 
     def scenario(size: int) -> Scenario:
         what = f"{gpus} GPUs, micro-batch {size}" + (", degrees kept" if kept else "")
-        return case.scenario(what, question, **{**LEANEST, "micro_batch": (size,)}, **pins)
+        return case.existence(what, question, **{**LEANEST, "micro_batch": (size,)}, **pins)
 
     note = "pinned" if case.pins.micro_batch else "by doubling; it must divide the batch"
     return (yield from _climb("micro_batch", kept, start, plan, most, scenario, lambda best: [], note))
@@ -98,7 +100,7 @@ def _climb(
 ) -> Rounds[Limit]:
     """Double from `start`, which fits, up to `most`, several at once, until one does not fit; then the finer values
     between the last two."""
-    best = start
+    best, proved = start, True
     above: tuple[int, str] | None = None
     doublings = []
     while start * 2 <= most:
@@ -114,9 +116,9 @@ def _climb(
                 waves = [] if above is not None else [finer(best)] if finer(best) else []
                 above = (value, outcome.word)
                 break
-            best, plan = value, outcome.plan
+            best, plan, proved = value, outcome.plan, outcome.word == "optimal"
         else:
             if above is not None:
                 break
     next_value, next_status = above if above is not None else (None, None)
-    return Limit(name, "kept" if kept else "any", best, plan, next_value, next_status, note)
+    return Limit(name, "kept" if kept else "any", best, plan, proved, next_value, next_status, note)

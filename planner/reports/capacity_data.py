@@ -159,8 +159,7 @@ def _limit(limit: Limit, side: Side) -> dict[str, Any]:
         "next_value": limit.next_value,
         "next_status": limit.next_status,
         "note": limit.note,
-        "step_seconds": limit.plan.step.seconds,
-        "headroom_bytes": limit.plan.memory.peak_stage.headroom_bytes,
+        "step_seconds": limit.plan.step.seconds if limit.proved else None,
     }
 
 

@@ -9,7 +9,14 @@ from planner.capacity.economics import DAY_SECONDS, HALVING
 from planner.reports import capacity_data
 from planner.reports.blocks import Block, Command, Fields, Heading, Items, Report, Text, Tone
 from planner.reports.capacity_charts import review_charts, side_charts
-from planner.reports.capacity_tables import counts_table, limits_table, sensitivities_table, side_by_side
+from planner.reports.capacity_tables import (
+    LAYOUTS,
+    LIMITS,
+    counts_table,
+    limits_table,
+    sensitivities_table,
+    side_by_side,
+)
 from planner.reports.capacity_words import days, money
 from planner.reports.units import count, percent, plural, seconds, size
 from planner.reports.words import layout_words, memory_words, model_words, split_words, workload_words
@@ -178,9 +185,23 @@ def _side(side: Side, review: Review, number: int) -> Iterator[Block]:
     if side.limits:
         yield Heading(f"{side.name}: how far {plural(point.gpus, 'GPU')} reach")
         yield limits_table(side)
+        yield Fields(
+            tuple(
+                (f"{LIMITS[limit.name]}, {LAYOUTS[limit.degrees]}", layout_words(limit.plan.layout))
+                for limit in side.limits
+                if limit.proved
+            )
+        )
     if side.sensitivities:
         yield Heading(f"{side.name}: what if")
         yield sensitivities_table(side, point, terms)
+        yield Fields(
+            tuple(
+                (change.name.replace("_", " "), layout_words(change.outcome.plan.layout))
+                for change in side.sensitivities
+                if change.outcome is not None and change.outcome.plan is not None
+            )
+        )
         yield from _robust(side, terms.deadline_seconds)
 
 

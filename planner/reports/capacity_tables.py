@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from planner.reports.blocks import Table
 from planner.reports.capacity_words import days, money
 from planner.reports.units import count, gib, percent, seconds
-from planner.reports.words import layout_words
 
 if TYPE_CHECKING:
     from planner.capacity.economics import Terms, Training
@@ -20,6 +19,8 @@ PROOF = {
     "unknown": "unknown: time limit",
     "failed": "failed",
 }
+LIMITS = {"sequence": "longest sequence", "micro_batch": "largest micro-batch"}
+LAYOUTS = {"kept": "same degrees", "any": "any layout"}
 DEGREES = (("TP", "tp"), ("CP", "cp"), ("PP", "pp"), ("VPP", "vpp"), ("EP", "ep"), ("ETP", "etp"), ("DP", "dp"))
 ALWAYS = {"tp", "pp", "dp"}
 
@@ -133,23 +134,20 @@ def _count_row(
 
 def limits_table(side: Side) -> Table:
     """The longest sequence and the largest micro-batch that fit, and what came next."""
-    names = {"sequence": "longest sequence [tokens]", "micro_batch": "largest micro-batch [sequences]"}
     rows = tuple(
         (
-            names[limit.name],
-            "degrees as recommended" if limit.degrees == "kept" else "any layout",
+            LIMITS[limit.name],
+            LAYOUTS[limit.degrees],
             f"{limit.value:,}",
             f"{limit.next_value:,} {PROOF[limit.next_status]}"
             if limit.next_value is not None and limit.next_status is not None
             else "nothing larger was asked",
-            seconds(limit.plan.step.seconds),
-            gib(limit.plan.memory.peak_stage.headroom_bytes),
+            seconds(limit.plan.step.seconds) if limit.proved else "not proved",
             limit.note,
-            layout_words(limit.plan.layout),
         )
         for limit in side.limits
     )
-    return Table(("<limit", "<layouts", "fits", "<next", "step", "free GiB", "<how", "<layout"), rows, keys=2)
+    return Table(("<limit", "<layouts", "fits", "<next", "step", "<how"), rows, keys=2)
 
 
 def sensitivities_table(side: Side, point: Point, terms: Terms) -> Table:
@@ -158,7 +156,7 @@ def sensitivities_table(side: Side, point: Point, terms: Terms) -> Table:
     base = point.training
     cost = priced(terms, side)
 
-    def line(what: str, run: Training | None, free: str, verdict: str, layout: str) -> tuple[str, ...]:
+    def line(what: str, run: Training | None, free: str, verdict: str) -> tuple[str, ...]:
         change = "" if run is None or run is base else f"{(run.seconds / base.seconds - 1) * 100:+.1f}%"
         late = ""
         if terms.deadline_seconds is not None:
@@ -171,16 +169,15 @@ def sensitivities_table(side: Side, point: Point, terms: Terms) -> Table:
             *((late,) if terms.deadline_seconds is not None else ()),
             free,
             verdict,
-            layout,
         )
 
     plan = point.outcome.plan
     free = gib(plan.memory.peak_stage.headroom_bytes)
-    rows = [line("as recommended", base, free, PROOF[point.outcome.word], layout_words(plan.layout))]
+    rows = [line("as recommended", base, free, PROOF[point.outcome.word])]
     for change in side.sensitivities:
         outcome = change.outcome
         if outcome is None:
-            rows.append(line(change.sentence, change.training, free, "the same plan", "the same"))
+            rows.append(line(change.sentence, change.training, free, "the same plan"))
             continue
         found = outcome.plan
         rows.append(
@@ -189,7 +186,6 @@ def sensitivities_table(side: Side, point: Point, terms: Terms) -> Table:
                 change.training,
                 gib(found.memory.peak_stage.headroom_bytes) if found else "",
                 PROOF[outcome.word],
-                layout_words(found.layout) if found else "",
             )
         )
     columns = (
@@ -200,6 +196,5 @@ def sensitivities_table(side: Side, point: Point, terms: Terms) -> Table:
         *(("<deadline",) if terms.deadline_seconds is not None else ()),
         "free GiB",
         "<plan",
-        "<layout",
     )
     return Table(columns, tuple(rows), marked=0)

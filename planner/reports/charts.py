@@ -129,22 +129,15 @@ def scaling(
     for index, curve in enumerate(curves):
         xs, ys = [x for x, _ in curve.points], [y for _, y in curve.points]
         colour, mark = PALETTE[(0, 4, 2, 5, 3, 1)[index % 6]], MARKS[index % len(MARKS)]
-        axes.plot(xs, ys, color=colour, marker=mark, markersize=5, label=curve.name)
+        label = "; ".join([curve.name, *(f"{word} at {gpus:,}" for gpus, word in curve.marked)])
+        axes.plot(xs, ys, color=colour, marker=mark, markersize=5, label=label)
         if ideal and len(xs) > 1:
             axes.plot(xs, [ys[0] * xs[0] / x for x in xs], color=colour, linestyle=":", linewidth=1)
-        for offset, (gpus, word) in enumerate(curve.marked):
+        for gpus in dict.fromkeys(gpus for gpus, _ in curve.marked):
             value = dict(curve.points)[gpus]
-            right = gpus * gpus > xs[0] * xs[-1]  # a falling line leaves room below left and above right
             axes.plot([gpus], [value], marker="o", markersize=13, markerfacecolor="none", markeredgecolor=colour)
-            axes.annotate(
-                f"{word}: {gpus:,} GPUs",
-                (gpus, value),
-                xytext=(-10, -18 - 13 * offset) if right else (10, 12 + 13 * offset),
-                textcoords="offset points",
-                horizontalalignment="right" if right else "left",
-                color=colour,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-            )
+            # A falling line leaves room above and to the right of it.
+            axes.annotate(f"{gpus:,}", (gpus, value), xytext=(9, 7), textcoords="offset points", color=colour)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     counts = sorted({x for curve in curves for x, _ in curve.points if x & (x - 1) == 0})
@@ -160,7 +153,7 @@ def scaling(
     axes.set_ylabel(unit)
     if ideal:
         axes.plot([], [], color="#57606a", linestyle=":", label="if every doubling halved it")
-    made.legend(loc="outside lower center", ncols=3, frameon=False)
+    made.legend(loc="outside lower center", ncols=2, frameon=False)
     return svg(made, name, alt)
 
 

@@ -8,10 +8,12 @@ from html import escape
 from planner.reports.blocks import Bars, Block, Chart, Code, Command, Fields, Heading, Items, Report, Table, Text
 from planner.reports.units import gib
 
+LONG_CELL = 28
+"""Characters of a cell that may be broken into lines."""
 _PALETTE = ("#4269d0", "#97bbf5", "#6cc5b0", "#efb118", "#ff725c", "#a463f2", "#9c9c9c")
 _STYLE = """
 :root{color-scheme:light}
-body{font:15px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
+body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid #ccc}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;display:block;overflow-x:auto}
 th,td{padding:.2rem .6rem;border-bottom:1px solid #e4e4e4;text-align:right;white-space:nowrap}
@@ -21,7 +23,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}dt{font-wei
 .good{color:#116329;font-weight:600}.bad{color:#a40e26;font-weight:600}.quiet{color:#57606a}.title{font-weight:600}
 pre,code{background:#f4f4f4;border-radius:3px}code{padding:.1rem .3rem}pre{padding:.6rem;overflow-x:auto}
 svg{max-width:100%;height:auto;display:block;margin-top:.8rem}
-td.l{white-space:normal}th{white-space:normal;vertical-align:bottom}h3{font-size:1rem;margin-top:1.6rem}
+td.w{white-space:normal;min-width:9rem}th{white-space:normal;vertical-align:bottom}h3{font-size:1rem;margin-top:1.6rem}
 figure{margin:1rem 0;break-inside:avoid}figcaption{color:#57606a;font-size:.9rem}
 @media print{body{margin:0;max-width:none}h2{break-after:avoid}table{display:table}table,svg{break-inside:avoid}}
 """.strip()
@@ -65,7 +67,8 @@ def _lines(block: Block) -> Iterator[str]:
 
 def _table(table: Table) -> Iterator[str]:
     def cell(tag: str, column: int, text: str) -> str:
-        side = ' class="l"' if table.left(column) else ""
+        wide = " w" if len(text) > LONG_CELL else ""
+        side = f' class="l{wide}"' if table.left(column) else ""
         return f"<{tag}{side}>{escape(text)}</{tag}>"
 
     columns = range(len(table.columns))

@@ -1,0 +1,166 @@
+"""`plan capacity` and `plan compare` from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from planner.commands import run
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Plan = Callable[..., Answer]
+
+
+@pytest.fixture
+def plan(capsys: pytest.CaptureFixture[str]) -> Plan:
+    def run_plan(*arguments: object) -> Answer:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return Answer(code, *capsys.readouterr())
+
+    return run_plan
+
+
+SMALL = ("capacity", "--model", "7b", "--gpu", "A100-80G", "--tokens", "300B", "--workers", 1, "--quick", "--tp", 1)
+
+
+def test_a_real_review(plan: Plan) -> None:
+    """Found: exit code 0, the recommended plan is the search's own, and its days follow from its step."""
+    answer = plan(*SMALL, "--counts", "8", "--goodput", "1", "--json")
+    assert answer.code == 0, answer.err
+    data = json.loads(answer.out)
+    (side,) = data["sides"]
+    point = next(p for p in side["counts"] if p["gpus"] == 8)
+    searched = json.loads(plan("--model", "7b", "--gpus", "8xA100-80G", "--tp", 1, "--top", 1, "--json").out)
+    assert point["plan"] == searched["plans"][0]
+    steps = -(-300 * 10**9 // (4096 * 1024))
+    assert point["training"]["days"] == pytest.approx(steps * point["plan"]["step"]["seconds"] / 86_400)
+
+
+def test_two_reviews_are_byte_identical(plan: Plan) -> None:
+    """All but `meta`, whatever the number of processes."""
+
+    def read(workers: int) -> dict[str, Any]:
+        arguments = [*SMALL, "--counts", "4,8", "--json"]
+        arguments[arguments.index("--workers") + 1] = workers
+        data: dict[str, Any] = json.loads(plan(*arguments).out)
+        del data["meta"]
+        return data
+
+    assert read(1) == read(2)
+
+
+def test_proven_infeasible_is_3(plan: Plan) -> None:
+    """70b on at most two GPUs: every count refuted, the reason named."""
+    answer = plan(
+        "capacity", "--model", "70b", "--gpu", "A100-80G", "--tokens", "1T", "--counts", "1,2", "--workers", 1
+    )
+    assert answer.code == 3
+    assert "proven not to fit" in answer.out and "states" in answer.out
+
+
+def test_a_range_doubles(plan: Plan) -> None:
+    """--gpus-range 4-8 is --counts 4,8."""
+    data = json.loads(plan(*SMALL, "--gpus-range", "4-8", "--json").out)
+    assert data["inputs"]["counts"] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--counts", "8", "--gpus-range", "8-16"), "--counts"),
+        (("--counts", "eight"), "64,128,256"),
+        (("--deadline", "30"), "30d"),
+        (("--tokens", "lots"), "15T"),
+        (("--gpu-hour-price", "H100=2"), "A100-80G"),
+        (("--gpu", "A100-80G,A100-80GB"), "once"),
+        (("--gpu", "Z9000"), "unknown card"),
+        (("--goodput", "0"), "0.95"),
+        (("--scheduler", "tcp://127.0.0.1:9"), "--scheduler"),
+        (("--model", "13c"), "unknown model"),
+    ],
+)
+def test_bad_input_is_one_sentence(plan: Plan, arguments: tuple[str, ...], word: str) -> None:
+    """Exit code 2, nothing on standard output, no traceback."""
+    answer = plan(*SMALL, *arguments)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert word in answer.err and "Traceback" not in answer.err
+
+
+def saved(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def before(plan: Plan, tmp_path: Path) -> Path:
+    arguments = ("memory", "--model", "7b", "--gpus", "8xA100-80G", "--pp", 4, "--json")
+    return saved(tmp_path / "before.json", plan(*arguments).out)
+
+
+@pytest.fixture
+def after(plan: Plan, tmp_path: Path) -> Path:
+    arguments = ("memory", "--model", "7b", "--gpus", "8xA100-80G", "--pp", 2, "--tp", 2, "--json")
+    return saved(tmp_path / "after.json", plan(*arguments).out)
+
+
+def test_compare_says_what_changed(plan: Plan, before: Path, after: Path) -> None:
+    """The layout's differing fields only; stages that one side lacks are null; differences add up."""
+    data = json.loads(plan("compare", before, after, "--json").out)
+    changed = {change["name"]: change for change in data["layout"]}
+    assert set(changed) == {"tp", "pp", "stage_layers", "sequence_parallel"}
+    assert (changed["pp"]["before"], changed["pp"]["after"], changed["pp"]["change"]) == (4, 2, -2)
+    assert changed["sequence_parallel"]["change"] is None
+    assert not data["same"] and data["inputs"] == []
+    assert [stage["after"] is None for stage in data["stages"]] == [False, False, True, True]
+    parts = {c["name"]: c["change"] for c in data["peak"]}
+    total = parts.pop("total_bytes")
+    assert total == -parts.pop("headroom_bytes") == sum(parts.values())
+
+
+def test_compare_with_itself(plan: Plan, before: Path) -> None:
+    """Nothing changed is said, in data and in words."""
+    assert json.loads(plan("compare", before, before, "--json").out)["same"] is True
+    assert "the same" in plan("compare", before, before).out
+    assert "| stage |" in plan("compare", before, before, "-f", "markdown").out
+
+
+def test_compare_takes_searches(plan: Plan, before: Path, tmp_path: Path) -> None:
+    """A search's first plan stands for it, with its step."""
+    arguments = ("--model", "7b", "--gpus", "8xA100-80G", "--tp", 1, "--pp", "1,2", "--top", 2, "--json")
+    search = saved(tmp_path / "search.json", plan(*arguments).out)
+    data = json.loads(plan("compare", search, search, "--json").out)
+    assert data["same"] and data["step"][0]["name"] == "seconds"
+    assert plan("compare", before, search).code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("hello", "not JSON"),
+        ("[]", "something else"),
+        ('{"version": 2}', "version 2"),
+        ('{"version": 1, "status": "infeasible", "plans": []}', "infeasible"),
+        ('{"version": 1, "sides": []}', "capacity review"),
+        ('{"version": 1, "models": []}', "no inputs"),
+        ('{"version": 1, "inputs": {}, "layout": {}, "memory": {"stages": [1]}}', "not whole"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_compare_refuses_other_files(plan: Plan, before: Path, tmp_path: Path, text: str, word: str) -> None:
+    """A file that is no plan of this version is one sentence and exit code 2."""
+    answer = plan("compare", before, saved(tmp_path / "other.json", text))
+    assert answer.code == 2
+    assert word in answer.err and "Traceback" not in answer.err
+    assert plan("compare", before, tmp_path / "absent.json").code == 2
