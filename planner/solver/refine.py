@@ -150,24 +150,27 @@ class Refiner:
 
     def _recompute(self, node: Node) -> Iterator[Node]:
         """Time with this recomputation, at the best number of virtual stages, as if memory were free."""
+        if self._known_too_large(node.layout):
+            self.statistics["pruned_by_memory"] += 1
+            yield from self._slower_modes(node)
+            return
         bound = max(node.bound_ns, self._best_virtual(node.layout))
         yield replace(node, bound_ns=bound, level=Level.FILLED)
 
     def _filled(self, node: Node) -> Iterator[Node]:
         """The same with memory, filled as if there were no virtual stages; then each number of virtual stages."""
         yield from self._slower_modes(node)
-        if not self._could_hold(node.layout):
-            self.statistics["pruned_by_memory"] += 1
-            return
-        slowest = None if self.fixed_slices else least_slowest(self.problem(node.layout))
-        if slowest is None and not self.fixed_slices:
+        slowest: int | None = 0
+        if self.fixed_slices is None and self._plain_bounds(node.layout):
+            slowest = least_slowest(self.problem(node.layout)) if self._could_hold(node.layout) else None
+        if slowest is None:
             self.statistics["pruned_by_memory"] += 1
             return
         plain, interleaved = self._forms(node.layout)
         for layout in self.space.extend(node.layout, "vpp"):
             form = plain if layout.vpp == 1 or interleaved is None else replace(interleaved, vpp=layout.vpp)
-            bound = max(node.bound_ns, self._bound(form, layout, slowest or 0))
-            yield Node(bound, simplicity(layout), Level.VIRTUAL, layout, None, slowest or 0)
+            bound = max(node.bound_ns, self._bound(form, layout, slowest))
+            yield Node(bound, simplicity(layout), Level.VIRTUAL, layout, None, slowest)
 
     def _virtual(self, node: Node, cutoff_ns: int | None) -> Iterator[Node]:
         """One layout: its own time, then its own memory."""
@@ -176,7 +179,9 @@ class Refiner:
             yield replace(node, bound_ns=bound)
             return
         problem = self.problem(node.layout)
-        plain = self.problem(replace(node.layout, vpp=1)) if problem.vpp > 1 else None
+        plain = None
+        if problem.vpp > 1 and self._plain_bounds(node.layout):
+            plain = self.problem(replace(node.layout, vpp=1))
         sharper = split_bound(problem, plain, cutoff_ns)
         if sharper is None:
             self.statistics["pruned_by_memory"] += 1
@@ -221,11 +226,19 @@ class Refiner:
         slowest, total = slowest_bound(form, self.counts, redone)
         return pipeline_bound(form, max(slowest, slowest_ns), total) + tail_bound(form, self.counts) + form.once_ns
 
+    def _known_too_large(self, layout: Layout) -> bool:
+        """Whether a smaller micro-batch was found not to fit."""
+        known = self._held.get((_family(layout), layout.zero, layout.recompute), {})
+        return any(size < layout.micro_batch and not holds for size, holds in known.items())
+
+    def _plain_bounds(self, layout: Layout) -> bool:
+        """Whether memory without virtual stages bounds that with them. The rule of thumb knows one state of a stage
+        only, in which recomputing the fullest chunk first can save more than it would without virtual stages."""
+        return layout.recompute.granularity != "full" or getattr(self.accounting, "name", "") != "rule-of-thumb"
+
     def _could_hold(self, layout: Layout) -> bool:
         """Whether the group's memory could hold the model at this micro-batch, judged at smaller ones first: what does
         not fit with a small micro-batch does not with a larger one."""
-        if self.fixed_slices:
-            return True
         smallest = self._smallest.get(_family(layout), layout.micro_batch)
         known = self._held.setdefault((_family(layout), layout.zero, layout.recompute), {})
         micro_batch = smallest

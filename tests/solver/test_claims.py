@@ -42,7 +42,8 @@ def layouts(model, workload, cluster, count, seed=1):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
 @pytest.mark.parametrize("name", ["exact", "rule-of-thumb"])
 def test_interleaving_never_lowers_a_peak(case, name):
-    """A stage with the same layers in even chunks needs no less under the interleaved schedule than under plain 1F1B."""
+    """A stage with the same layers in even chunks needs no less under the interleaved schedule than under plain 1F1B
+    (under the rule of thumb only as long as nothing is recomputed, and the search bounds it only then)."""
     model, cluster, workload = load_model(case[0]), parse_gpus(case[1]), Workload(*case[2:])
     accounting, rng = make_accounting(name, model, workload, IMPLEMENTATION, cluster), random.Random(2)
     for layout in layouts(model, workload, cluster, 15):
@@ -52,6 +53,8 @@ def test_interleaving_never_lowers_a_peak(case, name):
         rows = [sizes[stage :: layout.pp] for stage in range(layout.pp)]
         whole = replace(layout, stages=split_from_counts(model, rows))
         if layout.recompute.granularity == "full":
+            if name == "rule-of-thumb":
+                continue
             redo = tuple(rng.randint(0, sum(row)) for row in rows)
             whole = replace(whole, recompute=Recompute("full", method="block", stage_layers=redo))
         for stage in range(layout.pp):
