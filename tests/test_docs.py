@@ -109,7 +109,7 @@ def test_every_option_has_a_help_text() -> None:
 
 OWN_WORDS = {("memory", "tp"), ("search", "tp"), ("check", "model"), ("check", "seq_length"), ("check", "pp")} | {
     ("calibrate", name) for name in ("model", "format", "output")
-}
+} | {("capacity", name) for name in ("models", "cards", "time_limit")}
 """Options whose help says something that holds for one command: what leaving them out means, or whom they are for."""
 
 

@@ -138,7 +138,8 @@ def _least(side: Side) -> str:
     if not fewest.judged:
         return f"{plural(fewest.gpus, 'GPU')} can hold it."
     smaller = ", ".join(f"{n:,}" for n in fewest.judged[-6:])
-    proof = "were proven too few" if fewest.proved else "gave no plan, not all of them proven"
+    one = len(fewest.judged) == 1
+    proof = f"{'was' if one else 'were'} proven too few" if fewest.proved else "gave no plan, not all of them proven"
     return f"It takes at least {plural(fewest.gpus, 'GPU')}: {smaller} {proof}."
 
 
@@ -202,7 +203,7 @@ def _side(side: Side, review: Review, number: int) -> Iterator[Block]:
                 if change.outcome is not None and change.outcome.plan is not None
             )
         )
-        yield from _robust(side, terms.deadline_seconds)
+        yield from _robust(side, terms.deadline_seconds, terms.memory_error)
 
 
 def _notes(side: Side) -> Iterator[tuple[str, str]]:
@@ -238,10 +239,19 @@ def _recommended(side: Side, point: Point) -> Iterator[tuple[str, str]]:
         yield "proof", f"none; no layout can take less than {seconds(bound)} a step"
 
 
-def _robust(side: Side, deadline: float | None) -> Iterator[Block]:
+def _robust(side: Side, deadline: float | None, memory_error: float) -> Iterator[Block]:
     """Which what-ifs break the recommendation."""
     broken = [c.sentence for c in side.sensitivities if c.outcome is not None and c.outcome.refuted]
     late = [c.sentence for c in side.sensitivities if c.training is not None and c.training.meets_deadline is False]
+    point = side.recommended
+    if point is not None and point.outcome.plan is not None:
+        peak = point.outcome.plan.memory.peak_stage
+        if peak.headroom_bytes < memory_error * peak.allocated_bytes:
+            yield Text(
+                f"The recommended layout itself leaves less than the {percent(memory_error, 0)} by which memory may be "
+                "off: measure it early, or take the layout of that line.",
+                "bad",
+            )
     if broken:
         yield Text("Nothing fits any more with: " + "; ".join(broken) + ".", "bad")
     if deadline is not None:
