@@ -151,7 +151,7 @@ def side(asked: Asked, model: Model, card: Card) -> Rounds[Side]:
     deadline = asked.terms.deadline_seconds
     if deadline is not None:
         if not asked.counts:
-            yield from _refine(case, seconds, deadline)
+            yield from _refine(case, seconds, deadline, asked.terms)
         found = replace(found, deadline_gpus=_meeting(case, asked.terms, deadline, asked.counts))
     found = _recommend(found, seconds, deadline)
     bindings = yield from _bindings(case)
@@ -196,8 +196,10 @@ def _sweep(case: Case, asked: Asked, least: Fewest) -> Rounds[list[int]]:
     return grid
 
 
-def _refine(case: Case, seconds: Sequence[tuple[int, float]], deadline: float) -> Rounds[None]:
-    """Judge eighths of the step between the last count that misses the deadline and the first that meets it."""
+def _refine(case: Case, seconds: Sequence[tuple[int, float]], deadline: float, terms: Terms) -> Rounds[None]:
+    """Judge eighths of the step between the last count that misses the deadline and the first that meets it, then halve
+    what is left between the first that meets it and the count below, down to one node. Days need not fall with every
+    node, as batch and layers must divide: counts that were not judged may meet the deadline too."""
     meeting = next((i for i, (_, time) in enumerate(seconds) if time <= deadline), None)
     if not meeting:
         return
@@ -205,6 +207,14 @@ def _refine(case: Case, seconds: Sequence[tuple[int, float]], deadline: float) -
     node = case.card.gpus_per_node
     counts = {-(-(low + k * (high - low) // EIGHTHS) // node) * node for k in range(1, EIGHTHS)}
     yield from case.judge(sorted(gpus for gpus in counts if low < gpus < high))
+    while True:
+        judged = _seconds(case, list(case.known), terms)
+        high = next(gpus for gpus, time in judged if time <= deadline)
+        low = max(gpus for gpus in case.known if gpus < high)
+        middle = (low + high) // 2 // node * node
+        if not low < middle < high:
+            return
+        yield from case.judge([middle])
 
 
 def _seconds(case: Case, counts: Sequence[int], terms: Terms) -> list[tuple[int, float]]:
@@ -225,7 +235,9 @@ def _recommend(found: Side, seconds: Sequence[tuple[int, float]], deadline: floa
     if deadline is not None:
         if found.deadline_gpus is None:
             return replace(found, reason="no count that was judged meets the deadline")
-        return replace(found, recommended_gpus=found.deadline_gpus, reason="the smallest count that meets the deadline")
+        return replace(
+            found, recommended_gpus=found.deadline_gpus, reason="the smallest judged count that meets the deadline"
+        )
     if found.knee_gpus is not None:
         return replace(found, recommended_gpus=found.knee_gpus, reason="the knee: beyond it more GPUs pay less")
     reason = "the largest count that was judged: the knee was not reached"

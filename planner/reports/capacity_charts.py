@@ -28,11 +28,12 @@ def review_charts(review: Review) -> Iterator[Block]:
     priced = all(terms.prices.of(side.card.name) is not None for side in sides)
     time, spent = [], []
     for side in sides:
-        runs = [(p.gpus, p.training) for p in side.fitting if p.training is not None]
+        shown = {*side.knee_counts, side.recommended_gpus}
+        runs = [(p.gpus, p.training) for p in side.fitting if p.training is not None and p.gpus in shown]
         marked = tuple(
             (gpus, word)
             for gpus, word in ((side.knee_gpus, "knee"), (side.deadline_gpus, "meets the deadline"))
-            if gpus is not None
+            if gpus is not None and gpus in shown
         )
         time.append(Curve(side.name, tuple((gpus, run.days) for gpus, run in runs), marked))
         amounts = ((gpus, (run.cost or 0.0) if priced else run.gpu_hours) for gpus, run in runs)

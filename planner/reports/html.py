@@ -10,6 +10,8 @@ from planner.reports.units import gib
 
 LONG_CELL = 28
 """Characters of a cell that may be broken into lines."""
+MANY_COLUMNS = 14
+"""A table with more is set smaller, so that it stays on the page."""
 _PALETTE = ("#4269d0", "#97bbf5", "#6cc5b0", "#efb118", "#ff725c", "#a463f2", "#9c9c9c")
 _STYLE = """
 :root{color-scheme:light}
@@ -23,6 +25,7 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}dt{font-wei
 .good{color:#116329;font-weight:600}.bad{color:#a40e26;font-weight:600}.quiet{color:#57606a}.title{font-weight:600}
 pre,code{background:#f4f4f4;border-radius:3px}code{padding:.1rem .3rem}pre{padding:.6rem;overflow-x:auto}
 svg{max-width:100%;height:auto;display:block;margin-top:.8rem}
+.dense{font-size:.82rem}.dense th,.dense td{padding:.15rem .35rem}
 td.w{white-space:normal;min-width:9rem}th{white-space:normal;vertical-align:bottom}h3{font-size:1rem;margin-top:1.6rem}
 figure{margin:1rem 0;break-inside:avoid}figcaption{color:#57606a;font-size:.9rem}
 @media print{body{margin:0;max-width:none}h2{break-after:avoid}table{display:table}table,svg{break-inside:avoid}}
@@ -72,7 +75,10 @@ def _table(table: Table) -> Iterator[str]:
         return f"<{tag}{side}>{escape(text)}</{tag}>"
 
     columns = range(len(table.columns))
-    yield "<table><thead><tr>" + "".join(cell("th", c, table.title(c)) for c in columns) + "</tr></thead><tbody>"
+    dense = ' class="dense"' if len(table.columns) > MANY_COLUMNS else ""
+    yield (
+        f"<table{dense}><thead><tr>" + "".join(cell("th", c, table.title(c)) for c in columns) + "</tr></thead><tbody>"
+    )
     for index, row in enumerate(table.rows):
         chosen = ' class="chosen"' if index == table.marked else ""
         yield f"<tr{chosen}>" + "".join(cell("td", c, row[c]) for c in columns) + "</tr>"
