@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planner.errors import PlannerError
-from planner.solver.result import Plan, Status
+from planner.solver.result import Plan, SearchResult, Status
 from planner.solver.space import FREE, Pins
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def solve(scenario: Scenario) -> Outcome:
     counts anyway, so only the facts are asked for.
     """
     from planner.memory.accounting import make_accounting
-    from planner.solver.explain import facts
+    from planner.solver.explain import REMOVAL, facts, fits_with
     from planner.solver.search import Search
     from planner.timing.step import Timing
 
@@ -71,7 +71,12 @@ def solve(scenario: Scenario) -> Outcome:
         accounting = make_accounting(question.accounting, *asked, question.reserve_bytes)
         limit = scenario.time_limit_seconds
         search = Search(*asked, accounting, Timing(*asked), scenario.pins, top=1, time_limit_seconds=limit)
-        result = search.run()
+        if not fits_with(search.space, search.accounting, search.timing, frozenset(REMOVAL)):
+            # Not even the leanest variant of any choice of degrees fits: proved without looking at all of them.
+            result = SearchResult(Status.INFEASIBLE, (), "step_seconds", None, None)
+            result.statistics["candidates"] = sum(1 for _ in search.space.groups())
+        else:
+            result = search.run()
         reasons = facts(search.space, search.accounting, search.timing) if result.status is Status.INFEASIBLE else ()
     except PlannerError as error:
         return failed(scenario, str(error))

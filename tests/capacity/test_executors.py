@@ -49,6 +49,21 @@ def test_a_dying_worker_costs_its_own_scenario() -> None:
     assert ["died" in (outcome.error or "") for outcome in outcomes] == [False, True, False, False]
 
 
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8])
+def test_quick_refusals_agree_with_the_search(gpus: int) -> None:
+    """A count that is refused by its leanest layouts is the very one that the whole search proves infeasible."""
+    from planner.catalog import load_model
+    from planner.solver.search import search
+
+    question = toy_ask(load_model("13b"), parse_gpus(f"{gpus}xA100-40G"))
+    asked = (question.model, question.workload, question.implementation, question.cluster)
+    whole = search(*asked, top=1, reserve_bytes=question.reserve_bytes)
+    outcome = solve(Scenario("a", question))
+    assert outcome.status == whole.status
+    assert outcome.candidates == whole.statistics["candidates"]
+    assert bool(outcome.facts) == (not whole.plans)
+
+
 def test_solving_never_raises() -> None:
     """A question that cannot be answered is a failed outcome with its sentence."""
     asked = scenario("fp8 on A100")
