@@ -61,6 +61,9 @@ def why_not(case: Case, gpus: int) -> Rounds[Binding]:
         return Binding("unknown", outcome.error or "the time limit came before a plan or a proof")
     if outcome.candidates == 0:
         return (yield from _without_batch(case, gpus, question))
+    (outcome,) = yield [replace(case.scenario(f"{gpus} GPUs, why not", question), explain=True)]
+    if not outcome.refuted:
+        return Binding("unknown", outcome.error or "the time limit came before an explanation")
     parts = {id for id, _ in outcome.facts}
     order: tuple[Kind, ...] = ("activations", "states", "buffers")
     kind: Kind = next((kind for kind in order if parts & set(GROUPS[kind])), "rule")

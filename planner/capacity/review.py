@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DOUBLINGS = 6
 """Counts of a default sweep beyond the fewest GPUs, before it is known whether the knee or the deadline need more."""
 EIGHTHS = 8
+EXPLAINED = 3
+"""Refuted counts of which the solver is asked for the reason: the largest, as that is what was missed by least."""
 """Steps between the last count that misses the deadline and the first that meets it."""
 
 
@@ -245,10 +247,15 @@ def _recommend(found: Side, seconds: Sequence[tuple[int, float]], deadline: floa
 
 
 def _bindings(case: Case) -> Rounds[dict[int, Binding]]:
-    """What binds at each judged count."""
+    """What binds at each judged count. Of the refuted ones the largest few are explained, the others refer to them."""
     missing = sorted(gpus for gpus, outcome in case.known.items() if not outcome.fits)
-    reasons = yield from together(*(why_not(case, gpus) for gpus in missing))
-    bindings = dict(zip(missing, reasons, strict=True))
+    refuted = [gpus for gpus in missing if case.known[gpus].refuted and case.known[gpus].candidates]
+    explained = [gpus for gpus in missing if gpus not in refuted[:-EXPLAINED]]
+    reasons = yield from together(*(why_not(case, gpus) for gpus in explained))
+    bindings = dict(zip(explained, reasons, strict=True))
+    for gpus in refuted[:-EXPLAINED]:
+        larger = refuted[-EXPLAINED]
+        bindings[gpus] = Binding(bindings[larger].kind, f"proven not to fit; the reason is that of {larger:,} GPUs")
     return bindings | {gpus: of_plan(outcome) for gpus, outcome in case.known.items() if outcome.fits}
 
 

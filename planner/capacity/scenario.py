@@ -21,6 +21,8 @@ class Scenario:
     question: Question
     pins: Pins = FREE
     time_limit_seconds: float | None = 60.0
+    explain: bool = False
+    """Whether an infeasibility is to be explained, which can take longer than its proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def solve(scenario: Scenario) -> Outcome:
             result.statistics["candidates"] = sum(1 for _ in search.space.groups())
         else:
             result = search.run()
-        reasons = facts(search.space, search.accounting, search.timing) if result.status is Status.INFEASIBLE else ()
+        told = scenario.explain and result.status is Status.INFEASIBLE
+        reasons = facts(search.space, search.accounting, search.timing) if told else ()
     except PlannerError as error:
         return failed(scenario, str(error))
     except Exception as error:

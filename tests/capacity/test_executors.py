@@ -58,10 +58,11 @@ def test_quick_refusals_agree_with_the_search(gpus: int) -> None:
     question = toy_ask(load_model("13b"), parse_gpus(f"{gpus}xA100-40G"))
     asked = (question.model, question.workload, question.implementation, question.cluster)
     whole = search(*asked, top=1, reserve_bytes=question.reserve_bytes)
-    outcome = solve(Scenario("a", question))
+    outcome = solve(Scenario("a", question, explain=True))
     assert outcome.status == whole.status
     assert outcome.candidates == whole.statistics["candidates"]
     assert bool(outcome.facts) == (not whole.plans)
+    assert not solve(Scenario("a", question)).facts
 
 
 def test_solving_never_raises() -> None:
