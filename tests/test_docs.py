@@ -40,8 +40,9 @@ def commands() -> dict[str, click.Command]:
     return {name: command for name in plan.list_commands(context) if (command := plan.get_command(context, name))}
 
 
-def help_of(name: str, command: click.Command) -> str:
-    result = CliRunner().invoke(command, ["--help"], prog_name=name, terminal_width=100)
+def help_of(*command: str) -> str:
+    """The help as a user sees it, through the group, whose settings (-h) the commands inherit."""
+    result = CliRunner().invoke(plan, [*command, "--help"], prog_name="plan", terminal_width=100)
     assert result.exit_code == 0
     return result.output
 
@@ -51,9 +52,9 @@ def cli_reference() -> str:
     parts = ["# Command line reference", "", "Generated from `--help` (`pytest tests/test_docs.py --regenerate`).", ""]
     parts += ["## Exit codes", "", "| code | name | meaning |", "|--:|:--|:--|"]
     parts += [f"| {int(code)} | {code.name} | {MEANING[code]} |" for code in Exit]
-    parts += ["", "## plan", "", "```text", help_of("plan", plan).rstrip(), "```"]
-    for name, command in commands().items():
-        parts += ["", f"## plan {name}", "", "```text", help_of(f"plan {name}", command).rstrip(), "```"]
+    parts += ["", "## plan", "", "```text", help_of().rstrip(), "```"]
+    for name in commands():
+        parts += ["", f"## plan {name}", "", "```text", help_of(name).rstrip(), "```"]
     return "\n".join(parts) + "\n"
 
 
@@ -107,9 +108,11 @@ def test_every_option_has_a_help_text() -> None:
                 assert option.help, f"plan {name} {option.opts[0]}"
 
 
-OWN_WORDS = {("memory", "tp"), ("search", "tp"), ("check", "model"), ("check", "seq_length"), ("check", "pp")} | {
-    ("calibrate", name) for name in ("model", "format", "output")
-} | {("capacity", name) for name in ("models", "cards", "time_limit")}
+OWN_WORDS = (
+    {("memory", "tp"), ("search", "tp"), ("check", "model"), ("check", "seq_length"), ("check", "pp")}
+    | {("calibrate", name) for name in ("model", "format", "output")}
+    | {("capacity", name) for name in ("models", "cards", "time_limit")}
+)
 """Options whose help says something that holds for one command: what leaving them out means, or whom they are for."""
 
 

@@ -65,14 +65,35 @@ def moments_in_flight(
         chunk = vpp - 1 - order[backward]
         states.setdefault(chunk, set()).add(tuple(alive))
         alive[chunk] -= 1
-    out = []
-    for chunk, vectors in sorted(states.items()):
-        out += [InFlight(chunk, v) for v in sorted(vectors) if not any(_exceeds(w, v) for w in vectors)]
-    return tuple(out)
+    return tuple(InFlight(chunk, v) for chunk, vectors in sorted(states.items()) for v in _largest(vectors))
+
+
+def _largest(vectors: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Those that no other exceeds in every entry. Only a vector of larger sum can exceed another, and in the steady
+    state all sums are equal."""
+    most = max(map(sum, vectors))
+    top = [v for v in vectors if sum(v) == most]
+    rest = [v for v in vectors if sum(v) < most]
+    kept = [v for v in rest if not any(_exceeds(w, v) for w in (*top, *rest))]
+    return sorted((*top, *kept))
 
 
 def _exceeds(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return a != b and all(x >= y for x, y in zip(a, b, strict=True))
+
+
+def for_equal_chunks(
+    states: tuple[InFlight, ...], embedding_chunk: int | None, loss_chunk: int | None
+) -> tuple[InFlight, ...]:
+    """The states that can be the peak where all chunks of the stage hold equal layers: what is alive then depends on
+    the number of chunks in flight, and on how many of them carry the embedding or the loss."""
+    edges = tuple(c for c in (embedding_chunk, loss_chunk) if c is not None)
+    groups: dict[int, dict[tuple[int, ...], InFlight]] = {}
+    for state in states:
+        group = state.chunk if state.chunk in edges else -1
+        amounts = (sum(state.microbatches), *(state.microbatches[c] for c in edges))
+        groups.setdefault(group, {}).setdefault(amounts, state)
+    return tuple(found[amounts] for found in groups.values() for amounts in _largest(set(found)))
 
 
 def _chunk_order(num_microbatches: int, vpp: int, group: int) -> list[int]:

@@ -45,7 +45,7 @@ class RuleOfThumb:
         self.cluster = cluster
         self.reserve_bytes = reserve_bytes or 0
         self._forms: dict[tuple, StageForm] = {}
-        self._vectors: dict[tuple[int, int, int, int], tuple[tuple[int, ...], ...]] = {}
+        self._alive: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
 
     @cached_property
     def _parameters(self) -> int:
@@ -80,16 +80,16 @@ class RuleOfThumb:
         """The stage's memory as terms, linear in its layers."""
         m = layout.num_microbatches(self.workload.global_batch) or 1
         where = (layout.pp, stage, layout.vpp, m)
-        vectors = self._vectors.get(where)
-        if vectors is None:
+        alive = self._alive.get(where)
+        if alive is None:
             flights = moments_in_flight(*where, self.implementation.microbatch_group_size)
-            vectors = self._vectors[where] = tuple(sorted({f.microbatches for f in flights}))
+            alive = self._alive[where] = max((f.microbatches for f in flights), key=sum)
         key = (
-            layout.tp, layout.cp, layout.dp, layout.zero, layout.micro_batch, layout.sequence_parallel, vectors,
+            layout.tp, layout.cp, layout.dp, layout.zero, layout.micro_batch, layout.sequence_parallel, alive,
         )  # fmt: skip
         form = self._forms.get(key)
         if form is None:
-            form = self._forms[key] = StageForm(tuple(self._moment(layout, v) for v in vectors))
+            form = self._forms[key] = StageForm((self._moment(layout, alive),))
         return form
 
     def _moment(self, layout: Layout, microbatches: tuple[int, ...]) -> Moment:

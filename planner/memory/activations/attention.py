@@ -115,7 +115,7 @@ def flash_attention(
 
 def uses_fused_softmax(shape: Shape, impl: Implementation, heads: int) -> bool:
     """Whether Megatron picks its own softmax kernel (fused_softmax.py: is_kernel_available)."""
-    s = shape.seq * shape.cp if shape.cp == 1 else shape.seq
+    s = shape.seq
     return impl.masked_softmax_fusion and 16 < s <= 4096 and s % 4 == 0 and (heads * shape.batch) % 4 == 0
 
 
