@@ -165,7 +165,8 @@ class Space:
         if "none" in allowed:
             modes.append(NO_RECOMPUTE)
         if "selective" in allowed:
-            modes += self._selective
+            sets = self.pins.recompute_modules
+            modes += [r for r in self._selective if sets is None or r.modules in sets]
         if "full" in allowed:
             modes.append(FULL_BLOCK)
         return modes

@@ -56,7 +56,7 @@ class Filtered:
 
 def facts(space: Space, accounting: Accounting, timing: StepTiming) -> tuple[Fact, ...]:
     """Why no layout of the space fits; the space must be infeasible."""
-    layouts = _leanest(space)
+    layouts = leanest(space)
     if not layouts:
         return _no_legal_layout(space)
     kept = frozenset(REMOVAL)
@@ -70,10 +70,10 @@ def facts(space: Space, accounting: Accounting, timing: StepTiming) -> tuple[Fac
 
 def fits_with(space: Space, accounting: Accounting, timing: StepTiming, kept: frozenset[Component]) -> bool:
     """Whether any layout of the space fits when only these components are counted."""
-    return _fits_any(space, Filtered(accounting, kept), timing, _leanest(space))
+    return _fits_any(space, Filtered(accounting, kept), timing, leanest(space))
 
 
-def _leanest(space: Space) -> list[Layout]:
+def leanest(space: Space) -> list[Layout]:
     """The variants that need least memory: the smallest micro-batch and the fewest virtual stages of every choice of
     degrees, under every ZeRO stage and recomputation."""
     smallest: dict[tuple[object, ...], Layout] = {}

@@ -28,6 +28,8 @@ class Pins:
     recompute: tuple[Granularity, ...] | None = None
     sequence_parallel: tuple[bool, ...] | None = None
     stage_layers: Sequence[int] | Sequence[Sequence[int]] | None = None
+    recompute_modules: tuple[tuple[str, ...], ...] | None = None
+    """The sets of modules that selective recomputation may name."""
 
     @property
     def pinned(self) -> tuple[str, ...]:
