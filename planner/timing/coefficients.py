@@ -78,6 +78,23 @@ class Timed:
     once: Parts
 
 
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What the forms of a layout share whatever its number of virtual stages; [kind] where a tuple."""
+
+    shard: Shard
+    links: Links
+    wait: float
+    """Share by which all passes take longer, because every rank waits for the slowest."""
+    layers: tuple[LayerParts, ...]
+    layer_ns: tuple[int, ...]
+    recompute_ns: tuple[int, ...]
+    parameters: tuple[tuple[int, int], ...]
+    rates: tails.Rates
+    ends: dict[tuple[bool, ...], tuple[Parts, tails.Weighed]]
+    """By what the stage holds; filled as it is asked for."""
+
+
 class Role(NamedTuple):
     """What a stage has beside its layers."""
 
@@ -108,6 +125,7 @@ class Coefficients:
         self._layers: dict[tuple[object, ...], LayerParts] = {}
         self._parameters: dict[tuple[int, int, int, int], tuple[int, int]] = {}
         self._around: dict[tuple[int, int, int, Role], tuple[int, int]] = {}
+        self._commons: dict[tuple[object, ...], Common] = {}
         self._timed: dict[tuple[object, ...], Timed] = {}
 
     def timed(self, layout: Layout) -> Timed:
@@ -134,45 +152,87 @@ class Coefficients:
         return found
 
     def _make(self, layout: Layout) -> Timed:
-        model, workload, implementation = self.model, self.workload, self.implementation
-        e, shard = self.device.efficiency, shard_of(layout)
-        m = layout.num_microbatches(workload.global_batch)
+        model, implementation = self.model, self.implementation
+        e, m = self.device.efficiency, layout.num_microbatches(self.workload.global_batch)
         if m < 1:
             raise InputError(
-                f"the global batch ({workload.global_batch}) must be at least micro_batch x dp "
+                f"the global batch ({self.workload.global_batch}) must be at least micro_batch x dp "
                 f"({layout.micro_batch * layout.dp})."
             )
-        links = group_links(layout, self.cluster)
-        kinds = range(len(model.layer_kinds))
-        wait = e.straggler * max(0.0, log2(layout.world_size / NODE))
-        layers = tuple(_delayed(self._layer_parts(layout, shard, links, k), wait) for k in kinds)
-        parameters = tuple(self._layer_parameters(shard, k) for k in kinds)
-        layer_ns = tuple([part.normal_ns for part in layers])
-        recompute_ns = tuple([part.recompute_ns for part in layers])
+        common = self._common(layout)
         hide = _hiding_passes(layout, m)
-        forward, backward = tuple([hide * p.forward for p in layers]), tuple([hide * p.backward for p in layers])
-        rates = tails.rates(self.device, layout, implementation, workload.optimizer, links)
+        forward, backward = [hide * p.forward for p in common.layers], [hide * p.backward for p in common.layers]
+        hop = layout.vpp * self._hop_seconds(layout, common.shard, common.links) if layout.pp > 1 else 0.0
         made: dict[Role, tuple[StageTime, Parts]] = {}
         roles = self._roles(layout)
         for role in set(roles):
-            around = self._parameters_around(layout, shard, role)
-            fixed = self._fixed(layout, shard, links, layers, role, around)
-            if wait:
-                fixed["stragglers"] = nanoseconds(wait * 1e-9 * (sum(fixed.values()) - fixed.pop("stragglers", 0)))
-            linear = tails.tails(rates, layout, implementation, e, around, parameters, forward, backward)
+            parts, weighed = self._ends(layout, common, role)
+            fixed = dict(parts)
+            if hop:
+                fixed["pipeline_p2p"] = nanoseconds(role.neighbours * hop)
+            if common.wait:
+                fixed.pop("stragglers", 0)  # of multi-token prediction: waits once with all else
+                fixed["stragglers"] = nanoseconds(common.wait * 1e-9 * sum(fixed.values()))
+            linear = tails.tails(weighed, layout, implementation, e, forward, backward)
             stage_tails = tuple(
-                Tail(name, nanoseconds(t.fixed), tuple(map(nanoseconds, t.layers))) for name, t in linear.items()
+                [Tail(name, nanoseconds(t.fixed), tuple(map(nanoseconds, t.layers))) for name, t in linear.items()]
             )
-            made[role] = StageTime(sum(fixed.values()), layer_ns, recompute_ns, stage_tails), fixed
+            made[role] = StageTime(sum(fixed.values()), common.layer_ns, common.recompute_ns, stage_tails), fixed
         once = {"overhead": nanoseconds(e.step_seconds)}
         if model.tied and not any(role.embedding and role.loss for role in roles):
             table = embedding_weights(model, layout.tp, implementation.vocab_divisible_by)[0].numel
             once["data_parallel"] = nanoseconds(
-                all_reduce_seconds(links["embedding"], float(table * implementation.grad_reduce_bytes), e)
+                all_reduce_seconds(common.links["embedding"], float(table * implementation.grad_reduce_bytes), e)
             )
         divisor = layout.vpp * BUBBLE_DIVISOR[implementation.schedule]
-        form = StepForm(m, divisor, tuple(made[role][0] for role in roles), sum(once.values()))
-        return Timed(form, tuple(made[role][1] for role in roles), layers, once)
+        form = StepForm(m, divisor, tuple([made[role][0] for role in roles]), sum(once.values()))
+        return Timed(form, tuple([made[role][1] for role in roles]), common.layers, once)
+
+    def _common(self, layout: Layout) -> Common:
+        """What the forms of a layout have in common whatever its number of virtual stages."""
+        key = (
+            layout.tp,
+            layout.cp,
+            layout.pp,
+            layout.ep,
+            layout.etp,
+            layout.dp,
+            layout.zero,
+            layout.micro_batch,
+            layout.sequence_parallel,
+            layout.hsdp_replicas,
+            shard_of(layout).modules,
+        )
+        found = self._commons.get(key)
+        if found is None:
+            e, shard, links = self.device.efficiency, shard_of(layout), group_links(layout, self.cluster)
+            kinds = range(len(self.model.layer_kinds))
+            wait = e.straggler * max(0.0, log2(layout.world_size / NODE))
+            layers = tuple([_delayed(self._layer_parts(layout, shard, links, k), wait) for k in kinds])
+            found = self._commons[key] = Common(
+                shard,
+                links,
+                wait,
+                layers,
+                tuple([part.normal_ns for part in layers]),
+                tuple([part.recompute_ns for part in layers]),
+                tuple([self._layer_parameters(shard, k) for k in kinds]),
+                tails.rates(self.device, layout, self.implementation, self.workload.optimizer, links),
+                {},
+            )
+        return found
+
+    def _ends(self, layout: Layout, common: Common, role: Role) -> tuple[Parts, tails.Weighed]:
+        """Work of a stage beside its layers, without its sends, and what its parameters cost after the pipeline."""
+        again = role.mtp and layout.recompute.granularity == "full"
+        key = (role.embedding, role.mtp, role.loss, again)
+        found = common.ends.get(key)
+        if found is None:
+            around = self._parameters_around(layout, common.shard, role)
+            parts = self._fixed(layout, common.shard, common.links, common.layers, role, around)
+            weighed = tails.weighed(common.rates, around, common.parameters)
+            found = common.ends[key] = parts, weighed
+        return found
 
     def _roles(self, layout: Layout) -> list[Role]:
         embedding, mtp, loss = ends(self.model, layout)
@@ -195,7 +255,7 @@ class Coefficients:
     def _layer_parts(self, layout: Layout, shard: Shard, links: Links, kind: int) -> LayerParts:
         model, layer, e = self.model, self.model.layer_kinds[kind], self.device.efficiency
         names = ("tp", "cp", "ep", "etp", "etp_ep", *(("shard", "edp") if layout.zero >= 2 else ()))
-        key = (shard, kind, layout.zero, *[links[name] for name in names])
+        key = (shard, kind, layout.zero if layout.zero >= 2 else 0, *[links[name] for name in names])
         found = self._layers.get(key)
         if found is not None:
             return found
@@ -265,7 +325,7 @@ class Coefficients:
         role: Role,
         around: tuple[int, int],
     ) -> Parts:
-        """Embedding, head, multi-token prediction and sends of a stage, once a microbatch."""
+        """Embedding, head and multi-token prediction of a stage, once a microbatch."""
         model, workload, implementation, device = self.model, self.workload, self.implementation, self.device
         parts: Parts = {}
 
@@ -300,8 +360,6 @@ class Coefficients:
                 around, kernels / 3, kernels * 2 / 3, layout.zero, implementation, links, device.efficiency
             )
             add("data_parallel", sum(shown))
-        if layout.pp > 1:
-            add("pipeline_p2p", role.neighbours * layout.vpp * self._hop_seconds(layout, shard, links))
         return parts
 
     def _hop_seconds(self, layout: Layout, shard: Shard, links: Links) -> float:

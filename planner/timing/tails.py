@@ -7,7 +7,7 @@ backward pass (`overlap_grad_reduce`), parameters gathered bucket by bucket duri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.implementation import Implementation
@@ -77,32 +77,49 @@ def rates(device: Device, layout: Layout, implementation: Implementation, optimi
     return Rates((reduce[0], reduce[1]), (gather[0], gather[1]), (update[0], update[1]), latency)
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What a stage's parameters cost after the pipeline, nothing hidden yet; None where there is no such traffic."""
+
+    optimizer: Linear
+    reduce: Linear | None
+    gather: Linear | None
+    rates: Rates
+
+
+def weighed(r: Rates, fixed: Parameters, layers: tuple[Parameters, ...]) -> Weighed:
+    """Of a stage with parameters `fixed` around its layers and `layers[kind]` in each."""
+    return Weighed(
+        _linear(r.optimizer, fixed, layers),
+        _linear(r.reduce, fixed, layers) if any(r.reduce) else None,
+        _linear(r.gather, fixed, layers) if any(r.gather) else None,
+        r,
+    )
+
+
 def tails(
-    r: Rates,
+    w: Weighed,
     layout: Layout,
     implementation: Implementation,
     e: Efficiency,
-    fixed: Parameters,
-    layers: tuple[Parameters, ...],
-    forward: tuple[float, ...],
-    backward: tuple[float, ...],
+    forward: Sequence[float],
+    backward: Sequence[float],
 ) -> Mapping[str, Linear]:
-    """What a stage with parameters `fixed` around its layers and `layers[kind]` in each exposes; `forward[kind]` and
-    `backward[kind]` are one layer's seconds that can hide communication. "data_parallel" is what is exposed in any
-    case: latencies, the last bucket, and the tax of what is hidden; the others may be negative, and then are nothing.
+    """What a stage exposes; `forward[kind]` and `backward[kind]` are one layer's seconds that can hide communication.
+    "data_parallel" is what is exposed in any case: latencies, the last bucket, and the tax of what is hidden; the
+    others may be negative, and then are nothing.
     """
-    parts = {"optimizer": _linear(r.optimizer, fixed, layers)}
+    parts = {"optimizer": w.optimizer}
     bucket = implementation.ddp_bucket_elements or max(40_000_000, 1_000_000 * layout.dp * layout.cp)
     passes = (
-        ("grad_reduce", r.reduce, implementation.overlap_grad_reduce, backward),
-        ("param_gather", r.gather, implementation.overlap_param_gather, forward),
+        ("grad_reduce", w.reduce, w.rates.reduce, implementation.overlap_grad_reduce, backward),
+        ("param_gather", w.gather, w.rates.gather, implementation.overlap_param_gather, forward),
     )
-    always = [0.0] * (1 + len(layers))
-    for name, rate, overlap, hide in passes:
-        if not any(rate):
+    always = [0.0] * (1 + len(w.optimizer.layers))
+    for name, whole, rate, overlap, hide in passes:
+        if whole is None:
             continue
-        whole = _linear(rate, fixed, layers)
-        always[0] += r.latency
+        always[0] += w.rates.latency
         if not overlap or layout.zero >= 2:
             parts[name] = whole
             continue
@@ -112,7 +129,7 @@ def tails(
             always[kind] += tax * seconds
         parts[name] = Linear(
             (1 - tax) * (whole.fixed - last),
-            tuple((1 - tax) * x - h for x, h in zip(whole.layers, hide, strict=True)),
+            tuple([(1 - tax) * x - h for x, h in zip(whole.layers, hide, strict=True)]),
         )
     if any(always):
         parts["data_parallel"] = Linear(always[0], tuple(always[1:]))
