@@ -57,6 +57,8 @@ class NodeGroup:
     gpus_per_node: int
     domain_gpus: int = 0
     """GPUs of one scale-up domain that the job uses; 0 is what the card and the node give (`domain`)."""
+    network_bytes_per_second: float = 0.0
+    """Injection bandwidth of one GPU of these nodes, one direction, where it is not the fabric's; 0 is the fabric's."""
 
     @property
     def gpus(self) -> int:
@@ -104,7 +106,7 @@ class Cluster:
 
     @property
     def card(self) -> Card:
-        """The card of the first group; the only one in a homogeneous cluster."""
+        """The card of the first group; the only one in a homogeneous cluster (`topology.kinds` has those of others)."""
         return self.groups[0].card
 
     @property
@@ -117,7 +119,7 @@ class Cluster:
 
     @property
     def capacity_bytes(self) -> int:
-        """What the smallest card gives a process."""
+        """What the smallest card gives a process; a stage's own capacity is the accounting's `stage_capacity_bytes`."""
         return min(group.card.capacity_bytes for group in self.groups)
 
     @property

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from planner.cluster import Card, Cluster, Fabric, NodeGroup
 from planner.errors import InputError, unknown
 from planner.hardware import specs
 from planner.hardware.cards import card_from, load_card, value_of
-from planner.hardware.gpus import MOST_GPUS, rack_scale, reference_fabric
+from planner.hardware.gpus import MOST_GPUS, own_networks, rack_scale, reference_fabric
 
 
 def cluster_from(data: Mapping[str, Any], name: str, source: str) -> Cluster:
@@ -36,6 +37,14 @@ def cluster_from(data: Mapping[str, Any], name: str, source: str) -> Cluster:
         groups.append(group if group.domain_gpus else rack_scale(group))
     reference = reference_fabric(groups)
     fabric = data.get("fabric", {})
+    if "bytes_per_second_per_gpu" not in fabric:
+        groups = list(own_networks(groups))
+    groups = [
+        replace(group, network_bytes_per_second=value_of(item["network_bytes_per_second"]))
+        if "network_bytes_per_second" in item
+        else group
+        for item, group in zip(data["groups"], groups, strict=True)
+    ]
     given = {key: value_of(value) for key, value in fabric.items()}
     given |= {key: float(given[key]) for key in ("latency_seconds", "oversubscription") if key in given}
     return Cluster(

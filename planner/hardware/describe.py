@@ -38,6 +38,7 @@ def describe(cluster: Cluster) -> dict[str, Any]:
 
 def _group(group: NodeGroup) -> dict[str, Any]:
     card = group.card
+    own = group.network_bytes_per_second
     return {
         "card": card.name,
         "nodes": group.nodes,
@@ -50,6 +51,7 @@ def _group(group: NodeGroup) -> dict[str, Any]:
         "capacity_bytes": card.capacity_bytes,
         "reserve_bytes": card.reserve_bytes,
         "flops_per_second": dict(card.flops),
+        **({"network_bytes_per_second": own} if own else {}),
     }
 
 
@@ -65,7 +67,8 @@ def spec_hash(cluster: Cluster) -> str:
     for group in cluster.groups:
         figures = describe_card(group.card)
         plain = {k: v for k, v in figures.items() if k not in ("aliases", "sources", "vendor")}
-        groups.append([plain, group.nodes, group.gpus_per_node, group.domain])
+        own = [group.network_bytes_per_second] if group.network_bytes_per_second else []
+        groups.append([plain, group.nodes, group.gpus_per_node, group.domain, *own])
     content = {
         "groups": groups,
         "fabric": asdict(cluster.fabric),

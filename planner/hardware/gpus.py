@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from planner.cluster import Card, Cluster, Fabric, NodeGroup
 from planner.errors import InputError
@@ -37,7 +38,7 @@ def parse_gpus(text: str) -> Cluster:
     if total > MOST_GPUS:
         raise _too_many(total)
     return Cluster(
-        text.strip(), tuple(rack_scale(group) for group in groups), reference_fabric(groups), source="--gpus"
+        text.strip(), own_networks([rack_scale(group) for group in groups]), reference_fabric(groups), source="--gpus"
     )
 
 
@@ -111,6 +112,15 @@ def reference_fabric(groups: list[NodeGroup]) -> Fabric:
     """The network of the cards' reference nodes; the slowest where they differ."""
     slowest = min((group.card for group in groups), key=lambda card: card.network_bytes_per_second)
     return Fabric(kind=slowest.network, bytes_per_second_per_gpu=slowest.network_bytes_per_second)
+
+
+def own_networks(groups: list[NodeGroup]) -> tuple[NodeGroup, ...]:
+    """The groups, each with the ports of its reference node where they are faster than those of `reference_fabric`."""
+    slowest = min(group.card.network_bytes_per_second for group in groups)
+    return tuple(
+        replace(group, network_bytes_per_second=own) if (own := group.card.network_bytes_per_second) > slowest else group
+        for group in groups
+    )
 
 
 def rack_scale(group: NodeGroup) -> NodeGroup:

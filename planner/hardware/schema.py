@@ -134,6 +134,7 @@ class Group(_Strict):
     nodes: Count
     gpus_per_node: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=1024)] | None = None
     domain_gpus: Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST_GPUS)] | None = None
+    network_bytes_per_second: Rate | None = None
 
 
 class FabricFile(_Strict):

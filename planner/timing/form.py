@@ -46,6 +46,8 @@ class StepForm:
     vpp: int
     stages: tuple[StageTime, ...]
     once_ns: int = 0
+    mixed: bool = False
+    """Stages may stand on different cards: a layer's time differs from stage to stage."""
 
     def microbatch_ns(self, stage: int, layers: tuple[int, ...], recomputed: tuple[int, ...]) -> int:
         """One microbatch, forward and backward, on a stage that holds these layers of each kind."""

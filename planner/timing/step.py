@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from planner.cluster import Cluster
 from planner.errors import InputError
 from planner.implementation import Implementation
@@ -11,9 +13,11 @@ from planner.timing.coefficients import Coefficients, Parts
 from planner.timing.efficiency import FITTED
 from planner.timing.flops import layer_flops, model_flops
 from planner.timing.form import StepForm
+from planner.timing.mixed import MixedCoefficients, waiting, worst_error
 from planner.timing.report import StepTime
 from planner.timing.shard import shard_of
 from planner.timing.split import stage_counts
+from planner.topology.kinds import mixed
 from planner.workload import Workload
 
 
@@ -22,8 +26,11 @@ class Timing:
 
     def __init__(self, model: Model, workload: Workload, implementation: Implementation, cluster: Cluster):
         self.model, self.workload = model, workload
-        self._coefficients = Coefficients(model, workload, implementation, cluster)
-        self._relative_error = self._coefficients.device.efficiency.relative_error
+        self._coefficients: Coefficients | MixedCoefficients = (
+            MixedCoefficients if mixed(cluster) else Coefficients
+        )(model, workload, implementation, cluster)
+        self._cluster = cluster
+        self._relative_error = self._coefficients.device.efficiency.relative_error if not mixed(cluster) else worst_error(cluster)
         self._assumptions = _assumptions(model, implementation, cluster)
         self._peak = _peak_flops(cluster, workload.precision)
         self._pattern_counts = tuple(model.pattern.count(k) for k in range(len(model.layer_kinds)))
@@ -58,7 +65,7 @@ class Timing:
         m = form.num_microbatches
         bubble = pipeline - m * times[slowest]
         add(timed.fixed[slowest], m)
-        for kind, part in enumerate(timed.layers):
+        for kind, part in enumerate(timed.stage_layers[slowest] if timed.stage_layers else timed.layers):
             add(part.normal, m * layers[slowest][kind])
             add(part.recompute, m * recomputed[slowest][kind])
         add({"pipeline_bubble": bubble}, 1)
@@ -78,7 +85,7 @@ class Timing:
             bubble_fraction=bubble / step_ns,
             lower_bound_seconds=self._flops / self._peak / layout.world_size,
             relative_error=self._relative_error,
-            assumptions=self._assumptions,
+            assumptions=(*self._assumptions, *waiting(layout, self._cluster)),
         )
 
     def lower_bound_ns(self, layout: Layout) -> int:
@@ -92,10 +99,10 @@ class Timing:
         stages, p = form.stages, len(form.stages)
         recompute = layout.recompute
         always = recompute.granularity == "full" and recompute.method == "uniform" and not recompute.stage_layers
-        each = stages[0].layer_ns
-        if always:
-            each = tuple(n + r for n, r in zip(each, stages[0].recompute_ns, strict=True))
         distinct = {id(s): s for s in stages}.values()
+        each = least(s.layer_ns for s in distinct)
+        if always:
+            each = tuple(n + r for n, r in zip(each, least(s.recompute_ns for s in distinct), strict=True))
         fixed = [s.fixed_ns for s in stages]
         total = sum(fixed) + sum(n * t for n, t in zip(self._pattern_counts, each, strict=True))
         share = -(-self.model.num_layers // p)
@@ -106,8 +113,13 @@ class Timing:
         for stage in stages:
             for tail in stage.tails:
                 sums[tail.name] = sums.get(tail.name, 0) + tail.fixed_ns
-        for tail in stages[0].tails:
-            sums[tail.name] += sum(n * c for n, c in zip(self._pattern_counts, tail.layer_ns, strict=True))
+        for name in sums:
+            tails = [t for s in distinct for t in s.tails if t.name == name]
+            if len(tails) < len(distinct):  # a stage without the tail: nothing is said of its layers
+                sums[name] = 0
+                continue
+            cheapest = least(t.layer_ns for t in tails)
+            sums[name] += sum(n * c for n, c in zip(self._pattern_counts, cheapest, strict=True))
         return pipeline + sum(max(0, value) // p for value in sums.values()) + form.once_ns
 
     def _hardware_flops(self, layout: Layout, recomputed: list[tuple[int, ...]]) -> int:
@@ -123,6 +135,11 @@ class Timing:
         return self._flops + again * sequences
 
 
+def least(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """The smallest of each column."""
+    return tuple(map(min, zip(*rows, strict=True)))
+
+
 def _peak_flops(cluster: Cluster, precision: str) -> float:
     """Data-sheet FLOP/s of the mean GPU in a precision; a card without it counts with its 16-bit rate."""
     total = 0.0
@@ -134,13 +151,16 @@ def _peak_flops(cluster: Cluster, precision: str) -> float:
 
 def _assumptions(model: Model, implementation: Implementation, cluster: Cluster) -> tuple[str, ...]:
     """What the time takes for granted, in words."""
-    architecture = cluster.card.architecture
+    said: list[str] = []
+    architectures = dict.fromkeys(group.card.architecture for group in cluster.groups)
     if cluster.calibration:
+        architectures = {}
         said = [f"efficiencies measured on {cluster.name}: {', '.join(sorted(map(str, cluster.calibration)))}"]
-    elif architecture in FITTED:
-        said = [f"efficiencies of {architecture} cards fitted to published runs (`plan validate --what step`)"]
-    else:
-        said = [f"efficiencies of {architecture} cards reasoned from others: no published run was fitted"]
+    for architecture in architectures:
+        if architecture in FITTED:
+            said.append(f"efficiencies of {architecture} cards fitted to published runs (`plan validate --what step`)")
+        else:
+            said.append(f"efficiencies of {architecture} cards reasoned from others: no published run was fitted")
     if model.is_moe:
         balance = "evenly" if implementation.moe_imbalance == 1 else f"with imbalance {implementation.moe_imbalance:g}"
         said.append(f"tokens are routed {balance}")

@@ -6,7 +6,7 @@ training: each brings the network ports of its own members, and all of them shar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, chain, pairwise, repeat
 from math import inf
@@ -68,6 +68,16 @@ class GroupLink:
         if self.domains == 1:
             return self.intra_bytes_per_second
         return min(self.intra_bytes_per_second, self.ranks_per_domain * self.inter_bytes_per_second)
+
+
+@dataclass(frozen=True, eq=False)
+class StageNodes(Cluster):
+    """The nodes of one pipeline stage of a mixed cluster (`topology.standing`), and of those that it exchanges with."""
+
+    hops: tuple[Cluster, ...] = ()
+    """For each neighbour the nodes of both stages."""
+    ends: Cluster | None = None
+    """The nodes of the first and the last stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +241,25 @@ def _links(cluster: Cluster, degrees: tuple[int, ...]) -> dict[str, GroupLink]:
     }
 
 
+def _stage_links(nodes: StageNodes, stage: Layout) -> dict[str, GroupLink]:
+    """The links of a stage, given as a layout of its own: those inside, the slowest hop, and the ends' pair."""
+    width = stage.world_size
+    inside = _links(nodes, (stage.tp, stage.cp, stage.dp, 1, stage.ep, stage.etp, stage.hsdp_replicas))
+    links = dict(inside)
+    if nodes.hops:
+        pairs = [group_link(hop, 2 * width, width, 2, pipeline=True) for hop in nodes.hops]
+        links["pp"] = min(pairs, key=lambda link: (link.inter_bytes_per_second, -link.latency_seconds))
+    if nodes.ends is not None:
+        links["embedding"] = group_link(nodes.ends, 2 * width, width, 2)
+    return links
+
+
 def group_links(layout: Layout, cluster: Cluster) -> dict[str, GroupLink]:
     """The links of each kind of communicator of a layout; the keys are those of `placement.communicators`.
 
-    Cached: the result is shared, do not change it. Raises InputError when the cluster has too few GPUs.
+    Of the nodes of one stage these are the stage's own, and its slowest hop. Cached: the result is shared, do not
+    change it. Raises InputError when the cluster has too few GPUs.
     """
+    if isinstance(cluster, StageNodes):
+        return _stage_links(cluster, replace(layout, pp=1, vpp=1, stages=(), placement=()))
     return _links(cluster, (layout.tp, layout.cp, layout.dp, layout.pp, layout.ep, layout.etp, layout.hsdp_replicas))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from planner.cluster import Cluster
 from planner.errors import InputError
 from planner.layout import Layout
+from planner.topology.kinds import arranged
 
 
 class Progression(NamedTuple):
@@ -93,9 +94,11 @@ def check_room(layout: Layout, cluster: Cluster) -> None:
 def place_ranks(layout: Layout, cluster: Cluster) -> Iterator[Place]:
     """Every rank's place, in rank order. A generator: 100 000 ranks need no memory.
 
-    Ranks fill nodes in the order in which the cluster lists them, one process for each GPU (torchrun's order).
+    Ranks fill nodes in the order in which the cluster lists them, or a mixed cluster's in the layout's placement, one
+    process for each GPU (torchrun's order).
     """
     check_room(layout, cluster)
+    cluster = arranged(cluster, layout.placement)
     tp, cp, dp, ep, etp = layout.tp, layout.cp, layout.dp, layout.ep, layout.etp
     world = layout.world_size
     rank = node = 0
