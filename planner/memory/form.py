@@ -7,10 +7,10 @@ layer, optimizer step, ...); its peak is the largest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from operator import add
+from typing import Literal, NamedTuple, cast
 
 Component = Literal["weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve"]
 COMPONENTS: tuple[Component, ...] = (
@@ -45,25 +45,11 @@ class Term:
     certainty: Certainty = "exact"
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """What a stage holds: layers[chunk][kind], and how many of them are fully recomputed."""
 
     layers: tuple[tuple[int, ...], ...]
     recomputed: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What is alive at one moment of the step."""
-
-    name: str
-    terms: tuple[Term, ...]
-
-    @cached_property
-    def sums(self) -> Sums:
-        """The terms added up by what they are multiplied with."""
-        return sums_of(self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +96,17 @@ def sums_of(terms: Sequence[Term]) -> Sums:
     return Sums(fixed, flat["layer"], flat["recomputed"], flat["if_recomputed"], flat["if_layer"])  # type: ignore[arg-type]
 
 
+def added(sums: Sequence[tuple[int, Sums]]) -> Sums:
+    """Several sums, each a number of times, as one; entries of equal multipliers stand side by side."""
+    return Sums(
+        sum(n * s.fixed for n, s in sums),
+        tuple((c, k, n * b) for n, s in sums for c, k, b in s.layer),
+        tuple((c, k, n * b) for n, s in sums for c, k, b in s.recomputed),
+        tuple((k, n * b) for n, s in sums for k, b in s.if_recomputed),
+        tuple((k, n * b) for n, s in sums for k, b in s.if_layer),
+    )
+
+
 def multiplier(term: Term, counts: Counts) -> int:
     """How often a term counts on a stage with these layers."""
     times = term.times
@@ -123,52 +120,243 @@ def multiplier(term: Term, counts: Counts) -> int:
     return int(any(chunk[term.kind] for chunk in held))
 
 
-@dataclass(frozen=True)
-class Always:
-    """Terms that are alive at every moment; shared by the stages and layouts that have them in common."""
+Values = tuple[int, int, int, int, int, int, int]
+"""Bytes of each component, in the order of COMPONENTS."""
+NOTHING: Values = (0, 0, 0, 0, 0, 0, 0)
+_INDEX = {component: i for i, component in enumerate(COMPONENTS)}
 
-    terms: tuple[Term, ...] = ()
 
-    @cached_property
-    def sums(self) -> tuple[tuple[Component, Sums], ...]:
+class Bundle:
+    """Terms that many stages and layouts have in common: added up once, and once for each number of layers that they
+    are asked for. Compares by identity."""
+
+    __slots__ = ("_components", "_fixed", "_found", "_sums", "_varying", "terms")
+
+    def __init__(self, terms: Iterable[Term] = ()) -> None:
+        self.terms = tuple([t for t in terms if t.bytes])
+        self._fixed = [0] * len(COMPONENTS)
+        self._varying = []
+        for t in self.terms:
+            if t.times == "fixed":
+                self._fixed[_INDEX[t.component]] += t.bytes
+            else:
+                self._varying.append(t)
+        self._sums: Sums | None = None
+        self._components: tuple[tuple[Component, Sums], ...] | None = None
+        self._found: dict[Counts, tuple[int, Values]] = {}
+
+    @property
+    def sums(self) -> Sums:
+        """The terms added up by what they are multiplied with."""
+        if self._sums is None:
+            self._sums = sums_of(self.terms)
+        return self._sums
+
+    @property
+    def component_sums(self) -> tuple[tuple[Component, Sums], ...]:
         """The terms of each component added up."""
-        parts = ((c, [t for t in self.terms if t.component == c]) for c in COMPONENTS)
-        return tuple((c, sums_of(terms)) for c, terms in parts if terms)
+        if self._components is None:
+            parts = ((c, [t for t in self.terms if t.component == c]) for c in COMPONENTS)
+            self._components = tuple((c, sums_of(terms)) for c, terms in parts if terms)
+        return self._components
+
+    def values(self, counts: Counts) -> tuple[int, Values]:
+        """All bytes for the layers that a stage holds, and the bytes of each component."""
+        found = self._found.get(counts)
+        if found is None:
+            by_component = self._fixed[:]
+            for t in self._varying:
+                by_component[_INDEX[t.component]] += t.bytes * multiplier(t, counts)
+            found = (sum(by_component), cast(Values, tuple(by_component)))
+            self._found[counts] = found
+        return found
 
 
-@dataclass(frozen=True)
+class Moment:
+    """What is alive at one moment of the step: terms of its own, and what a `flight` of microbatches keeps."""
+
+    __slots__ = ("_sums", "flight", "name", "own")
+
+    def __init__(self, name: str, terms: Iterable[Term] | Bundle, flight: Flight | None = None) -> None:
+        self.name = name
+        self.own = terms if isinstance(terms, Bundle) else Bundle(terms)
+        self.flight = flight
+        self._sums: Sums | None = None
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Every term, spelled out."""
+        return (*self.flight.terms, *self.own.terms) if self.flight else self.own.terms
+
+    @property
+    def sums(self) -> Sums:
+        """The terms added up by what they are multiplied with."""
+        if self.flight is None:
+            return self.own.sums
+        if self._sums is None:
+            self._sums = added([*((n, unit.sums) for n, unit in self.flight.kept), (1, self.own.sums)])
+        return self._sums
+
+    def values(self, counts: Counts) -> tuple[int, Values]:
+        """All bytes, and the bytes of each component."""
+        total, components = self.own.values(counts)
+        return self.flight.plus(counts, total, components) if self.flight else (total, components)
+
+
+class Moments:
+    """Moments of one state of the pipeline that differ in their own terms only: whatever is in flight, the largest of
+    them is the same."""
+
+    __slots__ = ("_largest", "each")
+
+    def __init__(self, each: Iterable[Moment]) -> None:
+        self.each = tuple(each)
+        self._largest: dict[Counts, tuple[int, Values, str]] = {}
+
+    def largest(self, counts: Counts) -> tuple[int, Values, str]:
+        """The moment with most bytes of its own: these, by component too, and its name; the first of equals."""
+        found = self._largest.get(counts)
+        if found is None:
+            moment = max(self.each, key=lambda m: m.own.values(counts)[0])
+            found = self._largest[counts] = (*moment.own.values(counts), moment.name)
+        return found
+
+
+class Flight:
+    """Microbatches in flight when a backward starts, and the moments that can be the peak then. `kept`: how many of
+    each virtual chunk, and what one of them keeps."""
+
+    __slots__ = ("kept", "moments")
+
+    def __init__(self, kept: tuple[tuple[int, Bundle], ...], moments: Moments) -> None:
+        self.kept = kept
+        self.moments = moments
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What all microbatches keep, spelled out."""
+        return tuple(
+            Term(t.component, t.name, n * t.bytes, t.times, t.kind, t.chunk, t.certainty)
+            for n, unit in self.kept
+            for t in unit.terms
+        )
+
+    def plus(self, counts: Counts, total: int, components: Values) -> tuple[int, Values]:
+        """These bytes and those in flight."""
+        out = list(components)
+        for n, unit in self.kept:
+            kept, by_component = unit.values(counts)
+            total += n * kept
+            for i, size in enumerate(by_component):
+                out[i] += n * size
+        return total, cast(Values, tuple(out))
+
+    def peak(self, counts: Counts) -> int:
+        """Bytes in flight and at the largest moment."""
+        total = self.moments.largest(counts)[0]
+        for n, unit in self.kept:
+            total += n * unit.values(counts)[0]
+        return total
+
+
+class Always:
+    """Terms that are alive at every moment, in bundles that stages and layouts have in common."""
+
+    __slots__ = ("_counts", "_sums", "_values", "bundles")
+
+    def __init__(self, terms: Iterable[Term] = (), bundles: tuple[Bundle, ...] = ()) -> None:
+        own = Bundle(terms)
+        self.bundles = (own, *bundles) if own.terms else bundles
+        self._sums: tuple[tuple[Component, Sums], ...] | None = None
+        self._counts: Counts | None = None
+        self._values: tuple[int, Values] = (0, NOTHING)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Every term, spelled out."""
+        return tuple(t for bundle in self.bundles for t in bundle.terms)
+
+    @property
+    def sums(self) -> tuple[tuple[Component, Sums], ...]:
+        """The terms of each component added up; a component may come more than once."""
+        if self._sums is None:
+            self._sums = tuple(entry for bundle in self.bundles for entry in bundle.component_sums)
+        return self._sums
+
+    def values(self, counts: Counts) -> tuple[int, Values]:
+        """All bytes, and the bytes of each component. Neighbouring stages ask for the same layers: the latest answer is
+        kept."""
+        if counts != self._counts:
+            total, components = 0, NOTHING
+            for bundle in self.bundles:
+                size, by_component = bundle.values(counts)
+                total += size
+                components = cast(Values, tuple(map(add, components, by_component)))
+            self._counts, self._values = counts, (total, components)
+        return self._values
+
+
 class StageForm:
     """The memory of one stage at every moment that can be its peak: what is `always` alive, and what each moment adds.
 
-    `padding_bytes` bounds what depends on the split in a way that is not linear (bucket padding); the report adds its
-    true value, never more.
+    The moments are those of each flight, then those given alone. `padding_bytes` bounds what depends on the split in a
+    way that is not linear (bucket padding); the report adds its true value, never more.
     """
 
-    additions: tuple[Moment, ...]
-    padding_bytes: int = 0
-    always: Always = Always()
+    __slots__ = ("_additions", "alone", "always", "flights", "padding_bytes")
 
-    @cached_property
+    def __init__(
+        self,
+        alone: tuple[Moment, ...] = (),
+        padding_bytes: int = 0,
+        always: Always | None = None,
+        flights: tuple[Flight, ...] = (),
+    ) -> None:
+        self.alone = alone
+        self.padding_bytes = padding_bytes
+        self.always = always or Always()
+        self.flights = flights
+        self._additions: tuple[Moment, ...] | None = None
+
+    @property
+    def additions(self) -> tuple[Moment, ...]:
+        """What each moment adds to what is always alive."""
+        if self._additions is None:
+            flying = tuple(Moment(m.name, m.own, flight) for flight in self.flights for m in flight.moments.each)
+            self._additions = flying + self.alone
+        return self._additions
+
+    @property
     def moments(self) -> tuple[Moment, ...]:
         """Every moment with all its terms."""
         return tuple(Moment(m.name, self.always.terms + m.terms) for m in self.additions)
 
     def peak(self, counts: Counts) -> tuple[Moment, dict[Component, int]]:
         """The moment with most bytes alive (what it adds), and all bytes at that moment by component."""
-        moment = (
-            max(self.additions, key=lambda m: m.sums.bytes(counts)) if len(self.additions) > 1 else self.additions[0]
-        )
-        components: dict[Component, int] = dict.fromkeys(COMPONENTS, 0)
-        for component, sums in self.always.sums:
-            components[component] = sums.bytes(counts)
-        for term in moment.terms:
-            components[term.component] += term.bytes * multiplier(term, counts)
-        return moment, components
+        moment = max(self.additions, key=lambda m: m.values(counts)[0])
+        always = self.always.values(counts)[1]
+        sizes = map(add, always, moment.values(counts)[1])
+        return moment, dict(zip(COMPONENTS, sizes, strict=True))
+
+    def peak_values(self, counts: Counts) -> tuple[str, dict[Component, int]]:
+        """The name of that moment, and the same bytes, without spelling out any term."""
+        found: tuple[int, Values, str] | None = None
+        if self.flights:
+            # max() keeps the first of equals, as peak() does
+            flight = max(self.flights, key=lambda f: f.peak(counts)) if len(self.flights) > 1 else self.flights[0]
+            own, components, name = flight.moments.largest(counts)
+            found = (*flight.plus(counts, own, components), name)
+        for moment in self.alone:
+            total, components = moment.values(counts)
+            if found is None or total > found[0]:
+                found = (total, components, moment.name)
+        assert found is not None, "a form has at least one moment"
+        return found[2], dict(zip(COMPONENTS, map(add, self.always.values(counts)[1], found[1]), strict=True))
 
     def peak_bytes(self, counts: Counts) -> int:
         """Bytes at the peak, the reserve included."""
-        base = sum(sums.bytes(counts) for _, sums in self.always.sums)
-        return base + max(m.sums.bytes(counts) for m in self.additions)
+        peaks = [flight.peak(counts) for flight in self.flights]
+        return self.always.values(counts)[0] + max((*peaks, *(m.values(counts)[0] for m in self.alone)))
 
 
 def chunk_counts(kinds: Sequence[int], num_kinds: int) -> tuple[int, ...]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+ROUNDS = 3
+"""The interleaved order repeats every group x vpp steps: two rounds after the warm-up show every state."""
+
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
@@ -26,6 +29,16 @@ def warmup(pp: int, stage: int, vpp: int, num_microbatches: int, group: int | No
     if vpp == 1:
         return min(num_microbatches, pp - stage - 1)
     return min(num_microbatches * vpp, 2 * (pp - stage - 1) + (vpp - 1) * (group or pp) + extra)
+
+
+def saturation(pp: int, vpp: int, group: int | None = None, extra: int = 0) -> int:
+    """Microbatches beyond which no stage's states in flight change any more: all that `moments_in_flight` looks at has
+    happened."""
+    if vpp == 1:
+        return pp
+    group = group or pp
+    first = 2 * (pp - 1) + (vpp - 1) * group + extra
+    return -(-(first + ROUNDS * group * vpp) // vpp) + group
 
 
 def peak_in_flight(
@@ -50,8 +63,7 @@ def moments_in_flight(
     group = group or pp
     first = warmup(pp, stage, vpp, num_microbatches, group, extra)
     total = num_microbatches * vpp
-    # the order repeats every group x vpp steps; two rounds after the warm-up show every state
-    horizon = min(total, first + 3 * group * vpp)
+    horizon = min(total, first + ROUNDS * group * vpp)
     order = _chunk_order(min(num_microbatches, -(-horizon // vpp) + group), vpp, group)
     alive = [0] * vpp
     forwards = 0

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from planner.memory.additions import Additions
-from planner.memory.form import Moment, Term
+from planner.memory.form import Bundle, Moment, Moments, Term
 from planner.memory.in_flight import InFlight
 from planner.memory.pieces import EdgeCosts, LayerCost
 
+Turn = tuple[int, bool, bool, bool, bool]
+"""All that the own terms of a state's moments depend on, besides what the stage holds: the chunk in backward where it
+matters (else -1), whether the loss and whether the embedding are in its turn, whether a loss is alive, and whether
+there is one chunk only."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class StageParts:
     """What a stage holds besides decoder layers, and when."""
 
@@ -31,88 +37,103 @@ class StageParts:
     tied_head_grad: bool = False
     """Embedding and head are one tensor on this stage: the head's gradient waits for the embedding's."""
 
-    @property
+    @cached_property
     def edges(self) -> tuple[bool, bool, int]:
         """Whether the stage holds the embedding and the loss, and how many multi-token-prediction modules."""
         return (self.embedding_chunk is not None, self.loss_chunk is not None, self.mtp_layers)
+
+    @cached_property
+    def around(self) -> tuple:
+        """All but what is in flight."""
+        return (self.embedding_chunk, self.loss_chunk, self.mtp_layers, self.deferred, self.tied_head_grad)
+
+    @cached_property
+    def turns(self) -> tuple[Turn, ...]:
+        """The turn of each state in flight."""
+        return tuple(map(self._turn, self.in_flight))
+
+    def _turn(self, state: InFlight) -> Turn:
+        on_loss, on_embedding = self.loss_chunk == state.chunk, self.embedding_chunk == state.chunk
+        alone = len(state.microbatches) == 1
+        # a microbatch's backward follows its loss at once, whatever else is in flight
+        alive = self.loss_chunk is not None and state.microbatches[self.loss_chunk] > 0
+        return (state.chunk if on_embedding or alone else -1, on_loss, on_embedding, alive, alone)
+
+
+def kept_by_one(kinds: tuple[LayerCost, ...], edges: EdgeCosts, chunk: int, embedding: bool) -> Bundle:
+    """What one microbatch in flight keeps of a virtual chunk, which may begin with the embedding."""
+    terms = []
+    for k, cost in enumerate(kinds):
+        terms.append(Term("activations", "layers", cost.saved_bytes, "layer", k, chunk))
+        less = cost.checkpoint_bytes - cost.saved_bytes
+        terms.append(Term("activations", "recomputed layers", less, "recomputed", k, chunk))
+    if embedding:
+        terms.append(Term("activations", "embedding", edges.embedding_bytes))
+    return Bundle(terms)
 
 
 def moments(
     kinds: tuple[LayerCost, ...],
     edges: EdgeCosts,
     parts: StageParts,
+    now: Turn,
     besides: Additions,
     stream: int,
     dense_gradients: bool,
-) -> tuple[Moment, ...]:
-    """What each moment of a stage adds to what is always alive. `transients[k]`: what a layer of kind k needs besides
-    its activations (gathered weights). `dense_gradients`: weight gradients are tensors of their own."""
+) -> Moments:
+    """What each moment of a state (`now`: its turn) adds to what is always alive and in flight. `dense_gradients`:
+    weight gradients are tensors of their own."""
+    chunk, on_loss, on_embedding, alive, alone = now
     out: list[Moment] = []
-    for state in parts.in_flight:
-        kept = (*_kept(kinds, state.microbatches), *_edges_kept(edges, parts, state))
-        on_loss = parts.loss_chunk == state.chunk
-        if on_loss:
-            out.append(Moment("loss", (*kept, *_loss(edges), *besides.loss)))
-            out.append(Moment("head backward", (*kept, *_head(edges, dense_gradients), *besides.loss)))
-        freed = _loss_freed(edges, parts, dense_gradients) if on_loss else ()
-        # a recomputed layer stands before the kept ones of its chunk: their activations are gone by then
-        gone = _layers_gone(kinds, state) if len(state.microbatches) == 1 else ()
-        for k, cost in enumerate(kinds):
-            here = Term("activations", "layer gradients", cost.backward_bytes, "if_layer", k)
-            out.append(Moment("backward", (*kept, *freed, here, *besides.layers[k])))
-            rebuilt = Term(
-                "activations", "recomputed layer and its gradients", cost.recompute_bytes, "if_recomputed", k
-            )
-            out.append(Moment("recompute", (*kept, *freed, *gone, rebuilt, *besides.layers[k])))
-        if parts.embedding_chunk == state.chunk:
-            done = (*_layers_gone(kinds, state), *_checkpoints_gone(kinds, state))
-            grads = _embedding(edges, parts, stream, dense_gradients)
-            out.append(Moment("embedding backward", (*kept, *freed, *done, *grads, *besides.embedding)))
-    return tuple(out)
+    kept = _edges_kept(edges, parts, alive)
+    if on_loss:
+        out.append(Moment("loss", (*kept, *_loss(edges), *besides.loss)))
+        out.append(Moment("head backward", (*kept, *_head(edges, dense_gradients), *besides.loss)))
+    freed = _loss_freed(edges, parts, dense_gradients) if on_loss else ()
+    # a recomputed layer stands before the kept ones of its chunk: their activations are gone by then
+    gone = _layers_gone(kinds, chunk) if alone else ()
+    for k, cost in enumerate(kinds):
+        here = Term("activations", "layer gradients", cost.backward_bytes, "if_layer", k)
+        out.append(Moment("backward", (*kept, *freed, here, *besides.layers[k])))
+        rebuilt = Term("activations", "recomputed layer and its gradients", cost.recompute_bytes, "if_recomputed", k)
+        out.append(Moment("recompute", (*kept, *freed, *gone, rebuilt, *besides.layers[k])))
+    if on_embedding:
+        done = (*_layers_gone(kinds, chunk), *_checkpoints_gone(kinds, chunk))
+        grads = _embedding(edges, parts, stream, dense_gradients)
+        out.append(Moment("embedding backward", (*kept, *freed, *done, *grads, *besides.embedding)))
+    return Moments(out)
 
 
-def _kept(kinds: tuple[LayerCost, ...], microbatches: tuple[int, ...]) -> list[Term]:
-    terms = []
-    for chunk, alive in enumerate(microbatches):
-        for k, cost in enumerate(kinds):
-            terms.append(Term("activations", "layers", alive * cost.saved_bytes, "layer", k, chunk))
-            less = cost.checkpoint_bytes - cost.saved_bytes
-            terms.append(Term("activations", "recomputed layers", alive * less, "recomputed", k, chunk))
-    return terms
-
-
-def _layers_gone(kinds: tuple[LayerCost, ...], state: InFlight) -> tuple[Term, ...]:
+def _layers_gone(kinds: tuple[LayerCost, ...], chunk: int) -> tuple[Term, ...]:
     """The kept layers of the chunk in backward, of one microbatch."""
     terms = []
     for k, cost in enumerate(kinds):
-        terms.append(Term("activations", "layers done", -cost.saved_bytes, "layer", k, state.chunk))
-        terms.append(Term("activations", "layers done", cost.saved_bytes, "recomputed", k, state.chunk))
+        terms.append(Term("activations", "layers done", -cost.saved_bytes, "layer", k, chunk))
+        terms.append(Term("activations", "layers done", cost.saved_bytes, "recomputed", k, chunk))
     return tuple(terms)
 
 
-def _checkpoints_gone(kinds: tuple[LayerCost, ...], state: InFlight) -> tuple[Term, ...]:
+def _checkpoints_gone(kinds: tuple[LayerCost, ...], chunk: int) -> tuple[Term, ...]:
     return tuple(
-        Term("activations", "layers done", -cost.checkpoint_bytes, "recomputed", k, state.chunk)
+        Term("activations", "layers done", -cost.checkpoint_bytes, "recomputed", k, chunk)
         for k, cost in enumerate(kinds)
     )
 
 
-def _edges_kept(edges: EdgeCosts, parts: StageParts, state: InFlight) -> list[Term]:
+def _edges_kept(edges: EdgeCosts, parts: StageParts, alive: bool) -> list[Term]:
+    """What the loss keeps of its one microbatch, if that is `alive`."""
+    if parts.loss_chunk is None:
+        return []
     terms = []
-    if parts.embedding_chunk is not None and edges.embedding_bytes:
-        alive = state.microbatches[parts.embedding_chunk]
-        terms.append(Term("activations", "embedding", alive * edges.embedding_bytes))
-    if parts.loss_chunk is not None:
-        # a microbatch's backward follows its loss at once, whatever else is in flight
-        alive = min(1, state.microbatches[parts.loss_chunk])
-        terms.append(Term("activations", "final norm and head input", alive * edges.before_loss_bytes))
-        terms.append(Term("logits", "loss", alive * edges.loss_bytes))
-        if parts.deferred:
-            size = parts.deferred * edges.deferred
-            terms.append(Term("logits", "deferred head gradients", size, certainty="measured"))
-        if parts.mtp_layers:
-            size = alive * parts.mtp_layers * edges.mtp_saved
-            terms.append(Term("activations", "multi-token prediction", size, certainty="estimated"))
+    if alive:
+        terms.append(Term("activations", "final norm and head input", edges.before_loss_bytes))
+        terms.append(Term("logits", "loss", edges.loss_bytes))
+    if parts.deferred:
+        size = parts.deferred * edges.deferred
+        terms.append(Term("logits", "deferred head gradients", size, certainty="measured"))
+    if parts.mtp_layers and alive:
+        size = parts.mtp_layers * edges.mtp_saved
+        terms.append(Term("activations", "multi-token prediction", size, certainty="estimated"))
     return terms
 
 

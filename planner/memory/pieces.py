@@ -83,6 +83,7 @@ class EdgeCosts:
     mtp_saved: int
     pipelined: bool = False
     _edges: dict[tuple[bool, bool, int], tuple[Weight, ...]] = field(default_factory=dict)
+    _numels: dict[tuple[bool, bool, int], int] = field(default_factory=dict)
 
     @cached_property
     def before_loss_bytes(self) -> int:
@@ -112,6 +113,14 @@ class EdgeCosts:
             if loss:
                 found += self.final_norm_weights + self.head_weights
             self._edges[key] = found
+        return found
+
+    def numel_of(self, embedding: bool, loss: bool, mtp_layers: int) -> int:
+        """Elements of those parameters."""
+        key = (embedding, loss, mtp_layers)
+        found = self._numels.get(key)
+        if found is None:
+            found = self._numels[key] = numel(self.weights_of(*key))
         return found
 
 

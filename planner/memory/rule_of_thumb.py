@@ -12,8 +12,8 @@ from planner.cluster import Cluster
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.memory.counts import stage_counts
-from planner.memory.form import COMPONENTS, Component, Counts, Moment, StageForm, Term
-from planner.memory.in_flight import moments_in_flight, peak_in_flight
+from planner.memory.form import COMPONENTS, Always, Bundle, Component, Counts, Flight, Moment, Moments, StageForm, Term
+from planner.memory.in_flight import moments_in_flight, peak_in_flight, saturation
 from planner.memory.report import MemoryReport, StageMemory
 from planner.model import Model
 from planner.parameters import parameters
@@ -44,8 +44,11 @@ class RuleOfThumb:
         self.implementation = implementation
         self.cluster = cluster
         self.reserve_bytes = reserve_bytes or 0
-        self._forms: dict[tuple, StageForm] = {}
+        self._reserve = Bundle([Term("reserve", "reserve", self.reserve_bytes)])
         self._alive: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
+        self._states: dict[tuple, Always] = {}
+        self._activations: dict[tuple, tuple[tuple[Bundle, ...], Moments]] = {}
+        self._forms: dict[tuple, StageForm] = {}
 
     @cached_property
     def _parameters(self) -> int:
@@ -79,31 +82,50 @@ class RuleOfThumb:
     def form(self, layout: Layout, stage: int) -> StageForm:
         """The stage's memory as terms, linear in its layers."""
         m = layout.num_microbatches(self.workload.global_batch) or 1
-        where = (layout.pp, stage, layout.vpp, m)
+        group = self.implementation.microbatch_group_size
+        where = (layout.pp, stage, layout.vpp, min(m, saturation(layout.pp, layout.vpp, group)))
         alive = self._alive.get(where)
         if alive is None:
-            flights = moments_in_flight(*where, self.implementation.microbatch_group_size)
-            alive = self._alive[where] = max((f.microbatches for f in flights), key=sum)
-        key = (
-            layout.tp, layout.cp, layout.dp, layout.zero, layout.micro_batch, layout.sequence_parallel, alive,
-        )  # fmt: skip
+            alive = self._alive[where] = max((f.microbatches for f in moments_in_flight(*where, group)), key=sum)
+        of_states = (layout.tp, layout.dp * layout.cp, layout.zero, layout.vpp)
+        of_one = (layout.micro_batch, layout.tp, layout.cp, layout.sequence_parallel, layout.vpp)
+        key = (of_states, of_one, alive)
         form = self._forms.get(key)
         if form is None:
-            form = self._forms[key] = StageForm((self._moment(layout, alive),))
+            always = self._states.get(of_states)
+            if always is None:
+                always = self._states[of_states] = self._always(layout)
+            found = self._activations.get(of_one)
+            if found is None:
+                found = self._activations[of_one] = self._of_one(layout)
+            kept, moments = found
+            flight = Flight(tuple(zip(alive, kept, strict=True)), moments)
+            form = self._forms[key] = StageForm(always=always, flights=(flight,))
         return form
 
-    def _moment(self, layout: Layout, microbatches: tuple[int, ...]) -> Moment:
-        kept, checkpoint = self._layer_activations(layout), self._checkpoint(layout)
-        terms = [Term("reserve", "reserve", self.reserve_bytes)]
-        for kind in range(len(self.model.layer_kinds)):
-            for chunk, alive in enumerate(microbatches):
-                for component, size in self._layer_states(layout).items():
-                    terms.append(Term(component, "18 bytes a parameter", size, "layer", kind, chunk))
-                terms.append(Term("activations", "40 b S H bytes a layer", alive * kept, "layer", kind, chunk))
-                less = alive * (checkpoint - kept)
-                terms.append(Term("activations", "recomputed layers", less, "recomputed", kind, chunk))
-            terms.append(Term("activations", "one rebuilt layer", kept, "if_recomputed", kind))
-        return Moment("steady state", tuple(terms))
+    def _always(self, layout: Layout) -> Always:
+        """States of the layers that a stage may hold."""
+        terms = [
+            Term(component, "18 bytes a parameter", size, "layer", kind, chunk)
+            for kind in range(len(self.model.layer_kinds))
+            for chunk in range(layout.vpp)
+            for component, size in self._layer_states(layout).items()
+        ]
+        return Always(bundles=(Bundle(terms), self._reserve))
+
+    def _of_one(self, layout: Layout) -> tuple[tuple[Bundle, ...], Moments]:
+        """What one microbatch in flight keeps of each virtual chunk, and the one moment that is looked at."""
+        kinds = range(len(self.model.layer_kinds))
+        size, less = self._layer_activations(layout), self._checkpoint(layout) - self._layer_activations(layout)
+        kept = [
+            Bundle(
+                [Term("activations", "40 b S H bytes a layer", size, "layer", kind, chunk) for kind in kinds]
+                + [Term("activations", "recomputed layers", less, "recomputed", kind, chunk) for kind in kinds]
+            )
+            for chunk in range(layout.vpp)
+        ]
+        rebuilt = [Term("activations", "one rebuilt layer", size, "if_recomputed", kind) for kind in kinds]
+        return tuple(kept), Moments([Moment("steady state", rebuilt)])
 
     def counts(self, layout: Layout, stage: int) -> Counts:
         """Layers in each chunk of a stage and how many are fully recomputed."""
@@ -118,7 +140,7 @@ class RuleOfThumb:
         m = layout.num_microbatches(self.workload.global_batch) or 1
         stages = []
         for i in range(layout.pp):
-            moment, components = self.form(layout, i).peak(self.counts(layout, i))
+            moment, components = self.form(layout, i).peak_values(self.counts(layout, i))
             held = sum(chunk.num_layers for chunk in layout.stages[i])
             stages.append(
                 StageMemory(
@@ -127,7 +149,7 @@ class RuleOfThumb:
                     layers=held,
                     parameters=self._parameters * held // (self.model.num_layers * layout.tp),
                     in_flight_microbatches=peak_in_flight(layout.pp, i, layout.vpp, m),
-                    moment=moment.name,
+                    moment=moment,
                     components={c: components[c] for c in COMPONENTS},
                     capacity_bytes=self.stage_capacity_bytes(layout, i),
                     rule_of_thumb_bytes=sum(components.values()),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.memory import states
-from planner.memory.form import Component, Counts, Term
+from planner.memory.form import Bundle, Component, Counts, Term
 from planner.memory.moments import StageParts
 from planner.memory.pieces import EdgeCosts, LayerCost
 from planner.model import Model
-from planner.parameters import Weight, numel
+from planner.parameters import Weight
 from planner.workload import Workload
 
 
@@ -20,20 +20,28 @@ class StateTerms:
         self.model = model
         self.workload = workload
         self.implementation = implementation
-        self._amounts: dict[tuple, list[tuple[Component, int]]] = {}
+        self._bundles: dict[tuple, Bundle] = {}
+        self._bounds: dict[tuple, int] = {}
         self._padding: dict[tuple, int] = {}
 
-    def terms(
-        self, layout: Layout, parts: StageParts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
-    ) -> tuple[Term, ...]:
-        """States of every layer that the stage may hold, and of its edges."""
-        found: list[Term] = []
-        for k, cost in enumerate(kinds):
-            amounts = self._of(layout, cost.weights)
-            for chunk in range(layout.vpp):
-                found += [Term(c, "layers", b, "layer", k, chunk) for c, b in amounts if b]
-        found += [Term(c, "edges", b) for c, b in self._of(layout, edge_weights(parts, edges)) if b]
-        return tuple(found)
+    def bundles(
+        self, layout: Layout, key: tuple, parts: StageParts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
+    ) -> tuple[Bundle, Bundle]:
+        """States of every layer that the stage may hold, and of its edges. `key`: the layout's `state_key`."""
+        of_layers, of_edges = (key, layout.vpp), (key, layout.pp > 1, parts.edges)
+        layers = self._bundles.get(of_layers)
+        if layers is None:
+            terms: list[Term] = []
+            for k, cost in enumerate(kinds):
+                amounts = self._of(layout, cost.weights)
+                for chunk in range(layout.vpp):
+                    terms += [Term(c, "layers", b, "layer", k, chunk) for c, b in amounts]
+            layers = self._bundles[of_layers] = Bundle(terms)
+        around = self._bundles.get(of_edges)
+        if around is None:
+            amounts = self._of(layout, edge_weights(parts, edges))
+            around = self._bundles[of_edges] = Bundle([Term(c, "edges", b) for c, b in amounts])
+        return layers, around
 
     def step_terms(
         self, layout: Layout, parts: StageParts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
@@ -62,26 +70,20 @@ class StateTerms:
         """Elements on the rank, and of its largest shard."""
         return states.elements(weights, layout, self.implementation)
 
-    def _of(self, layout: Layout, weights: tuple[Weight, ...]) -> list[tuple[Component, int]]:
-        key = (id(weights), layout.dp * layout.cp, layout.ep, layout.edp, layout.zero, layout.hsdp_replicas)
-        found = self._amounts.get(key)
-        if found is None:
-            s = self._bytes(layout.zero)
-            whole, shards = self._elements(layout, weights)
-            freed = [int(part * (shards if layout.zero else whole)) for part in s.freed]
-            half, half_shards = self._elements(layout, states.kept_in_half(weights, self.workload, self.implementation))
-            half = (2 - s.computed) * (half if s.weights_whole else half_shards)
-            half += states.fp8_copies(weights, layout, self.workload, self.implementation)
-            extra = states.extra_optimizer_bytes(weights, layout, self.workload, self.implementation)
-            found = [
-                ("weights", s.weights_whole * whole + s.weights_sharded * shards + half - freed[0]),
-                ("gradients", s.gradients_whole * whole + s.gradients_sharded * shards - freed[1]),
-                ("optimizer", s.optimizer_whole * whole + s.optimizer_sharded * shards + extra - freed[2]),
-            ]
-            # the tuple is kept alive with its amounts, so that its id stays its own
-            self._amounts[key] = found
-            self._amounts[(id(weights), "alive")] = weights  # type: ignore[assignment]
-        return found
+    def _of(self, layout: Layout, weights: tuple[Weight, ...]) -> tuple[tuple[Component, int], ...]:
+        """Bytes of each state of these tensors on a rank."""
+        s = self._bytes(layout.zero)
+        whole, shards = self._elements(layout, weights)
+        freed = [int(part * (shards if layout.zero else whole)) for part in s.freed]
+        half, half_shards = self._elements(layout, states.kept_in_half(weights, self.workload, self.implementation))
+        half = (2 - s.computed) * (half if s.weights_whole else half_shards)
+        half += states.fp8_copies(weights, layout, self.workload, self.implementation)
+        extra = states.extra_optimizer_bytes(weights, layout, self.workload, self.implementation)
+        return (
+            ("weights", s.weights_whole * whole + s.weights_sharded * shards + half - freed[0]),
+            ("gradients", s.gradients_whole * whole + s.gradients_sharded * shards - freed[1]),
+            ("optimizer", s.optimizer_whole * whole + s.optimizer_sharded * shards + extra - freed[2]),
+        )
 
     def host_bytes(
         self, layout: Layout, parts: StageParts, counts: Counts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
@@ -98,10 +100,17 @@ class StateTerms:
         held = [sum(chunk[k] for chunk in counts.layers) for k in range(len(kinds))]
         return host(edge_weights(parts, edges)) + sum(n * host(c.weights) for n, c in zip(held, kinds, strict=True))
 
-    def padding_bound(self, layout: Layout, kinds: tuple[LayerCost, ...]) -> int:
+    def padding_bound(self, layout: Layout, key: tuple, kinds: tuple[LayerCost, ...]) -> int:
         """At least what bucket padding can add to a stage (zero without the distributed optimizer)."""
         if layout.zero != 1:
             return 0
+        key = (key, layout.pp, layout.vpp)
+        found = self._bounds.get(key)
+        if found is None:
+            found = self._bounds[key] = self._padding_bound(layout, kinds)
+        return found
+
+    def _padding_bound(self, layout: Layout, kinds: tuple[LayerCost, ...]) -> int:
         impl = self.implementation
         s = self._bytes(1)
         per_element = s.weights_whole + s.gradients_whole + s.optimizer_sharded
@@ -122,7 +131,7 @@ class StateTerms:
         """What bucket padding really adds on a stage, less what rounding each piece's shard up has added."""
         if layout.zero != 1:
             return 0
-        key = (layout.tp, layout.ep, layout.etp, layout.dp, layout.cp, layout.pp > 1, counts.layers,
+        key = (layout.tp, layout.ep, layout.etp, layout.dp * layout.cp, layout.pp > 1, counts.layers,
                parts.embedding_chunk, parts.loss_chunk, parts.mtp_layers)  # fmt: skip
         found = self._padding.get(key)
         if found is None:
@@ -160,6 +169,11 @@ class StateTerms:
         return true_bytes - counted
 
 
+def state_key(layout: Layout) -> tuple:
+    """What divides the parameters of a rank, and their states."""
+    return layout.tp, layout.ep, layout.etp, layout.dp * layout.cp, layout.zero, layout.hsdp_replicas
+
+
 def edge_weights(parts: StageParts, edges: EdgeCosts) -> tuple[Weight, ...]:
     """Parameters of a stage besides its decoder layers; the same tuple for the same parts."""
     return edges.weights_of(parts.embedding_chunk is not None, parts.loss_chunk is not None, parts.mtp_layers)
@@ -174,4 +188,7 @@ def _loss_weights(parts: StageParts, edges: EdgeCosts) -> tuple[Weight, ...]:
 
 def stage_parameters(parts: StageParts, edges: EdgeCosts, kinds: tuple[LayerCost, ...], held: list[int]) -> int:
     """Parameters that one rank of a stage holds."""
-    return numel(edge_weights(parts, edges)) + sum(n * cost.numel for n, cost in zip(held, kinds, strict=True))
+    total = edges.numel_of(*parts.edges)
+    for n, cost in zip(held, kinds, strict=True):
+        total += n * cost.numel
+    return total

@@ -1,0 +1,232 @@
+"""Terms that many stages have in common, each made once: what is always alive, what one microbatch keeps, what the
+moments of a backward add.
+
+Each is cached by the few degrees that it depends on, so that a search or a sweep adds numbers instead of making terms.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from planner.errors import NotModelled
+from planner.implementation import Implementation
+from planner.layout import Layout
+from planner.memory import states
+from planner.memory.additions import Additions, combined
+from planner.memory.buffers import buffer_terms, dummy_gradient_terms
+from planner.memory.form import Always, Bundle, Flight, Moment, Moments, StageForm, Term
+from planner.memory.moments import StageParts, Turn, kept_by_one, moments
+from planner.memory.offload import activation_offload
+from planner.memory.pieces import EdgeCosts, LayerCost, edge_costs, layer_cost, modules_of, shape_of, sharding_of
+from planner.memory.sharded import sharded_terms, units_of
+from planner.memory.state_terms import StateTerms, edge_weights, state_key
+from planner.model import Model
+from planner.workload import Workload
+
+Pieces = tuple[tuple[LayerCost, ...], EdgeCosts]
+
+
+class Degrees(NamedTuple):
+    """What the stages of a layout have in common, as keys of the caches: layouts that agree in one share its terms."""
+
+    shape: tuple
+    """What shapes a rank's tensors: tp, sp, cp, ep, etp, micro-batch, and whether there is a pipeline."""
+    modules: frozenset[str]
+    """Selectively recomputed."""
+    states: tuple
+    """What divides the states of a rank's parameters."""
+    gathered: tuple
+    """What ZeRO 2 and 3 gather depends on; empty below."""
+    number: int
+    """Of shape, states, gathered and vpp: all that is always alive depends on."""
+
+
+class StageTerms:
+    """What stages that hold the same around their layers have in common, wherever they stand in the pipeline."""
+
+    __slots__ = ("_layout", "_maker", "_moments", "_of_rank", "always", "held", "padding_bytes", "step")
+
+    def __init__(
+        self,
+        maker: TermMaker,
+        layout: Layout,
+        of_rank: tuple,
+        always: Always,
+        step: tuple[Moment, ...],
+        held: tuple[Bundle, ...],
+        padding_bytes: int,
+    ) -> None:
+        self.always = always
+        self.step = step
+        """The moment of the optimizer step, where it adds anything."""
+        self.held = held
+        """What one microbatch keeps of each virtual chunk."""
+        self.padding_bytes = padding_bytes
+        self._moments: dict[Turn, Moments] = {}
+        self._maker, self._layout, self._of_rank = maker, layout, of_rank
+
+    def form(self, parts: StageParts, corrections: tuple[Term, ...] = ()) -> StageForm:
+        """The memory of a stage with these microbatches in flight."""
+        fixed = ((1, Bundle(corrections)),) if corrections else ()
+        flights = []
+        for state, now in zip(parts.in_flight, parts.turns, strict=True):
+            found = self._moments.get(now)
+            if found is None:
+                found = self._moments[now] = self._maker.moments(self._layout, self._of_rank, parts, now)
+            flights.append(Flight((*zip(state.microbatches, self.held, strict=True), *fixed), found))
+        return StageForm(self.step, self.padding_bytes, self.always, tuple(flights))
+
+
+class LayoutTerms:
+    """The terms of one layout's stages, each made once."""
+
+    __slots__ = ("_maker", "_stages", "degrees", "layout", "pieces")
+
+    def __init__(self, maker: TermMaker, layout: Layout) -> None:
+        self.layout = layout
+        self.degrees = maker.degrees(layout)
+        self.pieces = maker.pieces(layout, self.degrees.shape, self.degrees.modules)
+        self._maker = maker
+        self._stages: dict[tuple, StageTerms] = {}
+
+    def stage(self, parts: StageParts, group: int) -> StageTerms:
+        """Of the stages that hold what these parts do; full recomputation in groups of `group` layers."""
+        key = (group, parts.around)
+        found = self._stages.get(key)
+        if found is None:
+            found = self._stages[key] = self._maker.stage(self.layout, self.degrees, parts, group)
+        return found
+
+
+class TermMaker:
+    """Makes and keeps the terms of one model, workload, implementation and card."""
+
+    def __init__(
+        self, model: Model, workload: Workload, implementation: Implementation, architecture: str, reserve_bytes: int
+    ) -> None:
+        self.model = model
+        self.workload = workload
+        self.implementation = implementation
+        self.architecture = architecture
+        self.states = StateTerms(model, workload, implementation)
+        self._reserve = Bundle([Term("reserve", "reserve", reserve_bytes, certainty="estimated")])
+        self._kinds: dict[tuple, tuple[LayerCost, ...]] = {}
+        self._edges: dict[tuple, EdgeCosts] = {}
+        self._numbers: dict[tuple, int] = {}
+        self._buffers: dict[tuple, Bundle] = {}
+        self._kept: dict[tuple, Bundle] = {}
+        self._moments: dict[tuple, Moments] = {}
+
+    def degrees(self, layout: Layout) -> Degrees:
+        """The keys of a layout."""
+        shape, states, gathered = _shape_key(layout), state_key(layout), _gathered_key(layout)
+        number = self._numbers.setdefault((shape, states, gathered, layout.vpp), len(self._numbers))
+        return Degrees(shape, modules_of(layout), states, gathered, number)
+
+    def stage(self, layout: Layout, degrees: Degrees, parts: StageParts, group: int) -> StageTerms:
+        """The terms of the stages that hold what these parts do; full recomputation in groups of `group` layers."""
+        always, step = self._always_terms(layout, parts, degrees)
+        of_rank = (degrees.shape, degrees.modules, group)
+        held = tuple([self._kept_bundle(layout, parts, of_rank, chunk) for chunk in range(layout.vpp)])
+        bound = self.states.padding_bound(layout, degrees.states, self.pieces(layout, *of_rank)[0])
+        return StageTerms(self, layout, of_rank, always, step, held, bound)
+
+    def pieces(self, layout: Layout, key: tuple, modules: frozenset[str], group: int = 1) -> Pieces:
+        """Costs of each layer kind and of the edges on one rank; layers are rebuilt in groups."""
+        model, impl = self.model, self.implementation
+        of_layers = (key[:-1], modules, group)
+        kinds = self._kinds.get(of_layers)
+        if kinds is None:
+            shape, sharding = shape_of(model, self.workload, impl, layout), sharding_of(impl, layout)
+            kinds = tuple(layer_cost(model, impl, kind, shape, sharding, modules, group) for kind in model.layer_kinds)
+            self._kinds[of_layers] = kinds
+        # selective recomputation reaches the edges by their multi-token-prediction module only
+        of_edges = (key, modules if model.mtp_num_layers else None)
+        edges = self._edges.get(of_edges)
+        if edges is None:
+            shape, sharding = shape_of(model, self.workload, impl, layout), sharding_of(impl, layout)
+            edges = self._edges[of_edges] = edge_costs(model, impl, shape, sharding, layout.pp > 1, modules)
+        return kinds, edges
+
+    def _always_terms(self, layout: Layout, parts: StageParts, degrees: Degrees) -> tuple[Always, tuple[Moment, ...]]:
+        """States, buffers and the reserve; and the moment of the optimizer step, where it adds anything."""
+        pieces = self.pieces(layout, degrees.shape, degrees.modules)
+        bundles = [*self.states.bundles(layout, degrees.states, parts, *pieces)]
+        bundles.append(self._buffer_bundle(layout, parts, degrees, pieces))
+        if layout.zero >= 2:
+            bundles.append(Bundle(self._sharded(layout, parts, pieces).always))
+        step = self.states.step_terms(layout, parts, *pieces)
+        moment = (Moment("optimizer step", step),) if step else ()
+        return Always(bundles=(*bundles, self._reserve)), moment
+
+    def _buffer_bundle(self, layout: Layout, parts: StageParts, degrees: Degrees, pieces: Pieces) -> Bundle:
+        key = (degrees.shape, parts.edges)
+        found = self._buffers.get(key)
+        if found is None:
+            model, impl = self.model, self.implementation
+            kinds, edges = pieces
+            shape = shape_of(model, self.workload, impl, layout)
+            head = edges.head_weights or edges.embedding_weights
+            terms = (
+                *buffer_terms(model, self.workload, impl, layout, shape, parts, self.architecture),
+                *dummy_gradient_terms(impl, [c.weights for c in kinds], head, parts.loss_chunk is not None),
+            )
+            found = self._buffers[key] = Bundle(terms)
+        return found
+
+    def _kept_bundle(self, layout: Layout, parts: StageParts, of_rank: tuple, chunk: int) -> Bundle:
+        """What one microbatch in flight keeps of a chunk."""
+        key = (*of_rank, chunk, chunk == parts.embedding_chunk)
+        found = self._kept.get(key)
+        if found is None:
+            pieces = self.pieces(layout, *of_rank)
+            found = self._kept[key] = kept_by_one(*pieces, chunk, chunk == parts.embedding_chunk)
+        return found
+
+    def moments(self, layout: Layout, of_rank: tuple, parts: StageParts, now: Turn) -> Moments:
+        """What the moments of a backward add: gradients of a layer, logits, gathered weights."""
+        key = (*of_rank, _gathered_key(layout), parts.around, now)
+        found = self._moments.get(key)
+        if found is None:
+            shape, modules, _ = of_rank
+            pieces = self.pieces(layout, *of_rank)
+            besides = self._sharded(layout, parts, self.pieces(layout, shape, modules))
+            besides = combined(besides, self._offloaded(layout, pieces[0]))
+            stream = shape_of(self.model, self.workload, self.implementation, layout).stream
+            dense = not self.implementation.gradient_accumulation_fusion
+            found = self._moments[key] = moments(*pieces, parts, now, besides, stream, dense)
+        return found
+
+    def _sharded(self, layout: Layout, parts: StageParts, pieces: Pieces) -> Additions:
+        """What ZeRO 2 and 3 hold besides their shards."""
+        kinds, edges = pieces
+        if layout.zero < 2:
+            return Additions(tuple(() for _ in kinds))
+        held = states.state_bytes(layout.zero, self.workload, self.implementation)
+        full = layout.recompute.granularity == "full"
+        kept = [c.checkpoint_bytes if full else c.saved_bytes for c in kinds]
+        embedding = edges.embedding_weights if parts.embedding_chunk is not None else ()
+        head = edge_weights(parts, edges)[len(embedding) :]
+        units = units_of([c.weights for c in kinds], kept, embedding, head, self.model.num_layers, layout)
+        return sharded_terms(held, self.implementation, layout, units)
+
+    def _offloaded(self, layout: Layout, kinds: tuple[LayerCost, ...]) -> Additions:
+        """What activations that wait on the host change."""
+        if self.implementation.offload_activation_layers and layout.pp > 1:
+            raise NotModelled("offloading the activations of whole layers needs pp 1 (Megatron refuses it otherwise).")
+        kept, sent = [c.saved_bytes for c in kinds], [c.offloaded_bytes for c in kinds]
+        return activation_offload(self.implementation, self.model.pattern, kept, sent)
+
+
+def _shape_key(layout: Layout) -> tuple:
+    """The degrees that shape one rank's tensors; last, whether there is a pipeline, which the layers do not ask."""
+    return (
+        layout.tp, layout.sequence_parallel, layout.cp, layout.ep, layout.etp, layout.micro_batch, layout.pp > 1,
+    )  # fmt: skip
+
+
+def _gathered_key(layout: Layout) -> tuple:
+    """What ZeRO 2 and 3 gather depends on a stage's layers and on their recomputation."""
+    if layout.zero < 2:
+        return ()
+    return layout.zero, layout.pp, layout.vpp, layout.recompute.granularity
