@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from planner.cluster import Cluster
@@ -49,13 +50,15 @@ class Asked:
         kept_free_bytes: int = 0,
         most_bytes: int | None = None,
         error: float = 0.0,
+        make: Callable[..., Search] = Search,
     ) -> SearchResult:
-        """The fastest layouts under these limits (`Limited`); infeasibility is not explained."""
+        """The fastest layouts under these limits (`Limited`); infeasibility is not explained. `make` builds another
+        kind of search."""
         accounting = self.accounting
         if kept_free_bytes or most_bytes is not None or error:
             accounting = Limited(accounting, kept_free_bytes, most_bytes, error)
         left = self.seconds_left
-        return Search(
+        return make(
             self.model,
             self.workload,
             self.implementation,

@@ -60,6 +60,8 @@ def degrees(layout: Layout) -> tuple[int, ...]:
 class Search:
     """One search; `run` gives its result."""
 
+    runner_up_effort = RUNNER_UP_EFFORT
+
     def __init__(
         self,
         model: Model,
@@ -164,7 +166,7 @@ class Search:
             if not self.found or bound_ns <= min(f.step_ns for f in self.found.values()):
                 return False
             self.proved_after = effort
-        if effort - self.proved_after <= RUNNER_UP_EFFORT:
+        if effort - self.proved_after <= self.runner_up_effort:
             return False
         self.runners_up_proved = False
         return True
