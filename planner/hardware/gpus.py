@@ -118,7 +118,9 @@ def own_networks(groups: list[NodeGroup]) -> tuple[NodeGroup, ...]:
     """The groups, each with the ports of its reference node where they are faster than those of `reference_fabric`."""
     slowest = min(group.card.network_bytes_per_second for group in groups)
     return tuple(
-        replace(group, network_bytes_per_second=own) if (own := group.card.network_bytes_per_second) > slowest else group
+        replace(group, network_bytes_per_second=own)
+        if (own := group.card.network_bytes_per_second) > slowest
+        else group
         for group in groups
     )
 

@@ -13,6 +13,7 @@ from planner.memory.form import Counts, StageForm
 from planner.memory.report import MemoryReport
 from planner.memory.rule_of_thumb import RuleOfThumb
 from planner.model import Model
+from planner.topology.kinds import mixed
 from planner.workload import Workload
 
 ACCOUNTINGS = ("exact", "rule-of-thumb")
@@ -49,7 +50,15 @@ def make_accounting(
     cluster: Cluster,
     reserve_bytes: int | None = None,
 ) -> Accounting:
-    """`exact` or `rule-of-thumb`; InputError for another name."""
+    """`exact` or `rule-of-thumb`; InputError for another name. On a mixed cluster each stage is counted on its own card,
+    with that card's reserve unless one is given."""
+    if mixed(cluster):
+        from planner.memory.mixed import MixedAccounting
+
+        def alone(nodes: Cluster) -> Accounting:
+            return make_accounting(name, model, workload, implementation, nodes, reserve_bytes)
+
+        return MixedAccounting(name, cluster, alone)
     if name == "exact":
         return ExactAccounting(model, workload, implementation, cluster, reserve_bytes)
     if name == "rule-of-thumb":

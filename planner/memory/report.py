@@ -43,6 +43,8 @@ class StageMemory:
     pieces: tuple[Piece, ...] = ()
     terms: tuple[tuple[str, str, int, str], ...] = ()
     """(component, name, bytes, certainty) of each term at the peak."""
+    card: str = ""
+    """On a mixed cluster: the card of the stage, or of its ranks with least room; else empty."""
 
     @property
     def total_bytes(self) -> int:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from planner.solver import unequal
 from planner.timing.form import StepForm
 
 
@@ -49,6 +50,8 @@ def tail_bound(form: StepForm, layers: tuple[int, ...]) -> int:
 def slowest_bound(form: StepForm, layers: tuple[int, ...], recomputed_ns: int = 0) -> tuple[int, int]:
     """(slowest stage, sum of all stages) at least, without memory: the mean of the stages, the largest fixed work, and
     whole layers: some stage holds at least the ceiling of the mean."""
+    if form.mixed:
+        return unequal.slowest_bound(form, layers, recomputed_ns)
     stages = len(form.stages)
     least = tuple(map(min, *(s.layer_ns for s in form.stages))) if stages > 1 else form.stages[0].layer_ns
     fixed = [s.fixed_ns for s in form.stages]

@@ -16,6 +16,7 @@ from planner.model import MLP, LatentAttention, Model, MoE
 from planner.rules import RULES, Case, Rule
 from planner.rules.rule import divisors
 from planner.solver.space import FREE, Pins
+from planner.topology.kinds import Placement, mixed, placements
 from planner.workload import Workload
 
 __all__ = ["FREE", "FULL_BLOCK", "Pins", "Space", "selective_sets"]
@@ -63,6 +64,7 @@ class Space:
             "cp": lambda x: self._divisors("cp", self.world // x.tp),
             "pp": self._pipeline_sizes,
             "dp": self._data_sizes,
+            **({"placement": lambda x: list(self._placements(x))} if mixed(cluster) else {}),
             "sequence_parallel": self._sequence_parallel,
             "ep": self._expert_sizes,
             "etp": self._expert_tensor_sizes,
@@ -121,6 +123,11 @@ class Space:
 
     def _data_sizes(self, layout: Layout) -> list[int]:
         return self._pinned("dp", [self.world // (layout.tp * layout.cp * layout.pp)])
+
+    def _placements(self, layout: Layout) -> tuple[Placement, ...]:
+        """The orders of the kinds of nodes, the listed one first; each gives the stages other cards to stand on."""
+        given = self.pins.placement
+        return placements(self.cluster, layout.pp) if given is None else (given,)
 
     def _sequence_parallel(self, layout: Layout) -> list[bool]:
         """On wherever it is legal, unless the user says otherwise."""

@@ -78,7 +78,7 @@ def leanest(space: Space) -> list[Layout]:
     degrees, under every ZeRO stage and recomputation."""
     smallest: dict[tuple[object, ...], Layout] = {}
     for group in space.groups():
-        key = (group.tp, group.cp, group.pp, group.ep, group.etp, group.sequence_parallel)
+        key = (group.tp, group.cp, group.pp, group.ep, group.etp, group.sequence_parallel, group.placement)
         known = smallest.get(key)
         if known is None or group.micro_batch < known.micro_batch:
             smallest[key] = group

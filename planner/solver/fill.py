@@ -234,9 +234,9 @@ class Counted:
 
     def _could_hold(self, position: int, kind: int, layers: int, limit_ns: int) -> bool:
         """A first look at two stages only: without virtual stages, no stage before the last but one has fewer
-        microbatches in flight than that one, so none holds more layers."""
+        microbatches in flight than that one, so none holds more layers on the same card."""
         pp = self.problem.pp
-        if pp < 4 or self.problem.vpp > 1:
+        if pp < 4 or self.problem.vpp > 1 or self.problem.step.mixed:
             return True
         inner = self._most(pp - 2, position, kind, layers, limit_ns)
         last = self._most(pp - 1, position, kind, layers, limit_ns)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from planner.layout import Layout
+from planner.solver import unequal
 from planner.solver.bounds import layer_bound, pipeline_bound, slowest_bound, tail_bound, time_bound
 from planner.solver.candidates import Space
 from planner.solver.fill import could_fit, least_slowest, split_bound
@@ -57,7 +58,7 @@ def simplicity(layout: Layout) -> tuple:
     rank = ("none", "selective", "full").index(r.granularity)
     size, experts = layout.tp * layout.cp * layout.pp, layout.ep * layout.etp
     degrees = (size, experts, layout.micro_batch, layout.pp, layout.cp, layout.tp, layout.etp)
-    return (rank, len(r.modules), layout.vpp, layout.zero, *degrees, layout.sequence_parallel, r.modules)
+    return (rank, len(r.modules), layout.vpp, layout.zero, *degrees, layout.sequence_parallel, r.modules, layout.placement)
 
 
 class Refiner:
@@ -87,6 +88,9 @@ class Refiner:
         nodes = []
         batch = self.space.workload.global_batch
         for group in self.space.groups():
+            if group.placement:
+                nodes.append(self._mixed_root(group))
+                continue
             shard = (group.tp, group.cp, group.ep, group.etp, group.micro_batch, group.sequence_parallel)
             layer_ns = self._layer_ns.get(shard)
             if layer_ns is None:
@@ -102,6 +106,16 @@ class Refiner:
             self._smallest[family] = min(group.micro_batch, self._smallest.get(family, group.micro_batch))
         self.statistics["groups"] = len(nodes)
         return nodes
+
+    def _mixed_root(self, group: Layout) -> Node:
+        """A group on several kinds of nodes: its stages have layer times of their own."""
+        form = self.timing.form(group)
+        self._divisor = max(self._divisor, form.vpp)
+        virtual = max(self.space.most_virtual(group), self._divisor)
+        family = _family(group)
+        self._smallest[family] = min(group.micro_batch, self._smallest.get(family, group.micro_batch))
+        bound = unequal.layer_bound(form, self.counts, form.num_microbatches, virtual)
+        return Node(bound, simplicity(group), Level.GROUP, group)
 
     def refine(self, node: Node, cutoff_ns: int | None = None) -> Iterator[Node]:
         """What is one step below a node, without what is proved slower than the cutoff."""
@@ -222,7 +236,8 @@ class Refiner:
     def _bound(self, form: StepForm, layout: Layout, slowest_ns: int) -> int:
         redone = 0
         if layout.recompute.granularity == "full":
-            redone = min(t for t, n in zip(form.stages[0].recompute_ns, self.counts, strict=True) if n)
+            stages = form.stages if form.mixed else form.stages[:1]
+            redone = min(t for s in stages for t, n in zip(s.recompute_ns, self.counts, strict=True) if n)
         slowest, total = slowest_bound(form, self.counts, redone)
         return pipeline_bound(form, max(slowest, slowest_ns), total) + tail_bound(form, self.counts) + form.once_ns
 
@@ -283,5 +298,5 @@ class Refiner:
 
 
 def _family(layout: Layout) -> tuple[object, ...]:
-    """All degrees but the micro-batch."""
-    return (layout.tp, layout.cp, layout.pp, layout.ep, layout.etp, layout.sequence_parallel)
+    """All degrees but the micro-batch, and what they stand on."""
+    return (layout.tp, layout.cp, layout.pp, layout.ep, layout.etp, layout.sequence_parallel, layout.placement)

@@ -14,6 +14,7 @@ class Pins:
 
     `sequence_parallel` None switches it on wherever tp > 1 and the sequence divides. `stage_layers` fixes the stage
     split. `recompute` names granularities: under "full" the search decides how many layers each stage recomputes.
+    `placement` fixes the order of a mixed cluster's kinds of nodes.
     """
 
     tp: tuple[int, ...] | None = None
@@ -28,6 +29,7 @@ class Pins:
     recompute: tuple[Granularity, ...] | None = None
     sequence_parallel: tuple[bool, ...] | None = None
     stage_layers: Sequence[int] | Sequence[Sequence[int]] | None = None
+    placement: tuple[int, ...] | None = None
     recompute_modules: tuple[tuple[str, ...], ...] | None = None
     """The sets of modules that selective recomputation may name."""
 

@@ -26,11 +26,13 @@ class Timing:
 
     def __init__(self, model: Model, workload: Workload, implementation: Implementation, cluster: Cluster):
         self.model, self.workload = model, workload
-        self._coefficients: Coefficients | MixedCoefficients = (
-            MixedCoefficients if mixed(cluster) else Coefficients
-        )(model, workload, implementation, cluster)
+        self._coefficients: Coefficients | MixedCoefficients = (MixedCoefficients if mixed(cluster) else Coefficients)(
+            model, workload, implementation, cluster
+        )
         self._cluster = cluster
-        self._relative_error = self._coefficients.device.efficiency.relative_error if not mixed(cluster) else worst_error(cluster)
+        self._relative_error = (
+            self._coefficients.device.efficiency.relative_error if not mixed(cluster) else worst_error(cluster)
+        )
         self._assumptions = _assumptions(model, implementation, cluster)
         self._peak = _peak_flops(cluster, workload.precision)
         self._pattern_counts = tuple(model.pattern.count(k) for k in range(len(model.layer_kinds)))
