@@ -20,13 +20,12 @@ from planner.parameters import (
     mtp_weights,
 )
 from planner.timing import tails
-from planner.timing.collectives import all_reduce_seconds, send_seconds
+from planner.timing.collectives import all_reduce_seconds
 from planner.timing.efficiency import efficiency
 from planner.timing.ends import embedding_seconds, head_seconds, projection_seconds
 from planner.timing.form import StageTime, StepForm, Tail
 from planner.timing.kernels import Device
 from planner.timing.layer import LayerCompute, layer_compute
-from planner.timing.passes import HALF
 from planner.timing.shard import Shard, shard_of
 from planner.timing.split import ends
 from planner.timing.traffic import (
@@ -35,6 +34,7 @@ from planner.timing.traffic import (
     layer_expert_parallel,
     layer_sharded_data,
     layer_tensor_parallel,
+    stage_hop_seconds,
 )
 from planner.topology import group_links
 from planner.workload import Workload
@@ -76,6 +76,8 @@ class Timed:
     fixed: tuple[Parts, ...]
     layers: tuple[LayerParts, ...]
     once: Parts
+    stage_layers: tuple[tuple[LayerParts, ...], ...] = ()
+    """[stage][kind] where stages stand on different cards; else empty, and `layers` are those of every stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,8 +368,7 @@ class Coefficients:
         """What one send between stages costs a microbatch. Plain 1F1B waits for it; the interleaved schedule sends
         while the next chunk computes (`overlap_p2p_comm`), which costs the overlap's tax."""
         e = self.device.efficiency
-        sent = float(HALF * shard.norm_tokens(self.workload) * self.model.hidden_size)
-        seconds = send_seconds(links["pp"], sent, e)
+        seconds = stage_hop_seconds(self.model, shard, self.workload, self.implementation, links, e)
         return seconds * e.overlap_tax if layout.vpp > 1 else seconds
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from math import log2
 
-from planner.timing.efficiency import Efficiency
+from planner.timing.efficiency import SWITCHED_GPUS, Efficiency
 from planner.topology import GroupLink
 
 
@@ -45,7 +45,7 @@ def all_reduce_seconds(link: GroupLink, whole_bytes: float, e: Efficiency) -> fl
     if n <= 1 or whole_bytes <= 0:
         return 0.0
     rate = _rates(link, e)
-    if link.inside and e.scale_up_all_reduce:
+    if link.inside and e.scale_up_all_reduce and n > SWITCHED_GPUS:
         rate = link.intra_bytes_per_second * e.scale_up_all_reduce
     ring = 2 * whole_bytes * (n - 1) / n / rate + 2 * _ring_latency(link)
     depth = 2 * (log2(max(2, link.domains)) * link.latency_seconds + link.ranks_per_domain * link.intra_latency_seconds)

@@ -48,16 +48,21 @@ class Efficiency:
     overlap_tax: float = 0.2
     """What a hidden second of communication still costs, by taking multiprocessors and bandwidth from the kernels that
     hide it. Published between 0.13 (Galvatron's overlap coefficient, arXiv:2211.13878) and 0.3."""
-    scale_up: float = 0.9
-    """Fraction of the scale-up links that a collective of NCCL reaches (bus bandwidth of large messages)."""
+    scale_up: float = 0.8
+    """Fraction of the scale-up links that a ring of NCCL reaches (bus bandwidth of large messages)."""
     scale_up_all_reduce: float | None = None
-    """The same of an all-reduce inside a domain where the switches reduce (NVLink SHARP); None is a ring's."""
+    """The same of an all-reduce among more than SWITCHED_GPUS of a domain whose switches reduce (NVLink SHARP); None is
+    a ring's."""
     network: float = 0.9
-    """Fraction of the network port that a ring reaches: protocol overhead, 4 KiB packets."""
+    """Fraction of the network port that a ring reaches. NVIDIA/nccl-tests issues 290 (46 to 48 of 50 GB/s a port of NDR
+    are expected) and 119 (peaks of 96 of 100 GB/s over four ports of HDR at 128 MiB, 85 on average)."""
     all_to_all: float = 0.66
     """Fraction of that which an all-to-all of many small messages reaches. Fitted to Grok-1 and Qwen3-235B on H100."""
-    collective_seconds: float = 12e-6
-    """Launch and synchronisation of one collective, beyond its steps. Order of magnitude of nccl-tests at 8 bytes."""
+    collective_seconds: float = 50e-6
+    """What one collective takes beyond its steps and its bytes: launch, synchronisation, and filling the channels.
+    Fitted with Ampere's `scale_up` to measured all-reduces of 4 to 512 MiB among 2 to 8 A100 (VIA-Research/vTrain
+    trace/a100/AR_GPU*_LUT, commit f8dda847): mean error 4 %. 8 x H200 fit with the same (40 to 70 microseconds from 1
+    to 512 MiB; stas00/ml-engineering network/README.md)."""
     straggler: float = 0.0035
     """What each doubling of the GPUs beyond a node adds to everything that they wait for together. From the weak
     scaling in dgxc-benchmarking v24.11 (8B to 405B, 8 to 2,304 H100): 0.3 to 0.6 % a doubling, of which the model's
@@ -68,6 +73,10 @@ class Efficiency:
     relative_error: float | None = None
     """Median absolute error on the published runs of this architecture (`plan validate --what step`)."""
 
+
+SWITCHED_GPUS = 4
+"""All-reduces among no more GPUs than these take a ring even where the switches could reduce: on 8 x H200 NCCL changes
+over at 5 GPUs, on 8 x B200 at 6 (stas00/ml-engineering network/README.md, commit 744d01e)."""
 
 # MAMF: maximum achievable matrix-multiplication FLOP/s, measured by stas00/ml-engineering (compute/accelerator/
 # README.md, commit 744d01e): A100 86.9 % of the data sheet, H100 80.3 % and fp8 73.4 % (H200, the same chip), B200
@@ -81,17 +90,19 @@ AMPERE = Efficiency(
     older_attention=0.7,
     gemm_ramp=128,
     relative_error=0.08,
-    scale_up=0.77,  # nccl-tests on 8 x A100: 230 of 300 GB/s bus bandwidth
+    scale_up=0.74,  # with `collective_seconds`; alone 235 of 300 GB/s at 16 GiB (ml-engineering network/README.md)
 )
 HOPPER = Efficiency(
     gemm={"bf16": 0.803, "fp16": 0.803, "fp8": 0.734, "tf32": 0.7, "fp32": 0.9},
     # NeMo's models on H100 (dgxc-benchmarking v24.11). 500 W of 700: cube root of the power
-    sustained={"": 0.875, "H100-96G": 0.785},
+    sustained={"": 0.90, "H100-96G": 0.785},
     attention_forward=0.60,  # FlashAttention-3 (arXiv:2407.08608, figure 5): 550 to 640 of 989 TFLOP/s forward, causal
     attention_backward=0.48,  # the same: 450 to 500
     older_attention=0.5,
     relative_error=0.06,
-    scale_up=0.90,  # nccl-tests on 8 x H100 with NVLink SHARP: gathers at 400 of 450 GB/s, all-reduces at 480
+    # nccl-tests on 8 x H200 (ml-engineering network/README.md): gathers and reduce-scatters at 361 to 363 of 450 GB/s,
+    # all-reduces at 480 in the switch, 367 without; NVIDIA/nccl-tests issue 212 says 370 and 480 of H100
+    scale_up=0.81,
     scale_up_all_reduce=1.06,
     memory=0.76,
 )
@@ -104,7 +115,9 @@ BLACKWELL = Efficiency(
     relative_error=0.10,
     older_attention=0.6,
     memory=0.76,
-    scale_up_all_reduce=1.06,
+    scale_up=0.75,  # 8 x B200 (the same page): ring 680 of 900 GB/s; all-reduces in the switch 690 to 740 to 4 GiB
+    scale_up_all_reduce=0.82,
+    all_to_all=0.8,  # inside an NVLink domain: fitted to the mixtures of Megatron-Bridge 26.02 and 26.04
 )
 VOLTA = Efficiency(
     gemm={"fp16": 0.80, "fp32": 0.9},

@@ -16,6 +16,15 @@ from planner.timing.efficiency import Efficiency
 TILES = ((256, 128, 1.0), (128, 256, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 128, 0.8), (64, 64, 0.6))
 """Output tiles (rows, columns) of the libraries' kernels, and the fraction of the best tile's rate that each reaches:
 smaller tiles read each operand more often (same guide, figure "larger tiles run more efficiently")."""
+ALIGNMENT = 8
+"""Elements in a row of 16 bytes. A batched product whose rows are no multiple of it leaves the tensor cores for the
+ordinary ones (NVIDIA, "Matrix Multiplication Background User's Guide", section "Requirements to use tensor cores"):
+BigScience's 108-wide heads take 1.4 times the whole step of 144-wide ones at the same hidden size."""
+WIDEST_FLASH_HEAD = 256
+"""Flash attention exists for heads up to this width (Dao-AILab/flash-attention, README)."""
+FLASH_DROPOUT = 1.05
+"""What dropout on the probabilities, whose random numbers are drawn again backward, makes of flash attention's time:
+FlashAttention-2 takes 0.728 instead of 0.695 ms (NVIDIA/TransformerEngine pull request 3313)."""
 ATTENTION_BLOCK = 128
 """Rows of queries that one thread block of flash attention works on (FlashAttention-2, arXiv:2307.08691)."""
 
@@ -51,12 +60,22 @@ class Device:
 
 @lru_cache(maxsize=65536)
 def gemm_seconds(
-    device: Device, m: int, n: int, k: int, precision: str, output_bytes: int = 2, count: int = 1
+    device: Device,
+    m: int,
+    n: int,
+    k: int,
+    precision: str,
+    output_bytes: int = 2,
+    count: int = 1,
+    strided: bool = False,
 ) -> float:
     """`count` products of (m x k) by (k x n) in one launch; `output_bytes` for each output element, read and written
-    when it accumulates."""
+    when it accumulates. `strided` products are one kernel over equal matrices (attention scores), the others of a group
+    are issued one by one (experts)."""
     if m <= 0 or n <= 0 or k <= 0 or count <= 0:
         return 0.0
+    if strided and (n % ALIGNMENT or k % ALIGNMENT):
+        precision = "fp32"
     rate = device.flops(precision) / device.multiprocessors
     ramp = device.efficiency.gemm_ramp * (2 if precision == "fp8" else 4 if precision == "fp4" else 1)
     depth = k + ramp
@@ -69,13 +88,21 @@ def gemm_seconds(
         best = min(best, waves * 2 * rows * columns * depth / (rate * relative))
     operand_bytes = 1 if precision == "fp8" else 2 if precision != "fp32" else 4
     moved = count * (operand_bytes * (m * k + k * n) + output_bytes * m * n)
-    floor = count * device.efficiency.expert_launch_seconds if count > 1 else 0.0
+    floor = count * device.efficiency.expert_launch_seconds if count > 1 and not strided else 0.0
     return max(best, moved / device.memory_bytes_per_second, floor) + device.efficiency.kernel_seconds
 
 
 def memory_seconds(device: Device, moved_bytes: float, kernels: int = 1) -> float:
     """Memory-bound kernels that together read and write so many bytes."""
     return moved_bytes / device.memory_bytes_per_second + kernels * device.efficiency.kernel_seconds
+
+
+def has_flash(widths: tuple[int, int], transformer_engine: bool) -> bool:
+    """Whether a flash kernel takes heads of these (query and key, value) widths. Transformer Engine stores the scores
+    where they are wider than 256 or no multiple of 8 (pytorch/attention/dot_product_attention/utils.py:
+    get_attention_backend); the kernels' own package pads the latter."""
+    aligned = not transformer_engine or not any(width % ALIGNMENT for width in widths)
+    return aligned and max(widths) <= WIDEST_FLASH_HEAD
 
 
 def attended_pairs(seq: int, window: int | None) -> float:
@@ -97,6 +124,7 @@ def flash_seconds(
     cp: int,
     backward: bool,
     older: bool = False,
+    dropout: bool = False,
 ) -> float:
     """Flash attention over `heads` local heads of sequences of `seq` tokens, of which each rank holds seq / cp.
 
@@ -115,6 +143,6 @@ def flash_seconds(
     fill = blocks / (waves * device.multiprocessors) if waves <= 2 else 1.0
     half = next(p for p in ("bf16", "fp16", "fp32") if p in device.card.flops)
     rate = device.card.flops[half] * device.sustained / e.sustained.get("", 1.0)
-    seconds = batch * heads * pairs * per_pair / (rate * fraction * fill)
+    seconds = batch * heads * pairs * per_pair / (rate * fraction * fill) * (FLASH_DROPOUT if dropout else 1.0)
     moved = 2 * batch * (seq // cp) * heads * 2 * (qk_dim + v_dim) * (2 if backward else 1)
     return max(seconds, moved / device.memory_bytes_per_second) + e.kernel_seconds * (3 if backward else 1)

@@ -13,9 +13,9 @@ from planner.implementation import Implementation
 from planner.model import Attention, LatentAttention, Layer, Model, MoE
 from planner.parameters import Weight, layer_weights
 from planner.timing.efficiency import Efficiency
-from planner.timing.kernels import Device, flash_seconds, gemm_seconds, memory_seconds
+from planner.timing.kernels import Device, flash_seconds, gemm_seconds, has_flash, memory_seconds
 from planner.timing.mixture import mixture
-from planner.timing.passes import HALF, Passes, elementwise, feed_forward, linear, norm
+from planner.timing.passes import HALF, Passes, bias_gradient, elementwise, feed_forward, linear, norm
 from planner.timing.shard import Shard, dropout_of
 from planner.workload import Workload
 
@@ -66,14 +66,16 @@ def _unfused_core(
     qk, v = (a.head_dim, a.head_dim) if isinstance(a, Attention) else (a.qk_dim, a.v_head_dim)
     batch, rows = shard.micro_batch * heads, seq // shard.cp
     scores = batch * rows * seq
-    product = gemm_seconds(device, rows, seq, qk, "bf16", HALF, batch)
-    values = gemm_seconds(device, rows, v, seq, "bf16", HALF, batch)
+    product = gemm_seconds(device, rows, seq, qk, "bf16", HALF, batch, strided=True)
+    values = gemm_seconds(device, rows, v, seq, "bf16", HALF, batch, strided=True)
     # fused: read and write 2 bytes each; else scale, mask, cast to fp32, softmax and cast back, each a pass
     softmax, softmax_backward = (4, 6) if implementation.masked_softmax_fusion else (22, 18)
     mask = 5 if drop else 0
     forward = product + values + memory_seconds(device, scores * (softmax + mask), 2)
     backward = 2 * (product + values) + memory_seconds(device, scores * (softmax_backward + mask), 2)
-    return forward, backward
+    # heads are gathered into rows by a copy (megatron/core/transformer/dot_product_attention.py: context.permute)
+    copied = memory_seconds(device, batch * rows * v * 2 * HALF)
+    return forward + copied, backward + copied
 
 
 def _attention(
@@ -91,6 +93,10 @@ def _attention(
     te = implementation.layer_implementation == "transformer_engine"
     norm(p, device, t_norm * h)
     for name, w in weights.items():
+        if name == "linear_proj.bias":
+            bias_gradient(p, device, w, t_norm)
+        elif name == "linear_qkv.bias" and not te:  # Transformer Engine's product has it in its epilogue
+            bias_gradient(p, device, w, t)
         if len(w.shape) != 2 or w.part != "attention":
             continue
         down = "down_proj" in name
@@ -111,13 +117,13 @@ def _attention(
         norm(p, device, t * normed)
     if model.position == "rope":
         elementwise(p, device, t * rotated, 2 * HALF, 2 * HALF, implementation.rope_fusion)
-    if implementation.attention == "unfused":
-        drop = dropout_of(model, implementation.attention_dropout)
+    drop = dropout_of(model, implementation.attention_dropout)
+    if implementation.attention == "unfused" or not has_flash((qk, v), te):
         forward, backward = _unfused_core(device, a, shard, workload.seq_length, implementation, drop)
         kernels = (4, 7) if implementation.masked_softmax_fusion else (8, 11)
     else:
         key = (device, shard.micro_batch, workload.seq_length, heads, qk, v, window, shard.cp)
-        forward, backward = flash_seconds(*key, False, not te), flash_seconds(*key, True, not te)
+        forward, backward = (flash_seconds(*key, backward, not te, drop > 0) for backward in (False, True))
         if shard.cp > 1:  # each part's output is rescaled and merged in fp32
             merge = memory_seconds(device, (shard.cp - 1) * t * heads * v * 8, 3 * (shard.cp - 1))
             forward, backward = forward + merge, backward + merge
@@ -166,6 +172,9 @@ def layer_compute(
         rows = shard.tokens(workload)
         start = p.forward
         feed_forward(p, device, layer.mlp, own, rows, workload.precision, implementation)
+        for w in own:
+            if w.name in ("linear_fc1.bias", "linear_fc2.bias"):
+                bias_gradient(p, device, w, rows if w.name == "linear_fc1.bias" else t_norm)
         if "mlp" in shard.modules:
             selective += p.forward - start
     drop = dropout_of(model, implementation.hidden_dropout)

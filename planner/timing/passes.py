@@ -75,6 +75,13 @@ def linear(
         passes.row_dgrad += dgrad
 
 
+def bias_gradient(passes: Passes, device: Device, bias: Weight, tokens: int) -> None:
+    """Add the sum of a linear layer's output gradient over its tokens, a kernel of its own where the bias is added
+    outside the product (megatron/core/fusions/fused_bias_gelu.py and fused_bias_dropout.py: autograd reduces the
+    gradient to the bias's shape; tensor_parallel/layers.py: grad_output.sum)."""
+    passes.add(0.0, memory_seconds(device, tokens * bias.numel * HALF), (0, 1))
+
+
 def elementwise(
     passes: Passes, device: Device, elements: float, forward: float, backward: float, fused: bool = True
 ) -> None:

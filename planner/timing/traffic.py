@@ -172,3 +172,21 @@ def layer_sharded_data(
             gradients += gather_seconds(links[name], implementation.grad_reduce_bytes * count, e)
     again = weights if zero == 3 else 0.0
     return exposed_seconds(weights, forward, e), exposed_seconds(again + gradients, backward, e)
+
+
+def stage_hop_seconds(
+    model: Model, shard: Shard, workload: Workload, implementation: Implementation, links: Links, e: Efficiency
+) -> float:
+    """One send of a microbatch's activations, or of their gradients, to the next stage.
+
+    Megatron-Core sends what the rank holds: under sequence parallelism a tp-th, else the whole, tp times over
+    (core/pipeline_parallel/schedules.py: get_tensor_shapes). DeepSpeed sends a tp-th from each rank and gathers it
+    behind the network (deepspeed/runtime/pipe/engine.py: is_pipe_partitioned and is_grad_partitioned, on by default),
+    as Megatron-LM's scatter-gather optimization did (arXiv:2104.04473, section 4.1).
+    """
+    whole = float(HALF * shard.tokens(workload) * model.hidden_size)
+    if shard.sequence_parallel:
+        return send_seconds(links["pp"], whole / shard.tp, e)
+    if implementation.framework == "megatron-deepspeed" and shard.tp > 1:
+        return send_seconds(links["pp"], whole / shard.tp, e) + gather_seconds(links["tp"], whole, e)
+    return send_seconds(links["pp"], whole, e)

@@ -25,7 +25,7 @@ def test_gather_in_a_node_moves_seven_eighths_over_nvlink():
     """1 GiB over 8 GPUs: 7/8 of it at 450 GB/s times the library's fraction, and microseconds of latency."""
     link = links(8, tp=8)["tp"]
     expected = GIB * 7 / 8 / (450e9 * HOPPER.scale_up)
-    assert gather_seconds(link, GIB, HOPPER) == pytest.approx(expected, rel=0.02)
+    assert gather_seconds(link, GIB, HOPPER) == pytest.approx(expected, rel=0.03)
 
 
 def test_all_reduce_is_a_scatter_and_a_gather():
@@ -39,6 +39,28 @@ def test_switches_that_reduce_speed_up_the_all_reduce():
     link = links(8, tp=8)["tp"]
     assert all_reduce_seconds(link, GIB, HOPPER) < 1.8 * gather_seconds(link, GIB, HOPPER)
     assert all_reduce_seconds(link, GIB, AMPERE) == pytest.approx(2 * gather_seconds(link, GIB, AMPERE), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mebibytes", "microseconds"),
+    [(8, 16, 231.0), (8, 64, 578.3), (8, 256, 2151), (4, 16, 176.8), (4, 64, 541.9), (2, 16, 129.4), (2, 64, 404.4)],
+)
+def test_all_reduces_on_a100_take_what_was_measured(gpus, mebibytes, microseconds):
+    """Within 15 % of NCCL's times on NVLink-connected A100 (VIA-Research/vTrain trace/a100/AR_GPU*_1M_1024M_LUT)."""
+    link = group_links(Layout(tp=gpus), parse_gpus(f"{gpus}xA100-80G"))["tp"]
+    assert all_reduce_seconds(link, mebibytes * 2.0**20, AMPERE) == pytest.approx(microseconds * 1e-6, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mebibytes", "bus_gigabytes_per_second"),
+    [(8, 32, 275.8), (8, 128, 401.9), (8, 1024, 463.6), (8, 16384, 482.3), (4, 8192, 363.3)],
+)
+def test_all_reduces_on_hopper_reach_the_bus_bandwidth_that_was_measured(gpus, mebibytes, bus_gigabytes_per_second):
+    """Within 10 % of 8 x H200, whose links are H100's: in the switch among 8, in a ring among 4
+    (stas00/ml-engineering network/README.md)."""
+    link, size = links(gpus, tp=gpus)["tp"], mebibytes * 2.0**20
+    bus = 2 * (gpus - 1) / gpus * size / all_reduce_seconds(link, size, HOPPER)
+    assert bus == pytest.approx(bus_gigabytes_per_second * 1e9, rel=0.10)
 
 
 def test_a_ring_over_nodes_uses_the_ports_of_all_its_members():

@@ -4,7 +4,7 @@ import pytest
 
 from planner.hardware import parse_gpus
 from planner.timing.efficiency import efficiency
-from planner.timing.kernels import Device, attended_pairs, flash_seconds, gemm_seconds, memory_seconds
+from planner.timing.kernels import Device, attended_pairs, flash_seconds, gemm_seconds, has_flash, memory_seconds
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,34 @@ def test_accumulating_into_fp32_is_bound_by_memory_for_few_rows(h100):
     """A weight gradient of 16 tokens reads and writes 8 bytes for each weight, and takes that long."""
     seconds = gemm_seconds(h100, 8192, 8192, 16, "bf16", output_bytes=8)
     assert seconds == pytest.approx(memory_seconds(h100, 8 * 8192**2), rel=0.01)
+
+
+def test_unaligned_batched_products_leave_the_tensor_cores(h100):
+    """Scores of 108-wide heads take several times those of 112-wide ones: rows of 216 bytes are no multiple of 16."""
+    unaligned, aligned = (gemm_seconds(h100, 2048, 2048, k, "bf16", 2, 64, strided=True) for k in (108, 112))
+    assert unaligned > 3 * aligned
+
+
+def test_one_batched_product_is_one_launch(h100):
+    """A thousand small equal products are bound by their work, not by a launch for each as an expert's are."""
+    grouped, strided = (gemm_seconds(h100, 256, 256, 64, "bf16", 2, 1024, strided=s) for s in (False, True))
+    assert grouped >= 1024 * h100.efficiency.expert_launch_seconds > 5 * strided
+
+
+@pytest.mark.parametrize(
+    ("widths", "transformer_engine", "flash"),
+    [((128, 128), True, True), ((192, 128), True, True), ((150, 150), True, False), ((150, 150), False, True),
+     ((450, 450), True, False), ((512, 512), False, False)],
+)  # fmt: skip
+def test_flash_takes_aligned_heads_up_to_256(widths, transformer_engine, flash):
+    """Transformer Engine falls back to stored scores for heads wider than 256 or no multiple of 8."""
+    assert has_flash(widths, transformer_engine) is flash
+
+
+def test_dropout_costs_flash_attention_little(h100):
+    """Random numbers drawn in the kernel cost 5 %, where stored scores would be read and written again."""
+    plain, dropped = (flash_seconds(h100, 1, 4096, 32, 128, 128, None, 1, False, False, d) for d in (False, True))
+    assert 1.04 < dropped / plain <= 1.05
 
 
 def test_attended_pairs_of_causal_and_windowed_sequences():

@@ -173,6 +173,44 @@ def test_every_micro_batch_and_gpu_counts_once():
     assert 1.8 < two / one < 2
 
 
+def test_deepspeed_sends_between_stages_a_share_from_each_rank():
+    """Without sequence parallelism Megatron-Core sends the whole activation from every tensor-parallel rank, DeepSpeed
+    a tp-th, gathered inside the node; with it Megatron sends a tp-th too."""
+    layout = even("gpt3-175b", 8, tp=8, dp=1)
+
+    def sends(layout, **implementation):
+        made = timing("gpt3-175b", seq=2048, batch=64, **implementation)
+        return made.step(layout).components["pipeline_p2p"]
+
+    whole, parts = sends(layout), sends(layout, framework="megatron-deepspeed")
+    shared = sends(replace(layout, sequence_parallel=True))
+    assert shared < parts < whole / 3
+    alone = even("gpt3-175b", 8, tp=1, dp=8)
+    assert sends(alone) == sends(alone, framework="megatron-deepspeed")
+
+
+def test_biases_cost_their_gradients():
+    """A linear layer's bias adds a pass over its output's gradient: slower, by less than 3 %."""
+    model = MODELS["llama-2-13b"]
+    kind = model.layer_kinds[0]
+    biased = replace(
+        model,
+        layer_kinds=(
+            replace(
+                kind,
+                attention=replace(kind.attention, qkv_bias=True, output_bias=True),
+                mlp=replace(kind.mlp, bias=True),
+            ),
+        ),
+    )
+    layout = even("llama-2-13b", 1, tp=8, sequence_parallel=True)
+    workload, cluster = Workload(4096, 8, "bf16"), parse_gpus("8xA100-80G")
+    without, having = (
+        Timing(m, workload, Implementation(), cluster).step(layout).components["compute"] for m in (model, biased)
+    )
+    assert 1.001 < having / without < 1.03
+
+
 def test_experts_exchange_tokens():
     """Expert parallelism shows as its own component, more so across nodes."""
     t = timing("mixtral-8x7b")
