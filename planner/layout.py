@@ -87,7 +87,7 @@ class Layout:
     hsdp_replicas: int = 1
     """ZeRO 2 and 3: groups of dp * cp / hsdp_replicas ranks shard, groups replicate one another (HSDP)."""
     placement: tuple[int, ...] = ()
-    """On a mixed cluster: its kinds of nodes in the order of the ranks (`planner.topology.kinds`); empty is as listed."""
+    """On a mixed cluster: its kinds of nodes in the order of the ranks (`topology.kinds`); empty is as listed."""
 
     @property
     def world_size(self) -> int:

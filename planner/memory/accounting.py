@@ -50,8 +50,8 @@ def make_accounting(
     cluster: Cluster,
     reserve_bytes: int | None = None,
 ) -> Accounting:
-    """`exact` or `rule-of-thumb`; InputError for another name. On a mixed cluster each stage is counted on its own card,
-    with that card's reserve unless one is given."""
+    """`exact` or `rule-of-thumb`; InputError for another name. On a mixed cluster each stage is counted on its own
+    card, with that card's reserve unless one is given."""
     if mixed(cluster):
         from planner.memory.mixed import MixedAccounting
 

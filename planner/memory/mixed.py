@@ -73,8 +73,8 @@ class MixedAccounting:
         return self._stages(layout)[stage][1].stage_capacity_bytes(layout, stage)
 
     def report(self, layout: Layout, detail: bool = False) -> MemoryReport:
-        """Memory of every stage of a layout whose split is set; each stage names its card. The report's capacity is that
-        of the smallest stage."""
+        """Memory of every stage of a layout whose split is set; each stage names its card. The report's capacity is
+        that of the smallest stage."""
         on = self._stages(layout)
         reports = {card: accounting.report(layout, detail) for card, accounting in dict.fromkeys(on)}
         stages = tuple(replace(reports[card].stages[i], card=card.name) for i, (card, _) in enumerate(on))

@@ -58,7 +58,8 @@ def simplicity(layout: Layout) -> tuple:
     rank = ("none", "selective", "full").index(r.granularity)
     size, experts = layout.tp * layout.cp * layout.pp, layout.ep * layout.etp
     degrees = (size, experts, layout.micro_batch, layout.pp, layout.cp, layout.tp, layout.etp)
-    return (rank, len(r.modules), layout.vpp, layout.zero, *degrees, layout.sequence_parallel, r.modules, layout.placement)
+    last = (layout.sequence_parallel, r.modules, layout.placement)
+    return (rank, len(r.modules), layout.vpp, layout.zero, *degrees, *last)
 
 
 class Refiner:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 from planner.cluster import Card, Cluster, NodeGroup
 from planner.layout import Layout
@@ -95,7 +96,7 @@ def _cut(group: NodeGroup, first: int, last: int) -> list[NodeGroup]:
         cuts += [-(-first // cell) * cell, last // cell * cell]
     cuts = sorted({*cuts, last})
     pieces = []
-    for low, end in zip(cuts, cuts[1:], strict=False):
+    for low, end in pairwise(cuts):
         gpus = end - low
         if rack:
             size = group.gpus_per_node if gpus % group.gpus_per_node == 0 else gpus
