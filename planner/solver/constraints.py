@@ -70,13 +70,13 @@ class RecomputesEnough:
 
     def build(self, model: cp_model.CpModel, problem: SplitProblem, variables: SplitVariables) -> None:
         tables = problem.tables
-        if not tables and problem.vpp > 1 and problem.kinds == 1 and problem.fixed_slices is None:
+        if not tables and problem.vpp > 1 and problem.fixed_slices is None:
             counted = Counted(problem)
             tables = tuple(counted.least_recomputed(stage) for stage in range(problem.pp))
         for stage, least in enumerate(tables):
             fits = [n for n, redo in enumerate(least) if redo is not None]
             total = model.new_int_var_from_domain(cp_model.Domain.from_values(fits), f"layers_of_stage_{stage}")
-            model.add(total == variables.stage_layers(stage, 0))
+            model.add(total == sum(variables.slices[stage :: problem.pp]))
             if problem.may_recompute:
                 table = [problem.layers if redo is None else redo for redo in least]
                 enough = model.new_int_var(0, problem.layers, f"least_recomputed_{stage}")

@@ -1,18 +1,18 @@
 """How fast the slowest stage can be when memory counts: stages are filled with layers up to a time T and their memory.
 
 If the stages cannot hold the whole model within T, no split is that fast. With one chunk a stage, filling from the
-first stage on is exact (`Chain`); in general only counts of layers are filled (`Counted`), which bounds every split.
+first stage on is exact (`Chain`); in general only numbers of layers are filled (`Counted`), which bounds every split.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from planner.memory.form import Counts
 from planner.solver.bounds import pipeline_bound, slowest_bound, tail_bound
 from planner.solver.problem import LinearMoment, Split, SplitProblem
+from planner.solver.windows import cheapest, possible
 
 TOLERANCE = 2**-14
 """The search for the least T stops at this relative distance; the bound is taken from below."""
@@ -183,33 +183,162 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class KindMoment:
-    """One moment for layers of one kind only [bytes]: at the fewest layers, of each number of further layers, saved by
-    each number of recomputed ones, and once when any is recomputed. Further layers go where they cost least, recomputed
-    ones are where they save most, as far as the chunks hold them: never more than any split needs."""
+class Steps:
+    """A sum that grows with every item: runs of so many items of so much each, in the order in which they are taken."""
 
     base: int
-    further: tuple[int, ...]
-    saved: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...]
+    """(size of one, how many)"""
+
+    def at(self, count: int) -> int:
+        """The sum with so many items."""
+        total = self.base
+        for size, many in self.runs:
+            if count <= many:
+                return total + size * count
+            total += size * many
+            count -= many
+        return total
+
+    def most(self, limit: int) -> int:
+        """The most items whose sum keeps the limit; -1 when not even none does."""
+        left, found = limit - self.base, 0
+        if left < 0:
+            return -1
+        for size, many in self.runs:
+            if size * many > left:
+                return found + left // size
+            left -= size * many
+            found += many
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class BagMoment:
+    """One moment of a bag [bytes]: with more layers than the fewest, what recomputed layers save, and once when any is
+    recomputed."""
+
+    alive: Steps
+    saved: Steps
     once: int
 
 
-def _filled(sizes: list[tuple[int, int]]) -> tuple[int, ...]:
-    """Running sum over items that are taken in order; sizes are (bytes of one, how many there are)."""
-    sums = [0]
-    for size, count in sizes:
-        for _ in range(count):
-            sums.append(sums[-1] + size)
-    return tuple(sums)
+class Bag:
+    """A stage as a bag of layers: each further one where it costs least, each recomputed one where it saves most. Never
+    more than any split needs, in bytes and in nanoseconds."""
+
+    def __init__(self, problem: SplitProblem, stage: int):
+        self._problem = problem
+        pp, vpp = problem.pp, problem.vpp
+        self._slices = range(stage, pp * vpp, pp)
+        minima = [problem.minimum(c) if vpp > 1 else 0 for c in self._slices]
+        self._minima, self._each = minima, problem.maximum
+        self.fewest, self.most = sum(minima), min(problem.layers, self._each * vpp)
+        self.kinds: tuple[int, ...] = (0,)
+        if problem.kinds > 1:
+            slices = [possible(problem.pattern, problem.windows[c], self._each) for c in self._slices]
+            self.kinds = tuple(sorted({kind for kinds in slices for kind in kinds}))
+        time = problem.step.stages[stage]
+        self.limit = problem.limits[stage]
+        self._time = self._steps([time.layer_ns] * vpp, time.fixed_ns)
+        self._again = self._steps([time.recompute_ns] * vpp, 0, from_none=True)
+        self._moments = [self._moment(m) for m in problem.moments[stage]]
+        self._redo: dict[int, int | None] = {}
+        without = [m.alive.most(self.limit) for m in self._moments]
+        self._free = min(without, default=self.most)
+        """Further layers that fit with nothing recomputed; -1 where not even the fewest do."""
+
+    def hold(self, wanted: int, limit_ns: int) -> int | None:
+        """The most of so many layers that fit and take no longer than the limit; None when not even the fewest do."""
+        wanted = min(wanted, self.most)
+        in_time = self._time.most(limit_ns)
+        if in_time < 0:
+            return None
+        if in_time <= self._free or not self._problem.may_recompute:
+            return None if self._free < 0 else min(wanted, self.fewest + min(self._free, in_time))
+        if wanted <= self.fewest + self._free:
+            return wanted
+        # Not bisected: where chunks differ, more layers may fit although fewer do not, for more can be recomputed.
+        for n in range(min(max(wanted, self.fewest), self.fewest + in_time), self.fewest + self._free, -1):
+            redo = self.least_recomputed(n)
+            if redo is not None and self._time.at(n - self.fewest) + self._again.at(redo) <= limit_ns:
+                return min(wanted, n)
+        return None if self._free < 0 else self.fewest + self._free
+
+    def least_recomputed(self, n: int) -> int | None:
+        """Fewest recomputed layers with which n layers fit; None when they never do."""
+        n = max(n, self.fewest)
+        further = n - self.fewest
+        if further <= self._free:
+            return 0
+        if not self._problem.may_recompute:
+            return None
+        if n not in self._redo:
+            self._redo[n] = self._recompute(n, further)
+        return self._redo[n]
+
+    def _recompute(self, n: int, further: int) -> int | None:
+        redo = 1
+        for m in self._moments:
+            over = m.alive.at(further) + m.once - self.limit
+            if over > m.saved.at(redo):
+                redo = _fewest(m.saved, over)
+                if redo > n:
+                    return None
+        return redo
+
+    def _moment(self, moment: LinearMoment) -> BagMoment:
+        here = max(0, min(moment.if_layer[k] for k in self.kinds))
+        saved = sorted((max(0, *(-row[k] for k in self.kinds)) for row in moment.recomputed), reverse=True)
+        return BagMoment(
+            self._steps(moment.layer, moment.fixed, here),
+            Steps(0, tuple((size, self._each) for size in saved)),
+            max(0, min(moment.if_recomputed[k] for k in self.kinds)),
+        )
+
+    def _steps(self, rows: Sequence[Sequence[int]], base: int, any_layer: int = 0, from_none: bool = False) -> Steps:
+        """The least that layers cost together, [chunk][kind] each, beyond the fewest; `any_layer` once when there is
+        one. Chunks hold their fewest first, or none."""
+        problem = self._problem
+        runs: list[tuple[int, int]] = []
+        for c, row, least in zip(self._slices, rows, self._minima, strict=True):
+            if problem.kinds == 1:
+                chunk: Sequence[tuple[int, int]] = ((row[0], self._each),)
+            else:
+                chunk = cheapest(problem.pattern, problem.windows[c], self._each, row)
+            for size, many in chunk:
+                first = 0 if from_none else min(least, many)
+                base += first * size
+                least -= first
+                if many > first:
+                    runs.append((size, many - first))
+        if len(rows) > 1:
+            runs.sort()
+        if any_layer and self.fewest:
+            base += any_layer
+        elif any_layer and runs:
+            (size, many), *rest = runs
+            runs = [(size + any_layer, 1), (size, many - 1), *rest]
+        return Steps(base, tuple(runs))
+
+
+def _fewest(saved: Steps, wanted: int) -> int:
+    """The fewest items that save so much; more than there are when they never do."""
+    found = 0
+    for size, many in saved.runs:
+        if size * many >= wanted:
+            return found + (-(-wanted // size) if wanted > 0 else 0)
+        wanted -= size * many
+        found += many
+    return 2**62
 
 
 class Counted:
-    """Stages as bags of layers of one kind at a time; other kinds and the order are ignored."""
+    """Stages as bags of layers whose order is ignored."""
 
     def __init__(self, problem: SplitProblem):
         self.problem = problem
-        self.used = [k for k, n in enumerate(problem.kind_counts) if n]
-        self._bags: dict[int, tuple[int, int, list[list[KindMoment]]]] = {}
+        self._bags: dict[int, Bag] = {}
         self._plain: Counted | None = None
         self._looked: set[int] = set()
 
@@ -218,96 +347,48 @@ class Counted:
         self._plain, self._looked = plain, looked
 
     def holds(self, limit_ns: int) -> bool:
-        """Whether, for every kind, the stages could hold its layers with none slower than the limit."""
-        for position, kind in enumerate(self.used):
-            missing = self.problem.kind_counts[kind]
-            if not self._could_hold(position, kind, missing, limit_ns):
+        """Whether the stages could hold all layers with none slower than the limit."""
+        missing = self.problem.layers
+        if not self._could_hold(missing, limit_ns):
+            return False
+        for stage in reversed(range(self.problem.pp)):
+            most = self._bag(stage).hold(missing, limit_ns)
+            if most is None:
                 return False
-            for stage in range(self.problem.pp):
-                most = self._most(stage, position, kind, missing, limit_ns)
-                if most is None:
-                    return False
-                missing -= most
-            if missing:
-                return False
-        return True
+            missing -= most
+        return not missing
 
-    def _could_hold(self, position: int, kind: int, layers: int, limit_ns: int) -> bool:
-        """A first look at two stages only: without virtual stages, no stage before the last but one has fewer
-        microbatches in flight than that one, so none holds more layers on the same card."""
+    def _could_hold(self, layers: int, limit_ns: int) -> bool:
+        """A first look at few stages: without virtual stages, no stage before the last but one has fewer microbatches
+        in flight than that one, so none on the same card that can hold the same single kind of layer holds more."""
         pp = self.problem.pp
-        if pp < 4 or self.problem.vpp > 1 or self.problem.step.mixed:
+        if pp < 4 or self.problem.vpp > 1 or self.problem.step.mixed or len(self._bag(pp - 2).kinds) > 1:
             return True
-        inner = self._most(pp - 2, position, kind, layers, limit_ns)
-        last = self._most(pp - 1, position, kind, layers, limit_ns)
-        return inner is not None and last is not None and inner * (pp - 1) + last >= layers
+        inner, alike = self._bag(pp - 2), 1
+        for stage in range(pp - 2):
+            kinds = possible(self.problem.pattern, self.problem.windows[stage], self.problem.maximum)
+            if kinds == inner.kinds:
+                alike += 1
+                continue
+            most = self._bag(stage).hold(layers, limit_ns)
+            if most is None:
+                return False
+            layers -= most
+        each, last = inner.hold(layers, limit_ns), self._bag(pp - 1).hold(layers, limit_ns)
+        return each is not None and last is not None and each * alike + last >= layers
 
     def least_recomputed(self, stage: int) -> tuple[int | None, ...]:
-        """For a model of one kind of layer: at each number of layers, the fewest that the stage must recompute; None
-        where it cannot hold so many, or so few."""
-        assert len(self.used) == 1
-        fewest, most, kinds = self._bag(stage)
-        limit = self.problem.limits[stage]
+        """At each number of layers, the fewest that the stage must recompute; None where it cannot hold so many, or so
+        few."""
+        bag = self._bag(stage)
+        least = max(bag.fewest, self.problem.minimum(stage)) if self.problem.vpp == 1 else bag.fewest
         return tuple(
-            self._least_recompute(kinds[0], n, n - fewest, limit) if fewest <= n <= most else None
-            for n in range(self.problem.layers + 1)
+            bag.least_recomputed(n) if least <= n <= bag.most else None for n in range(self.problem.layers + 1)
         )
 
-    def _most(self, stage: int, position: int, kind: int, wanted: int, limit_ns: int) -> int | None:
-        """Most layers of a kind on a stage; None when not even the fewest fit."""
-        fewest, most, kinds = self._bag(stage)
-        time, moments, limit = self.problem.step.stages[stage], kinds[position], self._limit(stage)
-
-        def within(n: int) -> bool:
-            redo = self._least_recompute(moments, n, max(0, n - fewest), limit)
-            if redo is None:
-                return False
-            return time.fixed_ns + n * time.layer_ns[kind] + redo * time.recompute_ns[kind] <= limit_ns
-
-        return _largest(within, 0, min(wanted, most))
-
-    def _least_recompute(self, moments: Sequence[KindMoment], n: int, further: int, limit: int) -> int | None:
-        """Fewest recomputed layers with which n layers fit; None when they never do."""
-        if all(m.base + m.further[further] <= limit for m in moments):
-            return 0
-        if not self.problem.may_recompute:
-            return None
-        redo = 1
-        for m in moments:
-            over = m.base + m.further[further] + m.once - limit
-            if over > m.saved[min(redo, len(m.saved) - 1)]:
-                redo = bisect_left(m.saved, over)
-                if redo > n or redo >= len(m.saved):
-                    return None
-        return redo
-
-    def _limit(self, stage: int) -> int:
-        if self._plain is not None and stage not in self._looked:
-            return self._plain._limit(stage)
-        return self.problem.limits[stage]
-
-    def _bag(self, stage: int) -> tuple[int, int, list[list[KindMoment]]]:
-        """(fewest, most) layers of a stage, and its moments for each kind."""
+    def _bag(self, stage: int) -> Bag:
         if self._plain is not None and stage not in self._looked:
             return self._plain._bag(stage)
         if stage not in self._bags:
-            problem = self.problem
-            minima = [problem.minimum(v * problem.pp + stage) for v in range(problem.vpp)]
-            if problem.vpp == 1:
-                minima = [0]
-            moments = [[self._of_kind(m, minima, kind) for m in problem.moments[stage]] for kind in self.used]
-            self._bags[stage] = (sum(minima), problem.maximum * problem.vpp, moments)
+            self._bags[stage] = Bag(self.problem, stage)
         return self._bags[stage]
-
-    def _of_kind(self, moment: LinearMoment, minima: list[int], kind: int) -> KindMoment:
-        base, most = moment.fixed, self.problem.maximum
-        for n, row, again in zip(minima, moment.layer, moment.recomputed, strict=True):
-            if len(self.used) == 1:
-                base += n * row[kind]
-            else:  # the fewest layers may be of another kind, and recomputed
-                base += n * min(row[k] + min(0, again[k]) for k in self.used)
-        further = sorted((row[kind], most - n) for n, row in zip(minima, moment.layer, strict=True))
-        if len(self.used) > 1:  # what is further of this kind may be among the fewest
-            further = [(further[0][0], most * len(further))]
-        saved = sorted(((max(0, -row[kind]), most) for row in moment.recomputed), reverse=True)
-        return KindMoment(base, _filled(further), _filled(saved), moment.if_recomputed[kind])

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import ge
 from typing import Any
 
 from planner.memory.form import Counts, StageForm, Sums
+from planner.solver.windows import windows
 from planner.timing.form import StepForm
 
 Matrix = tuple[tuple[int, ...], ...]
+FEW_MOMENTS = 24
+"""Up to so many are compared one by one, which is faster than to make an array of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ def _undominated(moments: dict[tuple[int, ...], LinearMoment]) -> tuple[LinearMo
     """The moments that no other covers in every coefficient; `moments` has each under its coefficients."""
     if len(moments) == 1:
         return tuple(moments.values())
+    if len(moments) <= FEW_MOMENTS:
+        return tuple(m for key, m in moments.items() if not any(k is not key and all(map(ge, k, key)) for k in moments))
     import numpy as np
 
     keys = np.array(list(moments), dtype=np.int64)
@@ -215,6 +221,13 @@ class SplitProblem:
     def kind_counts(self) -> tuple[int, ...]:
         """Layers of each kind in the model."""
         return tuple(row[-1] for row in self.cumulative)
+
+    @cached_property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """Where each slice can begin: the earliest and the latest first layer."""
+        slices = range(self.pp * self.vpp)
+        fewest = tuple([self.minimum(c) for c in slices])
+        return windows(self.layers, fewest, self.maximum)
 
     @cached_property
     def longest_stage_ns(self) -> int:
