@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import ceil, log2
 from typing import NamedTuple
@@ -36,7 +37,7 @@ from planner.timing.traffic import (
     layer_tensor_parallel,
     stage_hop_seconds,
 )
-from planner.topology import group_links
+from planner.topology import GroupLink, group_links
 from planner.workload import Workload
 
 BUBBLE_DIVISOR = {"1f1b": 1, "zb-h1": 3, "dualpipe": 3}
@@ -132,29 +133,28 @@ class Coefficients:
 
     def timed(self, layout: Layout) -> Timed:
         """The form of a layout's degrees (and of the stages that hold its ends)."""
-        key = (
-            layout.tp,
-            layout.cp,
-            layout.pp,
-            layout.vpp,
-            layout.ep,
-            layout.etp,
-            layout.dp,
-            layout.zero,
-            layout.micro_batch,
-            layout.sequence_parallel,
-            layout.hsdp_replicas,
-            shard_of(layout).modules,
-            layout.recompute.granularity == "full" if self.model.mtp_num_layers else None,
-            ends(self.model, layout),
-        )
+        key = form_key(self.model, layout)
         found = self._timed.get(key)
         if found is None:
             found = self._timed[key] = self._make(layout)
         return found
 
     def _make(self, layout: Layout) -> Timed:
-        model, implementation = self.model, self.implementation
+        model, implementation, e = self.model, self.implementation, self.device.efficiency
+        roles = self.roles(layout)
+        m, common, made = self.stage_times(layout, set(roles))
+        once = {"overhead": nanoseconds(e.step_seconds)}
+        if model.tied and not any(role.embedding and role.loss for role in roles):
+            once["data_parallel"] = nanoseconds(self.tied_seconds(layout, common.links["embedding"]))
+        divisor = layout.vpp * BUBBLE_DIVISOR[implementation.schedule]
+        form = StepForm(m, divisor, tuple([made[role][0] for role in roles]), sum(once.values()))
+        return Timed(form, tuple([made[role][1] for role in roles]), common.layers, once)
+
+    def stage_times(
+        self, layout: Layout, roles: Iterable[Role]
+    ) -> tuple[int, Common, dict[Role, tuple[StageTime, Parts]]]:
+        """(microbatches, what all stages have in common, the time of a stage of each role). Raises InputError when the
+        batch is too small for the layout."""
         e, m = self.device.efficiency, layout.num_microbatches(self.workload.global_batch)
         if m < 1:
             raise InputError(
@@ -166,8 +166,7 @@ class Coefficients:
         forward, backward = [hide * p.forward for p in common.layers], [hide * p.backward for p in common.layers]
         hop = layout.vpp * self._hop_seconds(layout, common.shard, common.links) if layout.pp > 1 else 0.0
         made: dict[Role, tuple[StageTime, Parts]] = {}
-        roles = self._roles(layout)
-        for role in set(roles):
+        for role in roles:
             parts, weighed = self._ends(layout, common, role)
             fixed = dict(parts)
             if hop:
@@ -175,20 +174,17 @@ class Coefficients:
             if common.wait:
                 fixed.pop("stragglers", 0)  # of multi-token prediction: waits once with all else
                 fixed["stragglers"] = nanoseconds(common.wait * 1e-9 * sum(fixed.values()))
-            linear = tails.tails(weighed, layout, implementation, e, forward, backward)
+            linear = tails.tails(weighed, layout, self.implementation, e, forward, backward)
             stage_tails = tuple(
                 [Tail(name, nanoseconds(t.fixed), tuple(map(nanoseconds, t.layers))) for name, t in linear.items()]
             )
             made[role] = StageTime(sum(fixed.values()), common.layer_ns, common.recompute_ns, stage_tails), fixed
-        once = {"overhead": nanoseconds(e.step_seconds)}
-        if model.tied and not any(role.embedding and role.loss for role in roles):
-            table = embedding_weights(model, layout.tp, implementation.vocab_divisible_by)[0].numel
-            once["data_parallel"] = nanoseconds(
-                all_reduce_seconds(common.links["embedding"], float(table * implementation.grad_reduce_bytes), e)
-            )
-        divisor = layout.vpp * BUBBLE_DIVISOR[implementation.schedule]
-        form = StepForm(m, divisor, tuple([made[role][0] for role in roles]), sum(once.values()))
-        return Timed(form, tuple([made[role][1] for role in roles]), common.layers, once)
+        return m, common, made
+
+    def tied_seconds(self, layout: Layout, link: GroupLink) -> float:
+        """The reduction of a tied embedding's gradients between the first and the last stage."""
+        table = embedding_weights(self.model, layout.tp, self.implementation.vocab_divisible_by)[0].numel
+        return all_reduce_seconds(link, float(table * self.implementation.grad_reduce_bytes), self.device.efficiency)
 
     def _common(self, layout: Layout) -> Common:
         """What the forms of a layout have in common whatever its number of virtual stages."""
@@ -236,7 +232,8 @@ class Coefficients:
             found = common.ends[key] = parts, weighed
         return found
 
-    def _roles(self, layout: Layout) -> list[Role]:
+    def roles(self, layout: Layout) -> list[Role]:
+        """What each stage has beside its layers."""
         embedding, mtp, loss = ends(self.model, layout)
         has_mtp, last = self.model.mtp_num_layers > 0, layout.pp - 1
         inner = Role(False, False, False, 2)
@@ -370,6 +367,26 @@ class Coefficients:
         e = self.device.efficiency
         seconds = stage_hop_seconds(self.model, shard, self.workload, self.implementation, links, e)
         return seconds * e.overlap_tax if layout.vpp > 1 else seconds
+
+
+def form_key(model: Model, layout: Layout) -> tuple[object, ...]:
+    """All of a layout that its form depends on, but for what its stages stand on."""
+    return (
+        layout.tp,
+        layout.cp,
+        layout.pp,
+        layout.vpp,
+        layout.ep,
+        layout.etp,
+        layout.dp,
+        layout.zero,
+        layout.micro_batch,
+        layout.sequence_parallel,
+        layout.hsdp_replicas,
+        shard_of(layout).modules,
+        layout.recompute.granularity == "full" if model.mtp_num_layers else None,
+        ends(model, layout),
+    )
 
 
 def _hiding_passes(layout: Layout, microbatches: int) -> float:

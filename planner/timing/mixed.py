@@ -13,7 +13,15 @@ from planner.cluster import Cluster
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model
-from planner.timing.coefficients import Coefficients, Timed, slowest_device
+from planner.timing.coefficients import (
+    BUBBLE_DIVISOR,
+    Coefficients,
+    Role,
+    Timed,
+    form_key,
+    nanoseconds,
+    slowest_device,
+)
 from planner.timing.efficiency import efficiency
 from planner.timing.form import StepForm
 from planner.topology.links import StageNodes
@@ -28,47 +36,47 @@ class MixedCoefficients:
     """Makes the forms of one model, workload and implementation on one mixed cluster."""
 
     def __init__(self, model: Model, workload: Workload, implementation: Implementation, cluster: Cluster):
-        self._asked = (model, workload, implementation)
-        self.cluster = cluster
+        self.model, self.workload, self.implementation, self.cluster = model, workload, implementation, cluster
         self.device = slowest_device(cluster, workload.precision)
         self._of_card: dict[int, Coefficients] = {}
         self._of_nodes: dict[StageNodes, Coefficients] = {}
-        self._timed: dict[tuple[int, ...], Timed] = {}
+        self._timed: dict[tuple[object, ...], Timed] = {}
 
     def timed(self, layout: Layout) -> Timed:
         """The form of a layout's degrees and placement. Its stages that are alike share their StageTime and parts."""
-        under = standing(self.cluster, layout).stages
-        each = {nodes: self._on(nodes).timed(layout) for nodes in dict.fromkeys(under)}
-        key = (*map(id, each.values()), *map(id, under))  # both are kept for good by their coefficients
+        key = (form_key(self.model, layout), layout.placement)
         found = self._timed.get(key)
         if found is None:
-            found = self._timed[key] = _joined([each[nodes] for nodes in under])
+            found = self._timed[key] = self._make(layout)
         return found
+
+    def _make(self, layout: Layout) -> Timed:
+        under = standing(self.cluster, layout).stages
+        roles = self._on(under[0]).roles(layout)
+        wanted: dict[StageNodes, dict[Role, None]] = {}
+        for nodes, role in zip(under, roles, strict=True):
+            wanted.setdefault(nodes, {})[role] = None
+        made = {nodes: self._on(nodes).stage_times(layout, here) for nodes, here in wanted.items()}
+        times = [made[nodes][2][role] for nodes, role in zip(under, roles, strict=True)]
+        layers = tuple(made[nodes][1].layers for nodes in under)
+        once = {"overhead": max(nanoseconds(self._on(nodes).device.efficiency.step_seconds) for nodes in wanted)}
+        if self.model.tied and not any(role.embedding and role.loss for role in roles):
+            links = made[under[0]][1].links
+            reduced = (self._on(nodes).tied_seconds(layout, links["embedding"]) for nodes in (under[0], under[-1]))
+            once["data_parallel"] = nanoseconds(max(reduced))
+        m, divisor = made[under[0]][0], layout.vpp * BUBBLE_DIVISOR[self.implementation.schedule]
+        form = StepForm(m, divisor, tuple(time for time, _ in times), sum(once.values()), mixed=True)
+        return Timed(form, tuple(parts for _, parts in times), layers[0], once, layers)
 
     def _on(self, nodes: StageNodes) -> Coefficients:
         """The coefficients of a stage on these nodes."""
         found = self._of_nodes.get(nodes)
         if found is None:
-            found = self._of_nodes[nodes] = Coefficients(*self._asked, nodes)
+            found = self._of_nodes[nodes] = Coefficients(self.model, self.workload, self.implementation, nodes)
             alike = self._of_card.setdefault(id(found.device.card), found)
             for name in SHARED:
                 setattr(found, name, getattr(alike, name))
         return found
-
-
-def _joined(stages: list[Timed]) -> Timed:
-    """The form whose stage i is that of stages[i]; what is once a step is the longest of all."""
-    first = stages[0]
-    once = {name: max(stage.once.get(name, 0) for stage in stages) for name in first.once}
-    form = StepForm(
-        first.form.num_microbatches,
-        first.form.vpp,
-        tuple(stage.form.stages[i] for i, stage in enumerate(stages)),
-        sum(once.values()),
-        mixed=True,
-    )
-    layers = tuple(stage.layers for stage in stages)
-    return Timed(form, tuple(stage.fixed[i] for i, stage in enumerate(stages)), first.layers, once, layers)
 
 
 def waiting(layout: Layout, cluster: Cluster) -> tuple[str, ...]:
