@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 from planner.cluster import Cluster
 from planner.errors import NotModelled
@@ -15,17 +16,29 @@ from planner.layout import Layout
 from planner.memory.assumptions import assumptions
 from planner.memory.counts import stage_counts
 from planner.memory.detail import shown_terms, stage_pieces
-from planner.memory.form import Counts, StageForm, Term
+from planner.memory.equal_stages import EqualStages
+from planner.memory.form import COMPONENTS, Counts, StageForm, Term
 from planner.memory.in_flight import for_equal_chunks, moments_in_flight, peak_in_flight, saturation
-from planner.memory.moments import StageParts
+from planner.memory.moments import StageParts, Turn
 from planner.memory.offload import activation_host_bytes
 from planner.memory.pieces import shape_of
 from planner.memory.report import MemoryReport, StageMemory
 from planner.memory.rule_of_thumb import RuleOfThumb
-from planner.memory.stage_terms import LayoutTerms, Pieces, TermMaker
+from planner.memory.stage_terms import Degrees, Pieces, TermMaker
 from planner.memory.state_terms import stage_parameters
 from planner.model import Model
 from planner.workload import Workload
+
+
+class _Alike(NamedTuple):
+    """What stages with equal layers and edges have in common."""
+
+    sums: EqualStages[Turn]
+    held: tuple[int, ...]
+    """Layers of each kind."""
+    layers: int
+    parameters: int
+    padding_bytes: int
 
 
 class ExactAccounting:
@@ -48,6 +61,7 @@ class ExactAccounting:
         self.cluster = cluster
         self.reserve_bytes = cluster.reserve_bytes if reserve_bytes is None else reserve_bytes
         impl = self.implementation
+        self._capacity_bytes = cluster.capacity_bytes
         self._offloads = bool(
             impl.optimizer_offload_fraction
             or impl.offload_parameters
@@ -57,6 +71,7 @@ class ExactAccounting:
         self._maker = TermMaker(model, workload, impl, cluster.card.architecture, self.reserve_bytes)
         self._stage_parts: dict[tuple, StageParts] = {}
         self._distinct_parts: dict[StageParts, StageParts] = {}
+        self._counts: dict[tuple, Counts] = {}
         self._forms: dict[tuple, StageForm] = {}
         self._notes: dict[tuple, tuple[str, ...]] = {}
 
@@ -66,7 +81,7 @@ class ExactAccounting:
 
     def stage_capacity_bytes(self, layout: Layout, stage: int) -> int:
         """What a card of this stage gives a process."""
-        return self.cluster.capacity_bytes
+        return self._capacity_bytes
 
     def pieces(self, layout: Layout, group: int = 1) -> Pieces:
         """Costs of each layer kind and of the edges on one rank of this layout; layers are rebuilt in groups."""
@@ -83,7 +98,9 @@ class ExactAccounting:
         key = (degrees.number, degrees.modules, id(parts), group, corrections)
         form = self._forms.get(key)
         if form is None:
-            form = self._forms[key] = self._maker.stage(layout, degrees, parts, group).form(parts, corrections)
+            pieces = self._maker.pieces(layout, degrees.shape, degrees.modules)
+            terms = self._maker.stage(layout, degrees, parts, pieces, group)
+            form = self._forms[key] = terms.form(parts, corrections)
         return form
 
     def _alive(self, layout: Layout) -> int:
@@ -162,10 +179,72 @@ class ExactAccounting:
 
     def report(self, layout: Layout, detail: bool = False) -> MemoryReport:
         """Memory of every stage of a layout whose stage split is set."""
-        terms, alive = LayoutTerms(self._maker, layout), self._alive(layout)
-        stages = tuple([self._stage(terms, i, alive, detail) for i in range(layout.pp)])
+        degrees = self._maker.degrees(layout)
+        pieces, m = self._maker.pieces(layout, degrees.shape, degrees.modules), self._alive(layout)
+        by_hand, ranks = self._hand.in_flight(layout), layout.world_size // layout.pp
+        known: dict[tuple, _Alike] = {}
+        known_hands: dict[Counts, EqualStages[None]] = {}
+        stages = []
+        for i in range(layout.pp):
+            counts = self._counted(layout, i)
+            parts = self._parts(layout, i, m, counts)
+            group, corrections = self._checkpoint_groups(layout, i, parts)
+            key = (parts.around, counts, group)
+            same = known.get(key)
+            if same is None:
+                same = known[key] = self._alike(layout, degrees, parts, counts, pieces, group)
+            hand = known_hands.get(counts)
+            if hand is None:
+                hand = known_hands[counts] = self._hand.at(layout, counts)
+            further = sum([t.bytes for t in corrections]) if corrections else 0
+            name, sizes = same.sums.peak(parts.microbatches, parts.turns, further)
+            components = dict(zip(COMPONENTS, sizes, strict=True))
+            components["optimizer"] += same.padding_bytes
+            stage = StageMemory(
+                stage=i,
+                ranks=ranks,
+                layers=same.layers,
+                parameters=same.parameters,
+                in_flight_microbatches=parts.peak_in_flight,
+                moment=name,
+                components=components,
+                capacity_bytes=self._capacity_bytes,
+                rule_of_thumb_bytes=hand.peak_bytes(by_hand[i], None),
+                host_bytes=self._host_bytes(layout, parts, counts, pieces) if self._offloads else 0,
+                pieces=stage_pieces(self.model, layout, parts, *pieces, list(same.held)) if detail else (),
+                terms=self._shown(layout, i, counts) if detail else (),
+            )
+            stages.append(stage)
         host = max(stage.host_bytes for stage in stages) if self._offloads else 0
-        return MemoryReport(self.name, self.cluster.capacity_bytes, stages, self._assumptions(layout, host))
+        return MemoryReport(self.name, self._capacity_bytes, tuple(stages), self._assumptions(layout, host))
+
+    def _alike(
+        self, layout: Layout, degrees: Degrees, parts: StageParts, counts: Counts, pieces: Pieces, group: int
+    ) -> _Alike:
+        kinds, edges = pieces
+        held = tuple(map(sum, zip(*counts.layers, strict=True)))
+        return _Alike(
+            self._maker.stage(layout, degrees, parts, pieces, group).at(counts),
+            held,
+            sum(held),
+            stage_parameters(parts, edges, kinds, held),
+            self._maker.states.padding(layout, parts, counts, kinds, edges),
+        )
+
+    def _counted(self, layout: Layout, stage: int) -> Counts:
+        """The counts of a stage; for one chunk the same object for the same layers."""
+        if layout.vpp > 1 or layout.recompute.stage_layers:
+            return self.counts(layout, stage)
+        chunk, recompute = layout.stages[stage][0], layout.recompute
+        key = (chunk.start, chunk.stop, recompute.granularity, recompute.method, recompute.num_layers)
+        found = self._counts.get(key)
+        if found is None:
+            found = self._counts[key] = self.counts(layout, stage)
+        return found
+
+    def _shown(self, layout: Layout, stage: int, counts: Counts) -> tuple[tuple[str, str, int, str], ...]:
+        form = self.form(layout, stage)
+        return shown_terms(form.always.terms + form.peak(counts)[0].terms, counts)
 
     def _assumptions(self, layout: Layout, host_bytes: int) -> tuple[str, ...]:
         key = (layout.zero, layout.hsdp_replicas, host_bytes)
@@ -175,28 +254,3 @@ class ExactAccounting:
                 self.model, self.workload, self.implementation, layout, self.cluster, self.reserve_bytes, host_bytes
             )
         return found
-
-    def _stage(self, terms: LayoutTerms, stage: int, alive: int, detail: bool) -> StageMemory:
-        layout, (kinds, edges) = terms.layout, terms.pieces
-        counts = self.counts(layout, stage)
-        parts = self._parts(layout, stage, alive, counts)
-        group, corrections = self._checkpoint_groups(layout, stage, parts)
-        form = terms.stage(parts, group).form(parts, corrections)
-        name, components = form.peak_values(counts)
-        if layout.zero == 1:
-            components["optimizer"] += self._maker.states.padding(layout, parts, counts, kinds, edges)
-        held = [sum(of_kind) for of_kind in zip(*counts.layers, strict=True)]
-        return StageMemory(
-            stage=stage,
-            ranks=layout.world_size // layout.pp,
-            layers=sum(held),
-            parameters=stage_parameters(parts, edges, kinds, held),
-            in_flight_microbatches=parts.peak_in_flight,
-            moment=name,
-            components=components,
-            capacity_bytes=self.stage_capacity_bytes(layout, stage),
-            rule_of_thumb_bytes=self._hand.stage_bytes(layout, stage, counts),
-            host_bytes=self._host_bytes(layout, parts, counts, terms.pieces) if self._offloads else 0,
-            pieces=stage_pieces(self.model, layout, parts, kinds, edges, held) if detail else (),
-            terms=shown_terms(form.always.terms + form.peak(counts)[0].terms, counts) if detail else (),
-        )

@@ -116,8 +116,10 @@ def multiplier(term: Term, counts: Counts) -> int:
         return counts.layers[term.chunk][term.kind]
     if times == "recomputed":
         return counts.recomputed[term.chunk][term.kind]
-    held = counts.recomputed if times == "if_recomputed" else counts.layers
-    return int(any(chunk[term.kind] for chunk in held))
+    for chunk in counts.recomputed if times == "if_recomputed" else counts.layers:
+        if chunk[term.kind]:
+            return 1
+    return 0
 
 
 Values = tuple[int, int, int, int, int, int, int]
@@ -130,20 +132,13 @@ class Bundle:
     """Terms that many stages and layouts have in common: added up once, and once for each number of layers that they
     are asked for. Compares by identity."""
 
-    __slots__ = ("_components", "_fixed", "_found", "_sums", "_varying", "terms")
+    __slots__ = ("_components", "_found", "_sums", "terms")
 
     def __init__(self, terms: Iterable[Term] = ()) -> None:
         self.terms = tuple([t for t in terms if t.bytes])
-        self._fixed = [0] * len(COMPONENTS)
-        self._varying = []
-        for t in self.terms:
-            if t.times == "fixed":
-                self._fixed[_INDEX[t.component]] += t.bytes
-            else:
-                self._varying.append(t)
         self._sums: Sums | None = None
         self._components: tuple[tuple[Component, Sums], ...] | None = None
-        self._found: dict[Counts, tuple[int, Values]] = {}
+        self._found: dict[Counts, tuple[int, Values]] | None = None
 
     @property
     def sums(self) -> Sums:
@@ -162,13 +157,17 @@ class Bundle:
 
     def values(self, counts: Counts) -> tuple[int, Values]:
         """All bytes for the layers that a stage holds, and the bytes of each component."""
+        if self._found is None:
+            self._found = {}
         found = self._found.get(counts)
         if found is None:
-            by_component = self._fixed[:]
-            for t in self._varying:
-                by_component[_INDEX[t.component]] += t.bytes * multiplier(t, counts)
-            found = (sum(by_component), cast(Values, tuple(by_component)))
-            self._found[counts] = found
+            sizes = [0] * len(COMPONENTS)
+            for t in self.terms:
+                if t.times == "fixed":
+                    sizes[_INDEX[t.component]] += t.bytes
+                else:
+                    sizes[_INDEX[t.component]] += t.bytes * multiplier(t, counts)
+            found = self._found[counts] = (sum(sizes), cast(Values, tuple(sizes)))
         return found
 
 
@@ -251,13 +250,6 @@ class Flight:
                 out[i] += n * size
         return total, cast(Values, tuple(out))
 
-    def peak(self, counts: Counts) -> int:
-        """Bytes in flight and at the largest moment."""
-        total = self.moments.largest(counts)[0]
-        for n, unit in self.kept:
-            total += n * unit.values(counts)[0]
-        return total
-
 
 class Always:
     """Terms that are alive at every moment, in bundles that stages and layouts have in common."""
@@ -338,25 +330,9 @@ class StageForm:
         sizes = map(add, always, moment.values(counts)[1])
         return moment, dict(zip(COMPONENTS, sizes, strict=True))
 
-    def peak_values(self, counts: Counts) -> tuple[str, dict[Component, int]]:
-        """The name of that moment, and the same bytes, without spelling out any term."""
-        found: tuple[int, Values, str] | None = None
-        if self.flights:
-            # max() keeps the first of equals, as peak() does
-            flight = max(self.flights, key=lambda f: f.peak(counts)) if len(self.flights) > 1 else self.flights[0]
-            own, components, name = flight.moments.largest(counts)
-            found = (*flight.plus(counts, own, components), name)
-        for moment in self.alone:
-            total, components = moment.values(counts)
-            if found is None or total > found[0]:
-                found = (total, components, moment.name)
-        assert found is not None, "a form has at least one moment"
-        return found[2], dict(zip(COMPONENTS, map(add, self.always.values(counts)[1], found[1]), strict=True))
-
     def peak_bytes(self, counts: Counts) -> int:
         """Bytes at the peak, the reserve included."""
-        peaks = [flight.peak(counts) for flight in self.flights]
-        return self.always.values(counts)[0] + max((*peaks, *(m.values(counts)[0] for m in self.alone)))
+        return self.always.values(counts)[0] + max(m.values(counts)[0] for m in self.additions)
 
 
 def chunk_counts(kinds: Sequence[int], num_kinds: int) -> tuple[int, ...]:

@@ -48,6 +48,11 @@ class StageParts:
         return (self.embedding_chunk, self.loss_chunk, self.mtp_layers, self.deferred, self.tied_head_grad)
 
     @cached_property
+    def microbatches(self) -> tuple[tuple[int, ...], ...]:
+        """Those of each state in flight."""
+        return tuple(state.microbatches for state in self.in_flight)
+
+    @cached_property
     def turns(self) -> tuple[Turn, ...]:
         """The turn of each state in flight."""
         return tuple(map(self._turn, self.in_flight))

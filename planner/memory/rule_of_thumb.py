@@ -12,6 +12,7 @@ from planner.cluster import Cluster
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.memory.counts import stage_counts
+from planner.memory.equal_stages import EqualStages
 from planner.memory.form import COMPONENTS, Always, Bundle, Component, Counts, Flight, Moment, Moments, StageForm, Term
 from planner.memory.in_flight import moments_in_flight, peak_in_flight, saturation
 from planner.memory.report import MemoryReport, StageMemory
@@ -45,7 +46,7 @@ class RuleOfThumb:
         self.cluster = cluster
         self.reserve_bytes = reserve_bytes or 0
         self._reserve = Bundle([Term("reserve", "reserve", self.reserve_bytes)])
-        self._alive: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
+        self._alive: dict[tuple[int, int, int], tuple[tuple[int, ...], ...]] = {}
         self._states: dict[tuple, Always] = {}
         self._activations: dict[tuple, tuple[tuple[Bundle, ...], Moments]] = {}
         self._forms: dict[tuple, StageForm] = {}
@@ -79,29 +80,47 @@ class RuleOfThumb:
         divide = (layout.tp if layout.sequence_parallel else 1) * layout.cp
         return -(-2 * layout.micro_batch * self.workload.seq_length * self.model.hidden_size // divide)
 
-    def form(self, layout: Layout, stage: int) -> StageForm:
-        """The stage's memory as terms, linear in its layers."""
+    def in_flight(self, layout: Layout) -> tuple[tuple[int, ...], ...]:
+        """Microbatches of each virtual chunk that each stage holds at most."""
         m = layout.num_microbatches(self.workload.global_batch) or 1
         group = self.implementation.microbatch_group_size
-        where = (layout.pp, stage, layout.vpp, min(m, saturation(layout.pp, layout.vpp, group)))
-        alive = self._alive.get(where)
-        if alive is None:
-            alive = self._alive[where] = max((f.microbatches for f in moments_in_flight(*where, group)), key=sum)
-        of_states = (layout.tp, layout.dp * layout.cp, layout.zero, layout.vpp)
-        of_one = (layout.micro_batch, layout.tp, layout.cp, layout.sequence_parallel, layout.vpp)
-        key = (of_states, of_one, alive)
+        key = (layout.pp, layout.vpp, min(m, saturation(layout.pp, layout.vpp, group)))
+        found = self._alive.get(key)
+        if found is None:
+            pp, vpp, m = key
+            flights = [moments_in_flight(pp, stage, vpp, m, group) for stage in range(pp)]
+            found = self._alive[key] = tuple(max((f.microbatches for f in states), key=sum) for states in flights)
+        return found
+
+    def form(self, layout: Layout, stage: int) -> StageForm:
+        """The stage's memory as terms, linear in its layers."""
+        alive = self.in_flight(layout)[stage]
+        key = (_state_key(layout), _activation_key(layout), alive)
         form = self._forms.get(key)
         if form is None:
-            always = self._states.get(of_states)
-            if always is None:
-                always = self._states[of_states] = self._always(layout)
-            found = self._activations.get(of_one)
-            if found is None:
-                found = self._activations[of_one] = self._of_one(layout)
-            kept, moments = found
+            kept, moments = self._kept(layout)
             flight = Flight(tuple(zip(alive, kept, strict=True)), moments)
-            form = self._forms[key] = StageForm(always=always, flights=(flight,))
+            form = self._forms[key] = StageForm(always=self._held(layout), flights=(flight,))
         return form
+
+    def at(self, layout: Layout, counts: Counts) -> EqualStages[None]:
+        """The sums for stages that hold these layers; their turn is always the same."""
+        kept, moments = self._kept(layout)
+        return EqualStages(counts, self._held(layout), kept, lambda _: moments)
+
+    def _held(self, layout: Layout) -> Always:
+        key = _state_key(layout)
+        found = self._states.get(key)
+        if found is None:
+            found = self._states[key] = self._always(layout)
+        return found
+
+    def _kept(self, layout: Layout) -> tuple[tuple[Bundle, ...], Moments]:
+        key = _activation_key(layout)
+        found = self._activations.get(key)
+        if found is None:
+            found = self._activations[key] = self._of_one(layout)
+        return found
 
     def _always(self, layout: Layout) -> Always:
         """States of the layers that a stage may hold."""
@@ -131,16 +150,12 @@ class RuleOfThumb:
         """Layers in each chunk of a stage and how many are fully recomputed."""
         return stage_counts(self.model, layout, stage)
 
-    def stage_bytes(self, layout: Layout, stage: int, counts: Counts) -> int:
-        """Total of one stage that holds these layers, for comparison beside the exact figure."""
-        return self.form(layout, stage).peak_bytes(counts)
-
     def report(self, layout: Layout, detail: bool = False) -> MemoryReport:
         """Memory of every stage of a layout whose stage split is set."""
         m = layout.num_microbatches(self.workload.global_batch) or 1
         stages = []
         for i in range(layout.pp):
-            moment, components = self.form(layout, i).peak_values(self.counts(layout, i))
+            moment, components = self.form(layout, i).peak(self.counts(layout, i))
             held = sum(chunk.num_layers for chunk in layout.stages[i])
             stages.append(
                 StageMemory(
@@ -149,7 +164,7 @@ class RuleOfThumb:
                     layers=held,
                     parameters=self._parameters * held // (self.model.num_layers * layout.tp),
                     in_flight_microbatches=peak_in_flight(layout.pp, i, layout.vpp, m),
-                    moment=moment,
+                    moment=moment.name,
                     components={c: components[c] for c in COMPONENTS},
                     capacity_bytes=self.stage_capacity_bytes(layout, i),
                     rule_of_thumb_bytes=sum(components.values()),
@@ -163,3 +178,13 @@ class RuleOfThumb:
         )
         capacity = min(s.capacity_bytes for s in stages)
         return MemoryReport(self.name, capacity, tuple(stages), notes)
+
+
+def _state_key(layout: Layout) -> tuple:
+    """What divides the states of a layer."""
+    return layout.tp, layout.dp * layout.cp, layout.zero, layout.vpp
+
+
+def _activation_key(layout: Layout) -> tuple:
+    """What sizes the activations of a layer."""
+    return layout.micro_batch, layout.tp, layout.cp, layout.sequence_parallel, layout.vpp

@@ -14,7 +14,8 @@ from planner.layout import Layout
 from planner.memory import states
 from planner.memory.additions import Additions, combined
 from planner.memory.buffers import buffer_terms, dummy_gradient_terms
-from planner.memory.form import Always, Bundle, Flight, Moment, Moments, StageForm, Term
+from planner.memory.equal_stages import EqualStages
+from planner.memory.form import Always, Bundle, Counts, Flight, Moment, Moments, StageForm, Term
 from planner.memory.moments import StageParts, Turn, kept_by_one, moments
 from planner.memory.offload import activation_offload
 from planner.memory.pieces import EdgeCosts, LayerCost, edge_costs, layer_cost, modules_of, shape_of, sharding_of
@@ -44,12 +45,13 @@ class Degrees(NamedTuple):
 class StageTerms:
     """What stages that hold the same around their layers have in common, wherever they stand in the pipeline."""
 
-    __slots__ = ("_layout", "_maker", "_moments", "_of_rank", "always", "held", "padding_bytes", "step")
+    __slots__ = ("_layout", "_maker", "_of_rank", "_parts", "always", "held", "padding_bytes", "step")
 
     def __init__(
         self,
         maker: TermMaker,
         layout: Layout,
+        parts: StageParts,
         of_rank: tuple,
         always: Always,
         step: tuple[Moment, ...],
@@ -62,40 +64,23 @@ class StageTerms:
         self.held = held
         """What one microbatch keeps of each virtual chunk."""
         self.padding_bytes = padding_bytes
-        self._moments: dict[Turn, Moments] = {}
-        self._maker, self._layout, self._of_rank = maker, layout, of_rank
+        self._maker, self._layout, self._parts, self._of_rank = maker, layout, parts, of_rank
 
     def form(self, parts: StageParts, corrections: tuple[Term, ...] = ()) -> StageForm:
         """The memory of a stage with these microbatches in flight."""
         fixed = ((1, Bundle(corrections)),) if corrections else ()
-        flights = []
-        for state, now in zip(parts.in_flight, parts.turns, strict=True):
-            found = self._moments.get(now)
-            if found is None:
-                found = self._moments[now] = self._maker.moments(self._layout, self._of_rank, parts, now)
-            flights.append(Flight((*zip(state.microbatches, self.held, strict=True), *fixed), found))
+        flights = [
+            Flight((*zip(microbatches, self.held, strict=True), *fixed), self._moments(now))
+            for microbatches, now in zip(parts.microbatches, parts.turns, strict=True)
+        ]
         return StageForm(self.step, self.padding_bytes, self.always, tuple(flights))
 
+    def at(self, counts: Counts) -> EqualStages[Turn]:
+        """The sums for stages that hold these layers."""
+        return EqualStages(counts, self.always, self.held, self._moments, self.step)
 
-class LayoutTerms:
-    """The terms of one layout's stages, each made once."""
-
-    __slots__ = ("_maker", "_stages", "degrees", "layout", "pieces")
-
-    def __init__(self, maker: TermMaker, layout: Layout) -> None:
-        self.layout = layout
-        self.degrees = maker.degrees(layout)
-        self.pieces = maker.pieces(layout, self.degrees.shape, self.degrees.modules)
-        self._maker = maker
-        self._stages: dict[tuple, StageTerms] = {}
-
-    def stage(self, parts: StageParts, group: int) -> StageTerms:
-        """Of the stages that hold what these parts do; full recomputation in groups of `group` layers."""
-        key = (group, parts.around)
-        found = self._stages.get(key)
-        if found is None:
-            found = self._stages[key] = self._maker.stage(self.layout, self.degrees, parts, group)
-        return found
+    def _moments(self, now: Turn) -> Moments:
+        return self._maker.moments(self._layout, self._of_rank, self._parts, now)
 
 
 class TermMaker:
@@ -123,13 +108,14 @@ class TermMaker:
         number = self._numbers.setdefault((shape, states, gathered, layout.vpp), len(self._numbers))
         return Degrees(shape, modules_of(layout), states, gathered, number)
 
-    def stage(self, layout: Layout, degrees: Degrees, parts: StageParts, group: int) -> StageTerms:
-        """The terms of the stages that hold what these parts do; full recomputation in groups of `group` layers."""
-        always, step = self._always_terms(layout, parts, degrees)
+    def stage(self, layout: Layout, degrees: Degrees, parts: StageParts, pieces: Pieces, group: int) -> StageTerms:
+        """The terms of the stages that hold what these parts do, in the layout's pieces; full recomputation in groups
+        of `group` layers."""
+        always, step = self._always_terms(layout, parts, degrees, pieces)
         of_rank = (degrees.shape, degrees.modules, group)
         held = tuple([self._kept_bundle(layout, parts, of_rank, chunk) for chunk in range(layout.vpp)])
-        bound = self.states.padding_bound(layout, degrees.states, self.pieces(layout, *of_rank)[0])
-        return StageTerms(self, layout, of_rank, always, step, held, bound)
+        bound = self.states.padding_bound(layout, degrees.states, pieces[0])
+        return StageTerms(self, layout, parts, of_rank, always, step, held, bound)
 
     def pieces(self, layout: Layout, key: tuple, modules: frozenset[str], group: int = 1) -> Pieces:
         """Costs of each layer kind and of the edges on one rank; layers are rebuilt in groups."""
@@ -148,16 +134,18 @@ class TermMaker:
             edges = self._edges[of_edges] = edge_costs(model, impl, shape, sharding, layout.pp > 1, modules)
         return kinds, edges
 
-    def _always_terms(self, layout: Layout, parts: StageParts, degrees: Degrees) -> tuple[Always, tuple[Moment, ...]]:
+    def _always_terms(
+        self, layout: Layout, parts: StageParts, degrees: Degrees, pieces: Pieces
+    ) -> tuple[Always, tuple[Moment, ...]]:
         """States, buffers and the reserve; and the moment of the optimizer step, where it adds anything."""
-        pieces = self.pieces(layout, degrees.shape, degrees.modules)
         bundles = [*self.states.bundles(layout, degrees.states, parts, *pieces)]
         bundles.append(self._buffer_bundle(layout, parts, degrees, pieces))
         if layout.zero >= 2:
             bundles.append(Bundle(self._sharded(layout, parts, pieces).always))
-        step = self.states.step_terms(layout, parts, *pieces)
-        moment = (Moment("optimizer step", step),) if step else ()
-        return Always(bundles=(*bundles, self._reserve)), moment
+        step: tuple[Moment, ...] = ()
+        if self.states.copies_gradients(layout.zero):
+            step = (Moment("optimizer step", self.states.step_terms(layout, parts, *pieces)),)
+        return Always(bundles=(*bundles, self._reserve)), step
 
     def _buffer_bundle(self, layout: Layout, parts: StageParts, degrees: Degrees, pieces: Pieces) -> Bundle:
         key = (degrees.shape, parts.edges)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.memory import states
@@ -20,6 +22,7 @@ class StateTerms:
         self.model = model
         self.workload = workload
         self.implementation = implementation
+        self._of_zero: dict[int, states.StateBytes] = {}
         self._bundles: dict[tuple, Bundle] = {}
         self._bounds: dict[tuple, int] = {}
         self._padding: dict[tuple, int] = {}
@@ -43,15 +46,17 @@ class StateTerms:
             around = self._bundles[of_edges] = Bundle([Term(c, "edges", b) for c, b in amounts])
         return layers, around
 
+    def copies_gradients(self, zero: int) -> bool:
+        """Half-precision main gradients are copied to fp32 for the optimizer (optimizer/optimizer.py:
+        Float16OptimizerWithFloat16Params._copy_model_grads_to_main_grads; distrib_optimizer.py copies the shard)."""
+        s = self._bytes(zero)
+        half = 2 in (s.gradients_whole, s.gradients_sharded) and self.implementation.main_grads_bytes == 4
+        return half and not self.implementation.precision_aware_optimizer
+
     def step_terms(
         self, layout: Layout, parts: StageParts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
     ) -> tuple[Term, ...]:
-        """Half-precision main gradients are copied to fp32 for the optimizer (optimizer/optimizer.py:
-        Float16OptimizerWithFloat16Params._copy_model_grads_to_main_grads; distrib_optimizer.py copies the shard)."""
-        s = self._bytes(layout.zero)
-        half = 2 in (s.gradients_whole, s.gradients_sharded) and self.implementation.main_grads_bytes == 4
-        if not half or self.implementation.precision_aware_optimizer:
-            return ()
+        """Those copies."""
 
         def copied(weights: tuple[Weight, ...]) -> int:
             whole, shards = self._elements(layout, weights)
@@ -64,7 +69,10 @@ class StateTerms:
         return tuple(terms)
 
     def _bytes(self, zero: int) -> states.StateBytes:
-        return states.state_bytes(zero, self.workload, self.implementation)
+        found = self._of_zero.get(zero)
+        if found is None:
+            found = self._of_zero[zero] = states.state_bytes(zero, self.workload, self.implementation)
+        return found
 
     def _elements(self, layout: Layout, weights: tuple[Weight, ...]) -> tuple[int, int]:
         """Elements on the rank, and of its largest shard."""
@@ -186,7 +194,7 @@ def _loss_weights(parts: StageParts, edges: EdgeCosts) -> tuple[Weight, ...]:
     return everything[len(edges.embedding_weights) if embedded else 0 :]
 
 
-def stage_parameters(parts: StageParts, edges: EdgeCosts, kinds: tuple[LayerCost, ...], held: list[int]) -> int:
+def stage_parameters(parts: StageParts, edges: EdgeCosts, kinds: tuple[LayerCost, ...], held: Sequence[int]) -> int:
     """Parameters that one rank of a stage holds."""
     total = edges.numel_of(*parts.edges)
     for n, cost in zip(held, kinds, strict=True):
