@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ortools.sat.python import cp_model
 
+from planner.solver.bounds import slowest_bound
 from planner.solver.problem import SplitProblem
 from planner.solver.variables import Linear, SplitVariables
 
@@ -22,7 +23,9 @@ def step_time(
         times.append(time)
     rounds = step.num_microbatches * step.vpp - 1
     # The slowest stage alone takes (rounds + 1) / vpp of its time: the tight bound keeps products within 64 bits.
-    slowest = model.new_int_var(0, limit_ns * step.vpp // (rounds + 1) + 1, "slowest_stage_ns")
+    longest = limit_ns * step.vpp // (rounds + 1) + 1
+    least, _ = slowest_bound(step, problem.kind_counts)
+    slowest = model.new_int_var(min(least, longest), longest, "slowest_stage_ns")
     for time in times:
         model.add(slowest >= time)
     total: Linear = sum(times)

@@ -181,7 +181,7 @@ class Search:
         self.solved += 1
         if seconds is None and self.deadline is not None:
             seconds = self.deadline - time.monotonic()
-        solved = solve_problem(node.problem, self._cutoff(node.layout), seconds)
+        solved = solve_problem(node.problem, self._cutoff(node.layout), seconds, node.bound_ns)
         if solved.status in (Status.FEASIBLE, Status.UNKNOWN):
             bound = max(solved.lower_bound_ns, node.bound_ns)
             self.unproved_bound = bound if self.unproved_bound is None else min(self.unproved_bound, bound)

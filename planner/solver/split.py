@@ -33,15 +33,18 @@ def solve_split(
     cutoff_ns: int | None = None,
     hint: Split | None = None,
     seconds: float | None = None,
+    at_least_ns: int = 0,
 ) -> Solved:
     """The fastest split of the problem. INFEASIBLE also means: none is as fast as `cutoff_ns`.
 
+    `at_least_ns` is a bound already proved: CP-SAT raises its own by single nanoseconds where big numbers are rounded.
     `seconds` limits the clock; without it only the deterministic limit stands and two runs agree to the byte.
     """
     from ortools.sat.python import cp_model
 
     longest_ns = problem.longest_ns
     model, variables, step = _build(problem, longest_ns if cutoff_ns is None else min(longest_ns, cutoff_ns))
+    model.add(step >= at_least_ns)
     model.minimize(step)
     if hint is not None:
         variables.hint(hint)
