@@ -95,7 +95,7 @@ AMPERE = Efficiency(
 HOPPER = Efficiency(
     gemm={"bf16": 0.803, "fp16": 0.803, "fp8": 0.734, "tf32": 0.7, "fp32": 0.9},
     # NeMo's models on H100 (dgxc-benchmarking v24.11). 500 W of 700: cube root of the power
-    sustained={"": 0.90, "H100-96G": 0.785},
+    sustained={"": 0.90, "H100-96G": 0.805},
     attention_forward=0.60,  # FlashAttention-3 (arXiv:2407.08608, figure 5): 550 to 640 of 989 TFLOP/s forward, causal
     attention_backward=0.48,  # the same: 450 to 500
     older_attention=0.5,

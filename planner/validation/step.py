@@ -17,7 +17,8 @@ from typing import Any
 from planner.cluster import Cluster
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation
-from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Layout
+from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Layout, Recompute
+from planner.memory.activations.selective_ops import OPERATIONS
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm
 from planner.stages import split_from_counts
 from planner.timing.step import Timing
@@ -25,7 +26,12 @@ from planner.validation.ranking import Ranking, ranking
 from planner.workload import Workload
 
 DATA = Path(__file__).parent / "data" / "step_time.json"
-RECOMPUTE = {"none": NO_RECOMPUTE, "selective": SELECTIVE, "full": FULL}
+RECOMPUTE = {
+    "none": NO_RECOMPUTE,
+    "selective": SELECTIVE,
+    "selective_op": Recompute("selective", (OPERATIONS,)),
+    "full": FULL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +198,15 @@ def balanced_counts(layers: int, pp: int, vpp: int) -> list[list[int]]:
     return [flat[stage::pp] for stage in range(pp)]
 
 
-def _cluster(gpus: str, network: float | None) -> Cluster:
+def _cluster(gpus: str, network: float | None, memory: float | None = None) -> Cluster:
+    """The cluster of a run, with what its source says of the network for each GPU and of the memory [bytes/s]."""
     cluster = parse_gpus(gpus)
-    if network is None:
-        return cluster
-    return replace(cluster, fabric=replace(cluster.fabric, bytes_per_second_per_gpu=network))
+    if memory is not None:
+        groups = tuple(replace(g, card=replace(g.card, memory_bytes_per_second=memory)) for g in cluster.groups)
+        cluster = replace(cluster, groups=groups)
+    if network is not None:
+        cluster = replace(cluster, fabric=replace(cluster.fabric, bytes_per_second_per_gpu=network))
+    return cluster
 
 
 def _layout(run: Mapping[str, Any], model: Model, gpus: int) -> Layout:
@@ -227,7 +237,7 @@ def predicted_runs() -> list[Run]:
         if key not in models:
             models[key] = _model(run["model"], data["models"][run["model"]], run["seq"])
         model = models[key]
-        cluster = _cluster(run["gpus"], run.get("network"))
+        cluster = _cluster(run["gpus"], run.get("network"), run.get("memory"))
         layout = _layout(run, model, cluster.gpus)
         workload = Workload(run["seq"], run["batch"], run.get("precision", "bf16"))
         implementation = Implementation(**run.get("implementation", {}))

@@ -103,6 +103,17 @@ def test_recomputation_costs_time_in_the_order_of_its_work():
     assert 1.2 < times[2] / times[0] < 1.45
 
 
+def test_saving_every_second_product_repeats_about_half_of_the_forward_pass():
+    """torchtitan's policy by operation costs more than repeating the attention core, less than a full recomputation."""
+    made = timing("llama-2-13b", gpus="8xH100-80G", batch=8)
+
+    def again(recompute):
+        return made.step(even("llama-2-13b", 1, tp=2, dp=4, recompute=recompute)).components["recompute"]
+
+    by_operation, full = again(Recompute("selective", ("op",))), again(FULL)
+    assert 0.3 * full < by_operation < 0.7 * full
+
+
 def test_interleaving_shrinks_the_bubble_by_its_chunks():
     """Five chunks leave a fifth of the bubble of equal stages."""
     t = timing(batch=64)
