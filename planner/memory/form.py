@@ -254,14 +254,12 @@ class Flight:
 class Always:
     """Terms that are alive at every moment, in bundles that stages and layouts have in common."""
 
-    __slots__ = ("_counts", "_sums", "_values", "bundles")
+    __slots__ = ("_sums", "bundles")
 
     def __init__(self, terms: Iterable[Term] = (), bundles: tuple[Bundle, ...] = ()) -> None:
         own = Bundle(terms)
         self.bundles = (own, *bundles) if own.terms else bundles
         self._sums: tuple[tuple[Component, Sums], ...] | None = None
-        self._counts: Counts | None = None
-        self._values: tuple[int, Values] = (0, NOTHING)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -276,16 +274,15 @@ class Always:
         return self._sums
 
     def values(self, counts: Counts) -> tuple[int, Values]:
-        """All bytes, and the bytes of each component. Neighbouring stages ask for the same layers: the latest answer is
-        kept."""
-        if counts != self._counts:
-            total, components = 0, NOTHING
-            for bundle in self.bundles:
-                size, by_component = bundle.values(counts)
-                total += size
-                components = cast(Values, tuple(map(add, components, by_component)))
-            self._counts, self._values = counts, (total, components)
-        return self._values
+        """All bytes, and the bytes of each component."""
+        total, components = 0, NOTHING
+        for bundle in self.bundles:
+            size, by_component = bundle.values(counts)
+            components = (
+                cast(Values, tuple(map(add, components, by_component))) if components is not NOTHING else by_component
+            )
+            total += size
+        return total, components
 
 
 class StageForm:

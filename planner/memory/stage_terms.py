@@ -94,7 +94,7 @@ class TermMaker:
         self.implementation = implementation
         self.architecture = architecture
         self.states = StateTerms(model, workload, implementation)
-        self._reserve = Bundle([Term("reserve", "reserve", reserve_bytes, certainty="estimated")])
+        self._reserve = Term("reserve", "reserve", reserve_bytes, certainty="estimated")
         self._kinds: dict[tuple, tuple[LayerCost, ...]] = {}
         self._edges: dict[tuple, EdgeCosts] = {}
         self._numbers: dict[tuple, int] = {}
@@ -139,15 +139,16 @@ class TermMaker:
     ) -> tuple[Always, tuple[Moment, ...]]:
         """States, buffers and the reserve; and the moment of the optimizer step, where it adds anything."""
         bundles = [*self.states.bundles(layout, degrees.states, parts, *pieces)]
-        bundles.append(self._buffer_bundle(layout, parts, degrees, pieces))
         if layout.zero >= 2:
             bundles.append(Bundle(self._sharded(layout, parts, pieces).always))
+        bundles.append(self._buffer_bundle(layout, parts, degrees, pieces))
         step: tuple[Moment, ...] = ()
         if self.states.copies_gradients(layout.zero):
             step = (Moment("optimizer step", self.states.step_terms(layout, parts, *pieces)),)
-        return Always(bundles=(*bundles, self._reserve)), step
+        return Always(bundles=tuple(bundles)), step
 
     def _buffer_bundle(self, layout: Layout, parts: StageParts, degrees: Degrees, pieces: Pieces) -> Bundle:
+        """Scratch, tables and placeholders that belong to no piece, and the reserve."""
         key = (degrees.shape, parts.edges)
         found = self._buffers.get(key)
         if found is None:
@@ -158,6 +159,7 @@ class TermMaker:
             terms = (
                 *buffer_terms(model, self.workload, impl, layout, shape, parts, self.architecture),
                 *dummy_gradient_terms(impl, [c.weights for c in kinds], head, parts.loss_chunk is not None),
+                self._reserve,
             )
             found = self._buffers[key] = Bundle(terms)
         return found
