@@ -15,8 +15,8 @@ from planner.commands.options import accounting_options, layout_options, output_
 from planner.commands.output import choose_format, emit
 from planner.commands.question import Question, ask
 from planner.commands.search import pins
-from planner.commands.types import CARD, MODEL, Loaded, Seconds, Whole
-from planner.errors import InputError, PlannerError
+from planner.commands.types import CARD, MODEL, Loaded, Parsed, Seconds, Whole
+from planner.errors import InputError
 
 if TYPE_CHECKING:
     from planner.capacity.executors import Executor
@@ -52,24 +52,6 @@ class Many(click.ParamType):
         for item in items:
             item.value = before + comma + item.value
         return items
-
-
-class Parsed(click.ParamType):
-    """Text that a function of planner.capacity.quantities reads; its own sentence is the error."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        from planner.capacity import quantities
-
-        parse: Callable[[str], Any] = getattr(quantities, f"parse_{self.name}")
-        try:
-            return parse(value)
-        except PlannerError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.command(short_help="The capacity review: fewest GPUs, days and cost for every count and card.")

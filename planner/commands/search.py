@@ -20,11 +20,13 @@ from planner.commands.options import (
     workload_options,
 )
 from planner.commands.output import choose_format, emit, emit_flags
-from planner.commands.question import ask
-from planner.commands.types import Seconds, Whole
+from planner.commands.placed import placement_option, stated
+from planner.commands.question import Variant, ask
+from planner.commands.types import Choice, LayoutSpec, Parsed, Seconds, Size, Whole
 from planner.errors import RuleBroken
 
 if TYPE_CHECKING:
+    from planner.capacity.quantities import Prices
     from planner.layout import Layout
     from planner.solver.space import Pins
 
@@ -40,6 +42,7 @@ EXIT_OF_STATUS = {
 @model_option()
 @hardware_options()
 @layout_options(many=True, free="A number pins, a list (2,4) restricts, nothing leaves free.")
+@placement_option()
 @workload_options()
 @accounting_options()
 @click.option("--top", type=Whole(1000), metavar="N", default=5, help="Layouts to report. [5]")
@@ -49,6 +52,41 @@ EXIT_OF_STATUS = {
     metavar="SECONDS",
     default=60.0,
     help="What is not proved by then is reported as it stands. [60]",
+)
+@click.option(
+    "--objective",
+    type=Choice(["step-time", "memory", "gpus", "cost"]),
+    default="step-time",
+    help="What is best: the fastest step, the least memory of a GPU, the fewest GPUs up to those given, or the "
+    "cheapest token on any number of GPUs up to those given. [step-time]",
+)
+@click.option(
+    "--gpu-hour-price",
+    type=Parsed("prices"),
+    metavar="2.5|CARD=2.5,...",
+    help="Price of one GPU for one hour, the same for all cards or one for each.",
+)
+@click.option(
+    "--pareto",
+    is_flag=True,
+    help="Also the frontier of memory against step time: the fastest layout for every amount of memory left free.",
+)
+@click.option(
+    "--pareto-step",
+    type=Size(),
+    metavar="1GiB",
+    help="Layouts whose free memory differs by less are one point. [a twentieth of the card]",
+)
+@click.option(
+    "--robust",
+    is_flag=True,
+    help="Choose the layout that loses least when memory and time are off by their measured error.",
+)
+@click.option(
+    "--why",
+    type=LayoutSpec(),
+    metavar="tp=8,pp=1,...",
+    help="Why such a layout was not chosen: the rule it breaks, the stage that overflows, or the seconds it loses.",
 )
 @click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
 @click.option("--per-rank", is_flag=True, help="One entry for every GPU: where it is and what it holds.")
@@ -64,6 +102,12 @@ def search(
     detail: bool,
     per_rank: bool,
     flags: str | None,
+    objective: str,
+    gpu_hour_price: Prices | None,
+    pareto: bool,
+    pareto_step: int | None,
+    robust: bool,
+    why: dict[str, Any] | None,
     **options: Any,
 ) -> int:
     """The layouts of a model over GPUs that fit and are fastest, ranked, with a proof.
@@ -72,29 +116,22 @@ def search(
     Examples:
       plan --model 13b --gpus 8xA100-80G
       plan --model 70b --gpus 16x8xH100-80G --seq-length 8192 --tp 4,8 --recompute none,selective
-      plan --model 13b --gpus 8xA100-80G --flags megatron
+      plan --model 13b --gpus 8xA100-80G --why tp=8,pp=1
+      plan --model 13b --gpus 8xA100-80G --pareto -o frontier.html
     """
     format = choose_format(format, output)
     question = ask(options)
     pinned = pins(options)
 
+    variant = Variant(objective, gpu_hour_price, pareto, pareto_step, robust, why)
+    variant.check(flags)
+
     from planner.commands.progress import Progress
+    from planner.commands.variants import answer
     from planner.reports.search_report import search_report
-    from planner.solver.search import search as solve
 
     with Progress() as progress:
-        result = solve(
-            question.model,
-            question.workload,
-            question.implementation,
-            question.cluster,
-            question.accounting,
-            pinned,
-            top,
-            time_limit,
-            question.reserve_bytes,
-            progress=progress,
-        )
+        question, result, sections = answer(question, variant, pinned, top, time_limit, progress, options)
     if result.status == "feasible":
         click.echo("Warning: the time limit came before the proof; the plan may not be the best.", err=True)
 
@@ -108,7 +145,7 @@ def search(
     if flags and result.plans:
         emit_flags(flags, question, result.plans[0].layout, format, output)
     else:
-        emit(search_report(question, result, detail, per_rank, next_commands), format, output)
+        emit(search_report(question, result, detail, per_rank, next_commands, pinned, sections), format, output)
     return EXIT_OF_STATUS[result.status]
 
 
@@ -127,4 +164,9 @@ def pins(options: dict[str, Any]) -> Pins:
                 raise RuleBroken(f"--stage-layers means {name} {value}, but --{name} allows {allowed}.")
             given[name] = (value,)
     parallel = options["sequence_parallel"]
-    return Pins(**given, sequence_parallel=None if parallel is None else (parallel,), stage_layers=counts)
+    return Pins(
+        **given,
+        sequence_parallel=None if parallel is None else (parallel,),
+        stage_layers=counts,
+        placement=stated(options.get("placement"), options.get("gpus") or options.get("cluster")),
+    )

@@ -97,6 +97,7 @@ class Values(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
+        remember(ctx, param, value)
         items = [item.strip() for item in value.split(",")]
         if len(items) > 1 and not self.many:
             self.fail(
@@ -199,3 +200,72 @@ class StageLayers(click.ParamType):
             )
         rows = tuple(tuple(int(n) for n in part.split(",")) for part in value.split("/"))
         return rows if len(rows) > 1 else rows[0]
+
+
+class Parsed(click.ParamType):
+    """Text that a function of planner.capacity.quantities reads; its own sentence is the error."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        from planner.capacity import quantities
+
+        parse: Callable[[str], Any] = getattr(quantities, f"parse_{self.name}")
+        try:
+            return parse(value)
+        except PlannerError as error:
+            self.fail(str(error), param, ctx)
+
+
+_LAYOUT = "tp=8,pp=1,zero=1,recompute=full"
+_SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+
+
+class LayoutSpec(click.ParamType):
+    """`tp=8,pp=1,zero=1,recompute=full`: choices of a layout by the names of their options; a dictionary of them."""
+
+    name = "layout"
+
+    def __init__(self) -> None:
+        numbers = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "micro-batch")
+        self._types: dict[str, Values] = {name: Values(name, many=False) for name in numbers}
+        self._types["zero"] = Values("zero", (0, 1, 2, 3), many=False)
+        self._types["recompute"] = Values("recompute", ("none", "selective", "full"), many=False)
+        self._names = (*self._types, "sequence-parallel")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        found: dict[str, Any] = {}
+        for item in value.split(","):
+            name, equals, text = (part.strip().lower() for part in item.partition("="))
+            name = name.replace("_", "-").removeprefix("--")
+            if not equals or not text:
+                self.fail(f"choices such as {_LAYOUT} are required, but '{value}' was given.", param, ctx)
+            if name not in self._names:
+                close = nearest(name, self._names, 1)
+                hint = f" Did you mean {close[0]}?" if close else ""
+                known = ", ".join(self._names)
+                self.fail(f"one of {known} is required before '=', but '{name}' was given.{hint}", param, ctx)
+            key = name.replace("-", "_")
+            if key in found:
+                self.fail(f"each choice must be named once, but '{value}' names {name} twice.", param, ctx)
+            found[key] = self._value(name, text, param, ctx)
+        return found
+
+    def _value(self, name: str, text: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if name == "sequence-parallel":
+            if text not in _SWITCH:
+                self.fail(f"sequence-parallel must be on or off, but '{text}' was given.", param, ctx)
+            return (_SWITCH[text],)
+        try:
+            return self._types[name].convert(text, param, None)
+        except click.BadParameter as error:
+            self.fail(f"{name}: {error.message}", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        before, comma, last = incomplete.rpartition(",")
+        return [CompletionItem(f"{before}{comma}{name}=") for name in self._names if name.startswith(last)]

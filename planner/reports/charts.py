@@ -157,6 +157,27 @@ def scaling(
     return svg(made, name, alt)
 
 
+def frontier_steps(points: Sequence[tuple[int, float]], labels: Sequence[str], name: str, alt: str) -> str:
+    """Step time against memory left free [(bytes, seconds), ascending]: stairs, since what leaves more than is asked
+    for is still the fastest that leaves as much."""
+    made, axes = figure(9, 4.2)
+    xs, ys = [free / GIB for free, _ in points], [step for _, step in points]
+    axes.step([0.0, *xs], [ys[0], *ys], where="pre", color=PALETTE[0], linewidth=1.5)
+    axes.plot(xs, ys, linestyle="none", marker="o", markersize=6, color=PALETTE[0], markeredgecolor="#333")
+    for x, y, label in zip(xs, ys, labels, strict=True):
+        axes.annotate(label, (x, y), xytext=(-4, 7), textcoords="offset points", ha="right")
+    if max(ys) > 3 * min(ys):
+        axes.set_yscale("log")
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.10g}")
+        axes.set_yticks(ticks(min(ys), max(ys)))
+    axes.set_xlim(0, max(xs) * 1.05 if max(xs) > 0 else 1)
+    axes.margins(y=0.12)
+    axes.set_xlabel("GiB left free on the fullest GPU, beside the reserve")
+    axes.set_ylabel("seconds of a step")
+    return svg(made, name, alt)
+
+
 def ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 of each decade around the range; decades alone where it is wide."""
     from math import floor, log10

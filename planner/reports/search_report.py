@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from planner.reports import body
 from planner.reports.blocks import Block, Command, Heading, Items, Report, Table, Text
+from planner.reports.objective_words import (
+    NOTHING_BETTER,
+    choices_body,
+    choices_words,
+    error_words,
+    objective_body,
+    signed,
+    worth,
+)
 from planner.reports.ranks import rank_blocks, rank_entries
 from planner.reports.sections import (
     assumptions,
     detail_blocks,
     memory_blocks,
     peak_words,
+    placed,
     stage_rows,
     step_blocks,
     understood,
 )
 from planner.reports.units import gib, percent, plural, seconds, size
-from planner.reports.words import layout_words, margin_words, split_words
+from planner.reports.words import gpus_words, layout_words, margin_words, split_words
 from planner.solver.result import Status
 
 if TYPE_CHECKING:
     from planner.commands.question import Question
     from planner.layout import Layout
     from planner.solver.result import Plan, SearchResult
+    from planner.solver.space import Pins
 
 TIGHT = 0.05
 """A peak with less than this share of the card free is called tight."""
+UNPROVED_RUNNERS_UP = (
+    "The first is proved. The others are the best that were found: the work allowed for runners-up came to its end, so "
+    "a layout that is not listed may belong among them."
+)
+
+
+class Section(NamedTuple):
+    """What an option adds to the report: a key of the data, blocks under the ranked layouts, and, where they are the
+    answer asked for, the rows of the flat table. `alone` leaves out the memory and the time of the chosen layout."""
+
+    key: str
+    data: Any
+    blocks: tuple[Block, ...]
+    rows: list[dict[str, Any]] | None = None
+    alone: bool = False
 
 
 def search_report(
@@ -36,26 +62,32 @@ def search_report(
     detail: bool = False,
     per_rank: bool = False,
     next_commands: Callable[[Layout], tuple[tuple[str, str], ...]] = lambda layout: (),
+    pins: Pins | None = None,
+    sections: tuple[Section, ...] = (),
 ) -> Report:
-    """The report of a search; `next_commands` gives (purpose, command) pairs for the chosen layout."""
+    """The report of a search; `next_commands` gives (purpose, command) pairs for the chosen layout, `pins` what the
+    user fixed, `sections` what was asked besides."""
     ranks = (
         rank_entries(result.plans[0].memory, result.plans[0].layout, question.cluster)
         if per_rank and result.plans
         else None
     )
-    title = f"{question.model.name} on {question.cluster.gpus} x {question.cluster.card.name}"
+    title = f"{question.model.name} on {gpus_words(question.cluster)}"
     capacity = result.plans[0].memory.capacity_bytes if result.plans else _capacity(question)
     blocks: list[Block] = [Text(title, "title"), understood(question, capacity)]
     if result.plans:
-        blocks += _found(question, result, detail, ranks, next_commands)
+        blocks += _found(question, result, detail, ranks, next_commands, pins, sections)
     else:
         blocks += _not_found(question, result)
+        blocks += [block for section in sections for block in section.blocks]
     rows = [
         row
         for place, plan in enumerate(result.plans, start=1)
         for row in stage_rows(plan.memory, plan=place, **_flat(plan, question.workload.global_batch))
     ]
-    return Report(title, _data(question, result, detail, ranks), tuple(blocks), rows)
+    rows = next((section.rows for section in sections if section.rows is not None), rows)
+    data = _data(question, result, detail, ranks, pins) | {section.key: section.data for section in sections}
+    return Report(title, data, tuple(blocks), rows)
 
 
 def _capacity(question: Question) -> int:
@@ -66,12 +98,18 @@ def _capacity(question: Question) -> int:
     return cluster.capacity_bytes
 
 
-def _data(question: Question, result: SearchResult, detail: bool, ranks: list[dict[str, Any]] | None) -> dict[str, Any]:
+def _data(
+    question: Question,
+    result: SearchResult,
+    detail: bool,
+    ranks: list[dict[str, Any]] | None,
+    pins: Pins | None,
+) -> dict[str, Any]:
     global_batch = question.workload.global_batch
 
     def plan_body(plan: Plan, ranks: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         return {
-            "layout": body.layout(plan.layout, global_batch),
+            "layout": body.layout(plan.layout, global_batch, question.cluster),
             "memory": body.memory(plan.memory, detail, ranks),
             "step": body.step(plan.step),
         }
@@ -88,8 +126,8 @@ def _data(question: Question, result: SearchResult, detail: bool, ranks: list[di
     return {
         "version": body.VERSION,
         "status": str(result.status),
-        "objective": {"name": result.objective, "value": result.value, "lower_bound": result.lower_bound},
-        "inputs": body.inputs(question),
+        "objective": objective_body(result),
+        "inputs": body.inputs(question) | ({} if pins is None else {"choices": choices_body(pins)}),
         "plans": [plan_body(plan, None if i else ranks) for i, plan in enumerate(result.plans)],
         "explanation": explanation,
         "meta": dict(result.statistics),
@@ -109,16 +147,28 @@ def _found(
     detail: bool,
     ranks: list[dict[str, Any]] | None,
     next_commands: Callable[[Layout], tuple[tuple[str, str], ...]],
+    pins: Pins | None,
+    sections: tuple[Section, ...],
 ) -> Iterator[Block]:
     best = result.plans[0]
+    alone = any(section.alone for section in sections)
     yield Text(f"Chosen: {layout_words(best.layout)}", "title")
     yield Text(f"{split_words(best.layout)}, {_sequence_words(best.layout)}.", "quiet")
+    yield from placed(best.layout, question.cluster)
+    if pins is not None:
+        yield Text(choices_words(pins), "quiet")
     yield Text(proof_words(result), "good" if result.status is Status.OPTIMAL else "bad")
+    if alone:
+        yield from (block for section in sections for block in section.blocks)
+        return
     yield Heading("Why this one")
     yield Items(tuple(_reasons(result)))
     if len(result.plans) > 1:
         yield Heading("The best layouts that fit, with GiB of one GPU at the peak")
         yield layouts_table(result.plans)
+        if not result.statistics.get("runners_up_proved", 1):
+            yield Text(UNPROVED_RUNNERS_UP, "quiet")
+    yield from (block for section in sections for block in section.blocks)
     yield from memory_blocks(best.memory, verdict=False)
     if detail:
         yield from detail_blocks(best.memory)
@@ -141,8 +191,11 @@ def proof_words(result: SearchResult) -> str:
     candidates = result.statistics.get("candidates")
     over = f" over {plural(int(candidates), 'candidate')}" if candidates else ""
     if result.status is Status.OPTIMAL:
-        return f"Proved optimal{over}: under this model of time and memory no layout that fits is faster."
-    bound = f"; none can be faster than {seconds(result.lower_bound)}" if result.lower_bound else ""
+        better = NOTHING_BETTER.get(result.objective, NOTHING_BETTER["step_seconds"])
+        return f"Proved optimal{over}: under this model of time and memory {better}."
+    bound = f"; none can be better than {worth(result, result.lower_bound)}" if result.lower_bound else ""
+    if result.objective == "step_seconds" and result.lower_bound:
+        bound = f"; none can be faster than {seconds(result.lower_bound)}"
     return f"Found, not proved optimal{over}: the time limit came first{bound}."
 
 
@@ -152,17 +205,10 @@ def _reasons(result: SearchResult) -> Iterator[str]:
     if len(result.plans) > 1:
         second = result.plans[1]
         margin = second.step.seconds / best.step.seconds - 1
-        yield (
-            f"{seconds(best.step.seconds)} a step; "
-            f"the runner-up ({layout_words(second.layout)}) is {margin_words(margin)}."
-        )
-        error = best.step.relative_error
-        if error is not None and margin < error:
-            close = [p for p in result.plans if p.step.seconds / best.step.seconds - 1 < error]
-            yield (
-                f"The first {len(close)} lie within the {percent(error, 0)} that this model of time is off by: "
-                "measure them before you rely on their order."
-            )
+        behind = margin_words(margin) if margin >= 0 else f"{percent(-margin)} faster"
+        yield f"{seconds(best.step.seconds)} a step; the runner-up ({layout_words(second.layout)}) is {behind}."
+        if result.objective == "step_seconds":
+            yield from error_words(result.plans)
     else:
         yield f"{seconds(best.step.seconds)} a step; no other layout that was allowed fits."
     yield peak_words(best.memory)
@@ -196,15 +242,18 @@ def layouts_table(plans: tuple[Plan, ...]) -> Table:
     always = {"tp", "pp", "dp"}
     shown = [(t, n) for t, n in degrees if n in always or any(getattr(p.layout, n) > 1 for p in plans)]
     best = plans[0].step.seconds
+    orders = [_cards(p) for p in plans]
+    mixed = any(" " in order for order in orders)
     rows = tuple(
         (
             str(place),
             *(str(getattr(p.layout, name)) for _, name in shown),
+            *([orders[place - 1]] if mixed else []),
             str(p.layout.zero),
             str(p.layout.micro_batch),
             p.layout.recompute.granularity,
             seconds(p.step.seconds),
-            f"+{percent(p.step.seconds / best - 1)}" if place > 1 else "",
+            signed(p.step.seconds / best - 1) if place > 1 else "",
             percent(p.step.mfu),
             gib(p.memory.peak_stage.total_bytes),
             gib(p.memory.peak_stage.headroom_bytes),
@@ -212,12 +261,30 @@ def layouts_table(plans: tuple[Plan, ...]) -> Table:
         for place, p in enumerate(plans, start=1)
     )
     titles = [title for title, _ in shown]
-    columns = ("#", *titles, "ZeRO", "MB", "<recompute", "step", "behind", "MFU", "peak", "free")
+    columns = (
+        "#",
+        *titles,
+        *(["<stages on"] if mixed else []),
+        "ZeRO",
+        "MB",
+        "<recompute",
+        "step",
+        "behind",
+        "MFU",
+        "peak",
+        "free",
+    )
     return Table(columns, rows, marked=0)
 
 
+def _cards(plan: Plan) -> str:
+    """The cards that the stages stand on, in their order: `A100-80G, A100-40G`."""
+    cards = [stage.card for stage in plan.memory.stages]
+    return ", ".join(card for i, card in enumerate(cards) if i == 0 or card != cards[i - 1])
+
+
 def _not_found(question: Question, result: SearchResult) -> Iterator[Block]:
-    on = f"{question.cluster.gpus} x {question.cluster.card.name}"
+    on = gpus_words(question.cluster)
     w = question.workload
     if result.status is Status.UNKNOWN:
         yield Text(

@@ -1,4 +1,4 @@
-"""A question that is searched several times: accounting and timing are made once, so that what they remember is shared."""
+"""A question that is searched several times: accounting and timing are made once and share what they remember."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ class Asked:
 
     def space(self, pins: Pins | None = None) -> Space:
         """The legal layouts."""
-        return Space(
-            self.model, self.workload, self.implementation, self.cluster, self.pins if pins is None else pins
-        )
+        return Space(self.model, self.workload, self.implementation, self.cluster, self.pins if pins is None else pins)
 
     def refiner(self, space: Space) -> Refiner:
         """What makes inner problems of layouts of the space."""

@@ -1,8 +1,8 @@
 """The frontier of memory headroom against step time, by the epsilon-constraint method.
 
 "The fastest layout that leaves at least X free on every GPU" is solved again and again, with X raised above what the
-last answer leaves (Haimes, Lasdon and Wismer, 1971). Each answer is a proved point: with as much memory left, nothing is
-faster. The frontier ends at the layout that leaves most, whose headroom is known beforehand (`planner.solver.least`).
+last answer leaves (Haimes, Lasdon and Wismer, 1971). Each answer is a proved point: with as much memory left, nothing
+is faster. The frontier ends at the layout that leaves most, known beforehand (`planner.solver.least`).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def frontier(asked: Asked, fastest: Plan, proved: bool, step_bytes: int | None =
         if found.plan.step.step_ns <= points[-1].plan.step.step_ns:
             points.pop()  # as fast and leaves more
         points.append(found)
-    complete = (ended or most is not None and points[-1].headroom_bytes >= most) and all(p.proved for p in points)
+    complete = (ended or (most is not None and points[-1].headroom_bytes >= most)) and all(p.proved for p in points)
     return Frontier(tuple(points), step, complete, _turned(asked, fastest, step))
 
 
