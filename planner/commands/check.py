@@ -10,6 +10,7 @@ import click
 from planner.commands.exits import Exit
 from planner.commands.options import accounting_options, hardware_options, model_option, output_options
 from planner.commands.output import choose_format, emit
+from planner.commands.placed import placement_option
 from planner.commands.types import STANDARD_INPUT, Values, Whole
 from planner.errors import InputError
 
@@ -25,6 +26,7 @@ from planner.errors import InputError
     help="Of a DeepSpeed JSON. [the model's training context]",
 )
 @click.option("--pp", type=Values("pp", many=False), help="Pipeline stages of a DeepSpeed launch. [1]")
+@placement_option()
 @accounting_options()
 @click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
 @output_options()

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.commands.placed import placed
 from planner.commands.question import Question
 from planner.errors import InputError, NotModelled, PlannerError
 from planner.reports.check_report import Broken, Checked
@@ -41,17 +42,16 @@ class Judge:
         cluster = self._given or _cluster_of(self._options["gpu"], _world(launch, file))
         question = self._question(launch, cluster)
         broken = _broken(question, launch)
-        memory, step, notes = None, None, (*launch.notes, *launch.not_accounted)
+        layout, order = placed(question, launch.layout, self._options.get("placement"))
+        memory, step, notes = None, None, (*launch.notes, *launch.not_accounted, *([order] if order else []))
         try:
-            memory, step, reasons = _price(question, launch.layout, detail)
+            memory, step, reasons = _price(question, layout, detail)
             notes += reasons
         except (PlannerError, ArithmeticError, ValueError, IndexError, AssertionError):
             if not broken:
                 raise
             # A layout that breaks a rule need not have a memory: heads that do not divide have no size.
-        return Checked(
-            file, "", question, launch.layout, tuple(broken), tuple(launch.unrecognised), notes, memory, step
-        )
+        return Checked(file, "", question, layout, tuple(broken), tuple(launch.unrecognised), notes, memory, step)
 
     def _read(self, file: str) -> Launch:
         world = self._given.gpus if self._given else None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from planner.commands.placed import placed
 from planner.commands.question import Question
 from planner.errors import InputError, RuleBroken
 
@@ -58,6 +59,9 @@ def given_layout(question: Question, options: dict[str, Any]) -> tuple[Question,
         question = replace(question, defaults=(*question.defaults, assumed))
     layout = replace(layout, stages=split)
     rules.check(question.model, question.workload, question.implementation, layout, cluster.gpus, cluster)
+    layout, chosen = placed(question, layout, options.get("placement"))
+    if chosen:
+        question = replace(question, defaults=(*question.defaults, chosen))
     return question, layout
 
 

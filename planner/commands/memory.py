@@ -19,6 +19,7 @@ from planner.commands.options import (
     workload_options,
 )
 from planner.commands.output import choose_format, emit, emit_flags
+from planner.commands.placed import placement_option
 from planner.commands.question import Question, ask
 from planner.commands.types import StageLayers
 from planner.errors import NotModelled
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @model_option()
 @hardware_options()
 @layout_options(many=False, free="[each degree is 1, dp what the GPUs leave]")
+@placement_option()
 @click.option(
     "--recompute-modules",
     metavar="NAME,...",

@@ -20,7 +20,7 @@ from planner.commands.options import (
     workload_options,
 )
 from planner.commands.output import choose_format, emit, emit_flags
-from planner.commands.placed import placement_option, stated
+from planner.commands.placed import placement_argument, placement_option, stated
 from planner.commands.question import Variant, ask
 from planner.commands.types import Choice, LayoutSpec, Parsed, Seconds, Size, Whole
 from planner.errors import RuleBroken
@@ -137,9 +137,10 @@ def search(
 
     def next_commands(layout: Layout) -> tuple[tuple[str, str], ...]:
         shared = words.typed(ctx, (*words.QUESTION, *words.WORKLOAD, *words.ACCOUNTING))
+        named = f"{layout_arguments(layout)}{placement_argument(layout, question.cluster)}"
         return (
-            ("what the memory of this layout is made of", f"plan memory {shared} {layout_arguments(layout)} --detail"),
-            ("its arguments for a launch script", f"plan memory {shared} {layout_arguments(layout)} --flags megatron"),
+            ("what the memory of this layout is made of", f"plan memory {shared} {named} --detail"),
+            ("its arguments for a launch script", f"plan memory {shared} {named} --flags megatron"),
         )
 
     if flags and result.plans:

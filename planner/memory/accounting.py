@@ -55,6 +55,9 @@ def make_accounting(
     if mixed(cluster):
         from planner.memory.mixed import MixedAccounting
 
+        if name == "exact" and reserve_bytes == cluster.reserve_bytes:
+            reserve_bytes = None  # the cluster's default, that of its most demanding card: each keeps its own
+
         def alone(nodes: Cluster) -> Accounting:
             return make_accounting(name, model, workload, implementation, nodes, reserve_bytes)
 

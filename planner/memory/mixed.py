@@ -31,11 +31,8 @@ class MixedAccounting:
         self._on: dict[Standing, tuple[tuple[Card, Accounting], ...]] = {}
         for group in cluster.groups:
             self._alone(group)
-
-    @property
-    def reserve_bytes(self) -> int:
+        self.reserve_bytes = max(accounting.reserve_bytes for accounting in self._of_card.values())
         """The largest of the cards' reserves; a stage's own is among its components."""
-        return max(accounting.reserve_bytes for accounting in self._of_card.values())
 
     def _alone(self, group: NodeGroup) -> Accounting:
         found = self._of_card.get(id(group.card))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from planner.cluster import Cluster
     from planner.commands.question import Question
     from planner.layout import Layout
     from planner.memory.report import MemoryReport, Piece, StageMemory
@@ -65,7 +66,8 @@ def workload(w: Workload) -> dict[str, Any]:
     }
 
 
-def layout(x: Layout, global_batch: int) -> dict[str, Any]:
+def layout(x: Layout, global_batch: int, cluster: Cluster | None = None) -> dict[str, Any]:
+    """`layout` of the contract; on a mixed `cluster` with what its stages stand on."""
     body: dict[str, Any] = {
         "tp": x.tp,
         "cp": x.cp,
@@ -89,7 +91,26 @@ def layout(x: Layout, global_batch: int) -> dict[str, Any]:
         body["recompute_stage_layers"] = list(x.recompute.stage_layers)
     if x.hsdp_replicas > 1:
         body["hsdp_replicas"] = x.hsdp_replicas
+    if cluster is not None and len(cluster.groups) > 1 and (placed := placement(x, cluster)):
+        body["placement"] = placed
     return body
+
+
+def placement(x: Layout, cluster: Cluster) -> list[dict[str, Any]]:
+    """The kinds of nodes of a mixed cluster in the order of the ranks, each with the stages on it."""
+    from planner.topology.standing import placed_runs
+
+    return [
+        {
+            "kind": run.label,
+            "card": run.card,
+            "nodes": run.nodes,
+            "gpus_per_node": run.gpus_per_node,
+            "gpus": run.gpus,
+            "stages": list(run.stages),
+        }
+        for run in placed_runs(x, cluster)
+    ]
 
 
 def memory(report: MemoryReport, detail: bool = False, ranks: Iterable[dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -127,6 +148,8 @@ def _stage(s: StageMemory, detail: bool) -> dict[str, Any]:
     }
     if s.capacity_bytes:
         body["capacity_bytes"] = s.capacity_bytes
+    if s.card:
+        body["card"] = s.card
     if s.host_bytes:
         body["host_bytes"] = s.host_bytes
     if detail:

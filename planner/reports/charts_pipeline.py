@@ -141,11 +141,18 @@ def stage_map(layout: Layout, cluster: Cluster, num_layers: int, name: str, alt:
             if place.node % each == 0 and place.gpu == 0:
                 below.text(place.node // each + 0.46, 0, str(place.pp), ha="center", va="center", fontsize=8)
     below.set_xlim(0, columns)
-    below.set_xlabel("nodes" + (f" (each column stands for {each} neighbours)" if each > 1 else ""))
+    cards = {place.node // each: place.card for place in places if place.node % each == 0}
+    named = len(set(cards.values())) > 1
+    below.set_xlabel(
+        ("nodes in the order of the ranks" if named else "nodes")
+        + (f" (each column stands for {each} neighbours)" if each > 1 else "")
+    )
     below.set_ylabel("GPU of the node")
     below.set_yticks(range(1 + max(place.gpu for place in places)))
     below.invert_yaxis()
     below.grid(visible=False)
     step = max(1, columns // 16)
-    below.set_xticks([i + 0.46 for i in range(0, columns, step)], [str(i * each) for i in range(0, columns, step)])
+    ticks = range(0, columns, step)
+    labels = [f"{i * each}\n{cards[i]}" if named else str(i * each) for i in ticks]
+    below.set_xticks([i + 0.46 for i in ticks], labels)
     return svg(made, name, alt)

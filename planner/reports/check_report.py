@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from planner.reports import body
 from planner.reports.blocks import Block, Heading, Items, Report, Table, Text, Tone
-from planner.reports.sections import assumptions, detail_blocks, memory_blocks, stage_rows, step_blocks, understood
+from planner.reports.sections import (
+    assumptions,
+    detail_blocks,
+    memory_blocks,
+    placed,
+    stage_rows,
+    step_blocks,
+    understood,
+)
 from planner.reports.units import gib, plural, seconds
 from planner.reports.words import layout_words, split_words
 
@@ -72,7 +80,7 @@ def _body(answer: Checked, detail: bool) -> dict[str, Any]:
         "file": answer.file,
         "model": inputs["model"],
         "inputs": inputs,
-        "layout": body.layout(answer.layout, answer.question.workload.global_batch),
+        "layout": body.layout(answer.layout, answer.question.workload.global_batch, answer.question.cluster),
         "rules": [
             {"id": b.id, "sentence": b.sentence, "source": b.source, "given": b.given, "nearest": b.nearest}
             for b in answer.broken
@@ -92,6 +100,7 @@ def _blocks(answer: Checked, detail: bool) -> Iterator[Block]:
     memory = answer.memory
     yield understood(answer.question, memory.capacity_bytes if memory else answer.question.cluster.capacity_bytes)
     yield Text(f"Layout: {layout_words(answer.layout)} · {split_words(answer.layout)}", "title")
+    yield from placed(answer.layout, answer.question.cluster)
     if answer.broken:
         yield Text(f"× Breaks {plural(len(answer.broken), 'rule')}", "bad")
         yield Items(tuple(_broken_words(broken) for broken in answer.broken))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from planner.reports.blocks import Code, Report
 from planner.reports.body import VERSION
 from planner.reports.body import layout as layout_body
+from planner.reports.words import placement_words
 
 if TYPE_CHECKING:
     from planner.commands.question import Question
@@ -29,7 +30,7 @@ def flags_report(framework: str, question: Question, layout: Layout) -> tuple[Re
     data: dict[str, object] = {
         "version": VERSION,
         "framework": framework,
-        "layout": layout_body(layout, question.workload.global_batch),
+        "layout": layout_body(layout, question.workload.global_batch, question.cluster),
     }
     if framework == "megatron":
         from planner.interop.megatron import megatron_arguments
@@ -43,6 +44,8 @@ def flags_report(framework: str, question: Question, layout: Layout) -> tuple[Re
         config = deepspeed_config(question.workload, question.implementation, layout)
         data["config"] = config
         text, notes = json.dumps(config, indent=2), tuple(_deepspeed_notes(layout))
+    if order := placement_words(layout, question.cluster):
+        notes = (*notes, f"start the nodes in this order, as NODE_RANK counts them. {order}")
     data["notes"] = list(notes)
     rows = [{"line": line} for line in text.splitlines()]
     return Report(f"{framework} arguments", data, (Code(text),), rows), notes

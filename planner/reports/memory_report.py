@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Any
 from planner.reports import body
 from planner.reports.blocks import Block, Command, Heading, Report, Text
 from planner.reports.ranks import rank_blocks
-from planner.reports.sections import assumptions, detail_blocks, memory_blocks, stage_rows, step_blocks, understood
-from planner.reports.words import layout_words, split_words
+from planner.reports.sections import (
+    assumptions,
+    detail_blocks,
+    memory_blocks,
+    placed,
+    stage_rows,
+    step_blocks,
+    understood,
+)
+from planner.reports.words import gpus_words, layout_words, split_words
 
 if TYPE_CHECKING:
     from planner.commands.question import Question
@@ -30,15 +38,16 @@ def memory_report(
     data = {
         "version": body.VERSION,
         "inputs": body.inputs(question),
-        "layout": body.layout(layout, question.workload.global_batch),
+        "layout": body.layout(layout, question.workload.global_batch, question.cluster),
         "memory": body.memory(memory, detail, ranks),
         "step": body.step(step) if step else None,
     }
-    title = f"Memory of {question.model.name} on {question.cluster.gpus} x {question.cluster.card.name}"
+    title = f"Memory of {question.model.name} on {gpus_words(question.cluster)}"
     blocks: list[Block] = [
         Text(title, "title"),
         understood(question, memory.capacity_bytes),
         Text(f"Layout: {layout_words(layout)} · {split_words(layout)}", "title"),
+        *placed(layout, question.cluster),
         *memory_blocks(memory),
     ]
     if detail:

@@ -91,7 +91,8 @@ def choices_body(pins: Pins) -> dict[str, Any]:
     allowed = {name: list(given[name]) for name in NAMES if given[name] is not None}
     return {
         "pinned": {name: values[0] for name, values in allowed.items() if len(values) == 1}
-        | ({} if pins.stage_layers is None else {"stage_layers": _lists(pins.stage_layers)}),
+        | ({} if pins.stage_layers is None else {"stage_layers": _lists(pins.stage_layers)})
+        | ({} if pins.placement is None else {"placement": _lists(pins.placement)}),
         "restricted": {name: values for name, values in allowed.items() if len(values) > 1},
         "searched": [name for name in (*NAMES, "stage_layers") if given[name] is None],
     }
@@ -124,6 +125,8 @@ def _name(name: str) -> str:
 def _named(name: str, value: Any) -> str:
     if name == "sequence_parallel":
         return f"sequence-parallel {'on' if value else 'off'}"
+    if name == "placement":
+        return "the order of the nodes"
     if name == "stage_layers":
         rows = ["+".join(map(str, row)) if isinstance(row, list) else str(row) for row in value]
         return f"stage-layers {','.join(rows)}"

@@ -19,6 +19,7 @@ def rank_entries(report: MemoryReport, layout: Layout, cluster: Cluster) -> list
     from planner.topology import place_ranks
 
     totals = [stage.total_bytes for stage in report.stages]
+    mixed = any(stage.card for stage in report.stages)
     return [
         {
             "rank": p.rank,
@@ -31,6 +32,7 @@ def rank_entries(report: MemoryReport, layout: Layout, cluster: Cluster) -> list
             "ep": p.ep,
             "stage": p.pp,
             "total_bytes": totals[p.pp],
+            **({"card": p.card} if mixed else {}),
         }
         for p in place_ranks(layout, cluster)
     ]
@@ -39,6 +41,7 @@ def rank_entries(report: MemoryReport, layout: Layout, cluster: Cluster) -> list
 def rank_blocks(entries: list[dict[str, Any]]) -> Iterator[Block]:
     """The same as a table."""
     names = ("rank", "node", "gpu", "tp", "cp", "dp", "pp", "ep")
-    rows = tuple((*(str(e[name]) for name in names), gib(e["total_bytes"])) for e in entries)
+    card = ("card",) if "card" in entries[0] else ()
+    rows = tuple((*(str(e[name]) for name in (*names, *card)), gib(e["total_bytes"])) for e in entries)
     yield Heading("Every GPU")
-    yield Table((*names, "total GiB"), rows)
+    yield Table((*names, *(f"<{name}" for name in card), "total GiB"), rows)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from planner.memory.form import COMPONENTS
 from planner.reports.blocks import Bars, Block, Fields, Heading, Items, Table, Text
 from planner.reports.units import count, gib, percent, seconds, size
-from planner.reports.words import cluster_words, memory_words, model_words, workload_words
+from planner.reports.words import cluster_words, memory_words, model_words, placement_words, workload_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from planner.cluster import Cluster
     from planner.commands.question import Question
+    from planner.layout import Layout
     from planner.memory.report import MemoryReport, StageMemory
     from planner.timing.report import StepTime
 
@@ -30,6 +32,13 @@ def understood(question: Question, capacity_bytes: int) -> Fields:
             ("workload", workload_words(question)),
         )
     )
+
+
+def placed(layout: Layout, cluster: Cluster) -> Iterator[Block]:
+    """What the stages stand on, where nodes differ."""
+    words = placement_words(layout, cluster)
+    if words:
+        yield Text(words, "quiet")
 
 
 def assumptions(question: Question | None, *more: tuple[str, ...]) -> Iterator[Block]:
@@ -60,6 +69,7 @@ def stage_name(folded: str) -> str:
 def _alike(a: StageMemory, b: StageMemory) -> bool:
     return (
         a.components == b.components
+        and a.card == b.card
         and (a.layers, a.parameters, a.in_flight_microbatches, a.moment, a.rule_of_thumb_bytes, a.capacity_bytes)
         == (b.layers, b.parameters, b.in_flight_microbatches, b.moment, b.rule_of_thumb_bytes, b.capacity_bytes)
     )  # fmt: skip
@@ -75,7 +85,11 @@ def memory_blocks(report: MemoryReport, verdict: bool = True) -> Iterator[Block]
     bars = tuple(
         (stage_name(name), tuple((part, stage.components[part]) for part in COMPONENTS)) for name, stage in groups
     )
-    yield Bars(bars, report.capacity_bytes)
+    if not any(stage.card for _, stage in groups):
+        yield Bars(bars, report.capacity_bytes)
+        return
+    for capacity in dict.fromkeys(stage.capacity_bytes for _, stage in groups):  # on a mixed cluster a drawing for each
+        yield Bars(tuple(b for b, (_, s) in zip(bars, groups, strict=True) if s.capacity_bytes == capacity), capacity)
 
 
 def peak_words(report: MemoryReport) -> str:
@@ -83,7 +97,8 @@ def peak_words(report: MemoryReport) -> str:
     peak = report.peak_stage
     largest = size(peak.components[peak.peak_component])
     alike = len(fold(report.stages)) == 1
-    where = "" if len(report.stages) == 1 else "on every stage alike, " if alike else f"on stage {peak.stage}, "
+    card = f" ({peak.card})" if peak.card else ""
+    where = "" if len(report.stages) == 1 else "on every stage alike, " if alike else f"on stage {peak.stage}{card}, "
     verdict = (
         f"Fits with {size(peak.headroom_bytes)} free"
         if report.fits
@@ -104,6 +119,7 @@ def _by_column(groups: list[tuple[str, StageMemory]]) -> Table:
     """A sum to read downwards: one column for each stage."""
     stages = [stage for _, stage in groups]
     rows = [
+        *([("card", *(s.card for s in stages))] if any(s.card for s in stages) else []),
         ("layers", *(str(s.layers) for s in stages)),
         ("parameters", *(count(s.parameters) for s in stages)),
         ("microbatches in flight", *(_flight(s) for s in stages)),
@@ -120,9 +136,11 @@ def _by_column(groups: list[tuple[str, StageMemory]]) -> Table:
 
 def _by_line(groups: list[tuple[str, StageMemory]]) -> Table:
     """One line for each stage, when there are too many for columns."""
+    mixed = any(s.card for _, s in groups)
     rows = tuple(
         (
             name,
+            *([s.card] if mixed else []),
             str(s.layers),
             count(s.parameters),
             _flight(s),
@@ -136,6 +154,7 @@ def _by_line(groups: list[tuple[str, StageMemory]]) -> Table:
     )
     titles = (
         "stage",
+        *(["<card"] if mixed else []),
         "layers",
         "parameters",
         "in flight",
@@ -196,6 +215,7 @@ def stage_rows(report: MemoryReport, **more: Any) -> list[dict[str, Any]]:
         {
             **more,
             "stage": s.stage,
+            **({"card": s.card} if s.card else {}),
             "ranks": s.ranks,
             "layers": s.layers,
             "parameters": s.parameters,

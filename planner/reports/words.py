@@ -93,20 +93,60 @@ def cluster_words(cluster: Cluster) -> str:
         f"{group.gpus} x {group.card.name} ({plural(group.nodes, 'node')} of {group.gpus_per_node})"
         for group in cluster.groups
     )
-    card = cluster.card
     words = [groups]
     if cluster.gpus > 1:
-        words.append(f"{_LINKS[card.scale_up]} {rate(card.scale_up_bytes_per_second)}B/s")
+        links = (f"{_LINKS[g.card.scale_up]} {rate(g.card.scale_up_bytes_per_second)}B/s" for g in cluster.groups)
+        words.append(" and ".join(dict.fromkeys(links)))
     if sum(group.nodes for group in cluster.groups) > 1:
-        network = rate(cluster.fabric.bytes_per_second_per_gpu)
-        words.append(f"{_NETWORKS[cluster.fabric.kind]} {network}B/s a GPU")
+        usual = cluster.fabric.bytes_per_second_per_gpu
+        ports = (f"{rate(group.network_bytes_per_second or usual)}B/s" for group in cluster.groups)
+        words.append(f"{_NETWORKS[cluster.fabric.kind]} {' and '.join(dict.fromkeys(ports))} a GPU")
     return ", ".join(words)
+
+
+def gpus_words(cluster: Cluster) -> str:
+    """`16 x A100-80G`, `8 x A100-80G + 8 x A100-40G`."""
+    counts: dict[str, int] = {}
+    for group in cluster.groups:
+        counts[group.card.name] = counts.get(group.card.name, 0) + group.gpus
+    return " + ".join(f"{gpus} x {name}" for name, gpus in counts.items())
+
+
+def placement_words(layout: Layout, cluster: Cluster) -> str:
+    """What the stages of a layout stand on in a mixed cluster, in the order of the ranks; else nothing."""
+    if len(cluster.groups) == 1:
+        return ""
+    from planner.topology.standing import placed_runs
+
+    def stages(numbers: tuple[int, ...]) -> str:
+        if layout.pp == 1:
+            return "ranks of the only stage"
+        last = f"-{numbers[-1]}" if len(numbers) > 1 else ""
+        return f"stage{'s' if last else ''} {numbers[0]}{last}"
+
+    runs = placed_runs(layout, cluster)
+    sizes = len({run.gpus_per_node for run in runs}) > 1
+    told = [
+        f"{stages(run.stages)} on {run.gpus} x {run.card}" + (f" in nodes of {run.gpus_per_node}" if sizes else "")
+        for run in runs
+    ]
+    return f"Placement, in the order of the nodes: {', '.join(told)}." if told else ""
 
 
 def memory_words(question: Question, capacity_bytes: int) -> str:
     """What a GPU offers and what is kept free of it."""
     if question.accounting == "rule-of-thumb":
+        cards = {group.card.name: group.card for group in question.cluster.groups}.values()
+        if len({card.sold_bytes for card in cards}) > 1:
+            own = " and ".join(f"{size(card.sold_bytes)} on {card.name}" for card in cards)
+            return f"{own} as sold (decimal gigabytes), reserve {size(question.reserve_bytes)}"
         return f"{size(capacity_bytes)} a GPU as sold (decimal gigabytes), reserve {size(question.reserve_bytes)}"
+    if len({group.card.capacity_bytes for group in question.cluster.groups}) > 1:
+        cards = {group.card.name: group.card for group in question.cluster.groups}.values()
+        own = " and ".join(f"{size(card.capacity_bytes)} on {card.name}" for card in cards)
+        default = question.reserve_bytes == question.cluster.reserve_bytes
+        kept = [size(card.reserve_bytes if default else question.reserve_bytes) for card in cards]
+        return f"{own}, of which {' and '.join(dict.fromkeys(kept))} stay reserved"
     return f"{size(capacity_bytes)} a GPU, of which {size(question.reserve_bytes)} stay reserved"
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from planner.cluster import Card, Cluster, NodeGroup
 from planner.layout import Layout
-from planner.topology.kinds import arranged, mixed
+from planner.topology.kinds import arranged, mixed, node_kinds
 from planner.topology.links import StageNodes
 
 
@@ -139,3 +139,30 @@ def _ranks_of(stages: list[int], pp: int) -> str:
     if pp == 1:
         return "all ranks"
     return f"the ranks of stage{'' if len(stages) == 1 else 's'} {', '.join(map(str, stages))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One kind of nodes in a layout's placement, and the stages that have ranks on it."""
+
+    label: str
+    card: str
+    nodes: int
+    gpus_per_node: int
+    gpus: int
+    stages: tuple[int, ...]
+
+
+def placed_runs(layout: Layout, cluster: Cluster) -> tuple[Run, ...]:
+    """The kinds of nodes in the order of the ranks, each with its stages; nothing on a cluster of one kind."""
+    if not mixed(cluster):
+        return ()
+    kinds, width = node_kinds(cluster), layout.tp * layout.cp * layout.dp
+    runs, start = [], 0
+    for index in layout.placement or range(len(kinds)):
+        kind = kinds[index]
+        first, last = start // width, min(layout.pp - 1, (start + kind.gpus - 1) // width)
+        stages = tuple(range(first, last + 1))
+        runs.append(Run(kind.label, kind.card.name, kind.nodes, kind.gpus_per_node, kind.gpus, stages))
+        start += kind.gpus
+    return tuple(runs)
