@@ -43,8 +43,8 @@ def split_bound(problem: SplitProblem, plain: SplitProblem | None = None, cutoff
 def least_slowest(problem: SplitProblem) -> int | None:
     """The least time of the slowest stage, by counts of layers only; None when the stages cannot hold the model.
 
-    With the coefficients of one chunk a stage it holds for any number of virtual chunks: under the interleaved
-    schedule no chunk has fewer microbatches in flight than its stage has without it.
+    With the memory of one chunk a stage it holds for any number of virtual chunks: under the interleaved schedule no
+    chunk has fewer microbatches in flight than its stage has without it.
     """
     slowest, _ = slowest_bound(problem.step, problem.kind_counts)
     return least_limit(Counted(problem).holds, slowest, problem.longest_stage_ns)

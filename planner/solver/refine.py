@@ -177,7 +177,8 @@ class Refiner:
         yield from self._slower_modes(node)
         slowest: int | None = 0
         if self.fixed_slices is None and self._plain_bounds(node.layout):
-            slowest = least_slowest(self.problem(node.layout)) if self._could_hold(node.layout) else None
+            eased = replace(self.problem(node.layout), step=self._least_form(node.layout))
+            slowest = least_slowest(eased) if self._could_hold(node.layout) else None
         if slowest is None:
             self.statistics["pruned_by_memory"] += 1
             return
@@ -196,7 +197,7 @@ class Refiner:
         problem = self.problem(node.layout)
         plain = None
         if problem.vpp > 1 and self._plain_bounds(node.layout):
-            plain = self.problem(replace(node.layout, vpp=1))
+            plain = replace(self.problem(replace(node.layout, vpp=1)), step=problem.step)  # its memory is meant
         sharper = split_bound(problem, plain, cutoff_ns)
         if sharper is None:
             self.statistics["pruned_by_memory"] += 1
@@ -224,6 +225,14 @@ class Refiner:
         most = self.timing.form(replace(layout, vpp=max(2, self.space.most_virtual(layout))))
         stages = tuple(replace(a, tails=b.tails) for a, b in zip(two.stages, most.stages, strict=True))
         return plain, replace(two, stages=stages)
+
+    def _least_form(self, layout: Layout) -> StepForm:
+        """No number of virtual stages takes a stage less time: a send may cost more without them."""
+        plain, interleaved = self._forms(layout)
+        if interleaved is None:
+            return plain
+        pairs = zip(plain.stages, interleaved.stages, strict=True)
+        return replace(plain, stages=tuple([a if a.fixed_ns <= b.fixed_ns else b for a, b in pairs]))
 
     def _best_virtual(self, layout: Layout) -> int:
         """A bound for every number of virtual stages."""

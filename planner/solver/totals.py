@@ -40,6 +40,8 @@ class Totals:
                 return solved
             split = self._spread_out(solved.split)
             if split is not None:
+                if solved.step_ns is not None and solved.step_ns < at_least_ns:
+                    raise AssertionError(f"a split of {solved.step_ns} ns was proved to take {at_least_ns} ns")
                 return replace(solved, split=split)
             if solved.status is not Status.OPTIMAL:
                 return Solved(Status.UNKNOWN, None, None, solved.lower_bound_ns)
