@@ -93,12 +93,18 @@ class Implementation:
     """Microbatches whose head weight gradient waits (--defer-embedding-wgrad-compute, --wgrad-deferral-limit)."""
 
 
+BEFORE_FLASH = ("volta", "turing")
+"""Architectures without flash and cuDNN attention: compute capability below 8.0."""
+
+
 def attention_on(implementation: Implementation, architecture: str) -> AttentionKernel:
     """The kernel that `auto` means: cuDNN from Hopper on, FlashAttention before, and on Blackwell in deterministic
-    mode, where cuDNN has no deterministic backward (Transformer Engine,
+    mode, where cuDNN has no deterministic backward; unfused where neither runs (Transformer Engine,
     pytorch/attention/dot_product_attention/utils.py: get_attention_backend)."""
     if implementation.attention != "auto":
         return implementation.attention
+    if architecture in BEFORE_FLASH:
+        return "unfused"
     if architecture == "hopper" or (architecture == "blackwell" and not implementation.deterministic):
         return "fused"
     return "flash"

@@ -27,13 +27,13 @@ IMPLEMENTATION = Implementation()
 WORKLOAD = Workload(96, 48)
 
 
-def card(**flops: float) -> Card:
+def card(architecture: str = "ampere", **flops: float) -> Card:
     """A card that computes in the given precisions only."""
-    return Card("card", "v", "volta", 10**9, 10**9, 0, 1e9, flops, "nvlink", 1e9, 1e9, 8, 8, 1e9)
+    return Card("card", "v", architecture, 10**9, 10**9, 0, 1e9, flops, "nvlink", 1e9, 1e9, 8, 8, 1e9)
 
 
-def cluster(**flops: float) -> Cluster:
-    return Cluster("cluster", (NodeGroup(card(**flops), 1, 8),), Fabric())
+def cluster(architecture: str = "ampere", **flops: float) -> Cluster:
+    return Cluster("cluster", (NodeGroup(card(architecture, **flops), 1, 8),), Fabric())
 
 
 def case(model=DENSE, workload=WORKLOAD, implementation=IMPLEMENTATION, world=None, cluster=None, **layout):
@@ -77,6 +77,10 @@ EXAMPLES = {
     ),
     "context-divides": (case(cp=5), case(cp=4)),
     "context-needs-fused-attention": (case(implementation=UNFUSED, cp=2), case(cp=2)),
+    "flash-attention-card": (
+        case(cluster=cluster("volta", bf16=1e12), implementation=Implementation(attention="flash")),
+        case(cluster=cluster("volta", bf16=1e12), implementation=Implementation(attention="auto")),
+    ),
     "sequence-positions": (case(LEARNED, workload=Workload(256, 48)), case(LEARNED, workload=Workload(128, 48))),
     "pipeline-layers": (case(pp=12), case(pp=8)),
     "pipeline-split": (case(pp=2, stages=HALF), case(pp=2, stages=even_split(DENSE, 2))),

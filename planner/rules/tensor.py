@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from planner.implementation import BEFORE_FLASH
 from planner.model import MLP, Attention, LatentAttention
 from planner.rules.rule import Case, Rule, close_to, divisors
 
@@ -156,6 +157,21 @@ CONTEXT_KERNEL = Rule(
         f"and {c.implementation.attention} attention"
     ),
 )
+def _without_flash(c: Case) -> list[str]:
+    if c.cluster is None or c.implementation.attention in ("auto", "unfused"):
+        return []
+    return sorted({g.card.name for g in c.cluster.groups if g.card.architecture in BEFORE_FLASH})
+
+
+FLASH_CARD = Rule(
+    "flash-attention-card",
+    "flash and cuDNN attention need compute capability 8.0 (Ampere) or newer",
+    "TransformerEngine pytorch/attention/dot_product_attention/utils.py: get_attention_backend",
+    (),
+    lambda c: not _without_flash(c),
+    lambda c: f"attention is {c.implementation.attention} and {', '.join(_without_flash(c))} has no kernel for it",
+    lambda c: "unfused would do",
+)
 POSITIONS = Rule(
     "sequence-positions",
     "seq_length must not exceed the learned position table",
@@ -177,5 +193,6 @@ TENSOR_RULES = (
     SEQUENCE_DIVIDES,
     CONTEXT_DIVIDES,
     CONTEXT_KERNEL,
+    FLASH_CARD,
     POSITIONS,
 )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from planner.cluster import Cluster
 from planner.errors import InputError
-from planner.implementation import Implementation
+from planner.implementation import Implementation, attention_on
 from planner.layout import Layout
 from planner.model import Model
 from planner.parameters import (
@@ -122,8 +122,9 @@ class Coefficients:
 
     def __init__(self, model: Model, workload: Workload, implementation: Implementation, cluster: Cluster):
         self.model, self.workload = model, workload
-        self.implementation, self.cluster = implementation, cluster
         self.device = slowest_device(cluster, workload.precision)
+        kernel = attention_on(implementation, self.device.card.architecture)
+        self.implementation, self.cluster = replace(implementation, attention=kernel), cluster
         self._compute: dict[tuple[Shard, int], LayerCompute] = {}
         self._layers: dict[tuple[object, ...], LayerParts] = {}
         self._parameters: dict[tuple[int, int, int, int], tuple[int, int]] = {}
