@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
@@ -12,7 +13,7 @@ from planner.reports.body import VERSION
 from planner.reports.units import percent, plural
 
 if TYPE_CHECKING:
-    from planner.validation.memory import MemoryValidation
+    from planner.validation.memory import MemoryRow, MemoryValidation
     from planner.validation.parameters import ParameterValidation
     from planner.validation.step import StepValidation
 
@@ -97,9 +98,39 @@ def step_section(validation: StepValidation) -> Section:
 
 
 def memory_section(validation: MemoryValidation) -> Section:
-    """Peaks of allocated memory by source and card; toy models apart."""
-    rows = [asdict(row) for row in validation.rows]
-    table = Table(
+    """Peaks of memory by source and card; toy models apart, then runs that shard gradients and weights."""
+    errors = [abs(run.error) for run in validation.runs if not run.toy]
+    right = sum(run.right for run in validation.runs)
+    blocks: list[Block] = [
+        Heading("Peak of allocated memory against published runs"),
+        _memory_table(validation.rows),
+        Text(
+            f"{plural(len(errors), 'stage')} of full-size models: median {percent(median(errors))}; "
+            f"{right} of {len(validation.runs)} peaks right (within 6%, a toy's within 60 MiB)."
+        ),
+        *left_out_blocks(validation.left_out),
+    ]
+    if validation.sharded:
+        errors = [abs(run.error) for run in validation.sharded_runs]
+        right = sum(run.right for run in validation.sharded_runs)
+        blocks += [
+            Heading("Peak of reserved memory against published runs that shard gradients and weights"),
+            _memory_table(validation.sharded),
+            Text(
+                f"{plural(len(errors), 'run')} of FSDP2 and DeepSpeed ZeRO-3: median {percent(median(errors))}; "
+                f"{right} within 6%."
+            ),
+            *left_out_blocks(validation.sharded_left_out),
+        ]
+    blocks += sources_blocks(validation.sources)
+    rows = [asdict(row) for row in (*validation.rows, *validation.sharded)]
+    left_out = Counter(validation.left_out) + Counter(validation.sharded_left_out)
+    data = {"rows": rows, "left_out": dict(left_out), "sources": dict(validation.sources)}
+    return "memory", data, blocks, rows
+
+
+def _memory_table(rows: Sequence[MemoryRow]) -> Table:
+    return Table(
         ("<source", "<card", "<size", "stages", "median", "p90", "worst", "bias", "right", "<worst run"),
         tuple(
             (
@@ -114,24 +145,10 @@ def memory_section(validation: MemoryValidation) -> Section:
                 str(r.right),
                 r.worst,
             )
-            for r in validation.rows
+            for r in rows
         ),
         keys=3,
     )
-    errors = [abs(run.error) for run in validation.runs if not run.toy]
-    right = sum(run.right for run in validation.runs)
-    blocks: list[Block] = [
-        Heading("Peak of allocated memory against published runs"),
-        table,
-        Text(
-            f"{plural(len(errors), 'stage')} of full-size models: median {percent(median(errors))}; "
-            f"{right} of {len(validation.runs)} peaks right (within 6%, a toy's within 60 MiB)."
-        ),
-        *left_out_blocks(validation.left_out),
-        *sources_blocks(validation.sources),
-    ]
-    data = {"rows": rows, "left_out": dict(validation.left_out), "sources": dict(validation.sources)}
-    return "memory", data, blocks, rows
 
 
 def parameters_section(validation: ParameterValidation) -> Section:
@@ -145,12 +162,19 @@ def parameters_section(validation: ParameterValidation) -> Section:
         ),
     )
     models, exact = sum(r.models for r in validation.rows), sum(r.exact for r in validation.rows)
-    data = {"rows": rows, "left_out": list(validation.without_count)}
+    left_out = _count("the source publishes no exact count", validation.without_count)
+    data = {
+        "rows": rows,
+        "left_out": list(validation.without_count),
+        "ranks_left_out": dict(validation.left_out),
+        "sources": dict(validation.sources),
+    }
     blocks: list[Block] = [
         Heading("Parameters against published counts"),
         table,
         Text(f"{exact} of {models} exact.", "good" if exact == models else "bad"),
-        *left_out_blocks(_count("the source publishes no exact count", validation.without_count)),
+        *left_out_blocks({**left_out, **validation.left_out}),
+        *(sources_blocks(validation.sources) if validation.sources else ()),
     ]
     return "parameters", data, blocks, rows
 

@@ -1,8 +1,9 @@
-"""Peaks of allocated memory against published measurements: `plan validate --what memory`.
+"""Peaks of memory against published measurements: `plan validate --what memory`.
 
 Each run in `data/memory.json` is the Megatron-LM argument list that ran, the cards it ran on and the logged peak, by
 pipeline stage; it goes through the reader and the accounting that `plan check` uses, so nothing here knows a
-formula. What cannot be predicted is counted with the reason.
+formula. Runs of frameworks that shard gradients and weights come from `memory_sharded`; their sources print reserved
+memory. What cannot be predicted is counted with the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,8 @@ from planner.hardware import parse_gpus
 from planner.interop.megatron import launch_from_words
 from planner.memory.accounting import make_accounting
 from planner.memory.report import MemoryReport
+from planner.validation.memory_sharded import left_out as sharded_left_out
+from planner.validation.memory_sharded import sharded_data, sharded_runs
 
 DATA = Path(__file__).parent / "data" / "memory.json"
 TOY_BYTES = 8 * 2**30
@@ -82,6 +85,8 @@ class MemoryRow:
     """Median of the signed relative errors."""
     right: int
     """Peaks predicted within 6 % (toys: or within 60 MiB)."""
+    quantity: str = "allocated"
+    """What the source prints: allocated, or reserved by PyTorch's allocator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,10 @@ class MemoryValidation:
     sources: Mapping[str, str]
     """What each source is."""
     runs: tuple[MemoryRun, ...]
+    sharded: tuple[MemoryRow, ...] = ()
+    """Runs that shard gradients and weights (FSDP2, DeepSpeed ZeRO-3), by source and card."""
+    sharded_runs: tuple[MemoryRun, ...] = ()
+    sharded_left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=1)
@@ -162,10 +171,37 @@ def validate_memory() -> MemoryValidation:
         tables.setdefault((run.source, run.card, "toy" if run.toy else "full"), []).append(run)
     rows = tuple(_row(key, members) for key, members in sorted(tables.items()))
     sources = {name: source["cite"] for name, source in data["sources"].items()}
-    return MemoryValidation(rows, dict(left_out.most_common()), sources, runs)
+    sharded = tuple(_sharded_runs())
+    by_card: dict[tuple[str, str, str], list[MemoryRun]] = {}
+    for run in sharded:
+        by_card.setdefault((run.source, run.card, "full"), []).append(run)
+    sources |= {name: str(cite) for name, cite in sharded_data()["sources"].items()}
+    return MemoryValidation(
+        rows,
+        dict(left_out.most_common()),
+        sources,
+        runs,
+        tuple(_row(key, members, "reserved") for key, members in sorted(by_card.items())),
+        sharded,
+        dict(sharded_left_out()),
+    )
 
 
-def _row(key: tuple[str, str, str], members: Sequence[MemoryRun]) -> MemoryRow:
+def _sharded_runs() -> Iterator[MemoryRun]:
+    for run in sharded_runs():
+        yield MemoryRun(
+            id=run.id,
+            source=run.source,
+            card=run.card,
+            gpus=run.gpus,
+            stage=run.stage,
+            measured_bytes=run.measured_bytes,
+            predicted_bytes=run.predicted_bytes,
+            moment=run.moment,
+        )
+
+
+def _row(key: tuple[str, str, str], members: Sequence[MemoryRun], quantity: str = "allocated") -> MemoryRow:
     errors = [run.error for run in members]
     furthest = max(members, key=lambda run: abs(run.error))
     return MemoryRow(
@@ -177,4 +213,5 @@ def _row(key: tuple[str, str, str], members: Sequence[MemoryRun]) -> MemoryRow:
         worst=furthest.id,
         bias=median(errors),
         right=sum(run.right for run in members),
+        quantity=quantity,
     )

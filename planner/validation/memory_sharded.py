@@ -79,6 +79,12 @@ def sharded_runs() -> Iterator[ShardedRun]:
         )
 
 
+def left_out() -> Mapping[str, int]:
+    """Published records of sharded runs that were not used, by reason."""
+    found: Mapping[str, int] = sharded_data().get("left_out", {})
+    return found
+
+
 def predicted(run: Mapping[str, Any]) -> MemoryReport:
     """The memory of a recorded run."""
     model = load_model(run["model"])
