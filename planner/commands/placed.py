@@ -50,10 +50,12 @@ def placement_argument(layout: Layout, cluster: Cluster) -> str:
 def placed(question: Question, layout: Layout, text: str | None = None) -> tuple[Layout, str]:
     """The layout on the order that was stated, else on the best: one that fits, or misses by least, then the fastest,
     then the listed one. And how it was chosen, in words; a cluster of one kind has neither."""
-    from planner.topology.kinds import mixed, placement_labels, placements
-
     cluster = question.cluster
     given = stated(text, cluster)
+    if len(cluster.groups) == 1:
+        return layout, ""
+    from planner.topology.kinds import mixed, placement_labels, placements
+
     if not mixed(cluster):
         return layout, ""
     if given is not None:

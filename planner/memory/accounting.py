@@ -13,7 +13,6 @@ from planner.memory.form import Counts, StageForm
 from planner.memory.report import MemoryReport
 from planner.memory.rule_of_thumb import RuleOfThumb
 from planner.model import Model
-from planner.topology.kinds import mixed
 from planner.workload import Workload
 
 ACCOUNTINGS = ("exact", "rule-of-thumb")
@@ -52,7 +51,7 @@ def make_accounting(
 ) -> Accounting:
     """`exact` or `rule-of-thumb`; InputError for another name. On a mixed cluster each stage is counted on its own
     card, with that card's reserve unless one is given."""
-    if mixed(cluster):
+    if _mixed(cluster):
         from planner.memory.mixed import MixedAccounting
 
         if name == "exact" and reserve_bytes == cluster.reserve_bytes:
@@ -67,3 +66,12 @@ def make_accounting(
     if name == "rule-of-thumb":
         return RuleOfThumb(model, workload, implementation, cluster, reserve_bytes)
     raise InputError(f"accounting must be one of {', '.join(ACCOUNTINGS)}; given '{name}'.")
+
+
+def _mixed(cluster: Cluster) -> bool:
+    """Whether nodes differ; topology is imported only where there are several groups of them."""
+    if len(cluster.groups) == 1:
+        return False
+    from planner.topology.kinds import mixed
+
+    return mixed(cluster)

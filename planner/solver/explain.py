@@ -7,8 +7,11 @@ make room.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from planner.cluster import Cluster
 from planner.layout import Layout
 from planner.memory.form import Always, Component, Counts, Moment, StageForm, multiplier
 from planner.memory.report import MemoryReport
@@ -18,6 +21,9 @@ from planner.solver.fill import least_slowest, split_bound
 from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.refine import Refiner
 from planner.solver.result import Fact
+from planner.solver.shares import shared_out
+from planner.topology.kinds import mixed
+from planner.topology.standing import standing
 
 REMOVAL: tuple[Component, ...] = ("reserve", "buffers", "logits", "activations", "gradients", "optimizer", "weights")
 """The order in which parts are tried away: what matters least to the argument first."""
@@ -104,12 +110,38 @@ def _fits_any(space: Space, accounting: Accounting, timing: StepTiming, layouts:
 
 
 def _missing(space: Space, accounting: Accounting, layout: Layout) -> tuple[int, int]:
-    """(bytes beyond the capacity, stage) of the fuller end of a pipeline whose layers are shared out evenly."""
+    """(bytes beyond the capacity, stage) of the fuller end of a pipeline whose layers are shared out evenly, or of the
+    fullest stage where cards differ and each has its share."""
     worst = []
-    for stage in sorted({0, layout.pp - 1}):
-        needed = sum(_peak(accounting.form(layout, stage), _even_counts(space, layout, stage)).values())
+    for stage in range(layout.pp) if layout.placement else sorted({0, layout.pp - 1}):
+        needed = sum(_peak(accounting.form(layout, stage), _counts(space, accounting, layout, stage)).values())
         worst.append((needed - accounting.stage_capacity_bytes(layout, stage), stage))
     return max(worst)
+
+
+def _counts(space: Space, accounting: Accounting, layout: Layout, stage: int) -> Counts:
+    """Even shares, or on a mixed cluster layers in proportion to the room that the stages' cards have for them."""
+    if not layout.placement:
+        return _even_counts(space, layout, stage)
+    pattern, kinds = space.model.pattern, range(len(space.model.layer_kinds))
+    mean = Counter(pattern)
+    again = layout.recompute.granularity == "full"
+
+    def held(layers: Sequence[int]) -> Counts:
+        row = tuple(list(layers).count(kind) for kind in kinds)
+        none = tuple(0 for _ in kinds)
+        rest = (none,) * (layout.vpp - 1)
+        return Counts((row, *rest), (row if again else none, *rest))
+
+    common = mean.most_common(1)[0][0]
+    rooms = []
+    for each in range(layout.pp):
+        form, capacity = accounting.form(layout, each), accounting.stage_capacity_bytes(layout, each)
+        one, two = (sum(_peak(form, held([common] * n)).values()) for n in (1, 2))
+        rooms.append(1 + (capacity - one) / max(1, two - one))
+    shares = shared_out(len(pattern), rooms)
+    start = sum(shares[:stage])
+    return held(pattern[start : start + shares[stage]])
 
 
 def _even_counts(space: Space, layout: Layout, stage: int) -> Counts:
@@ -139,8 +171,11 @@ def _told(space: Space, accounting: Filtered, layout: Layout) -> tuple[Fact, ...
     """The facts with their bytes in the layout that misses by least."""
     missing, stage = _missing(space, accounting, layout)
     capacity = accounting.stage_capacity_bytes(layout, stage)
+    card = _card(space.cluster, layout, stage)
     where = f"stage {stage} of {layout.pp}" if layout.pp > 1 else "each GPU"
-    peak = _peak(accounting.form(layout, stage), _even_counts(space, layout, stage))
+    if layout.placement and layout.pp > 1:
+        where += f" (on {card})"
+    peak = _peak(accounting.form(layout, stage), _counts(space, accounting, layout, stage))
     parts = sorted(((size, name) for name, size in peak.items() if name in accounting.kept), reverse=True)
     told = [
         Fact(
@@ -153,12 +188,19 @@ def _told(space: Space, accounting: Filtered, layout: Layout) -> tuple[Fact, ...
     told.append(
         Fact(
             "capacity",
-            f"a {space.cluster.card.name} offers {capacity / 2**30:.2f} GiB, {max(0, missing) / 2**30:.2f} GiB less "
+            f"a {card} offers {capacity / 2**30:.2f} GiB, {max(0, missing) / 2**30:.2f} GiB less "
             f"than these together, even in the layout that needs least: {described(layout)}",
             {"bytes": capacity, "missing_bytes": missing},
         )
     )
     return tuple(told)
+
+
+def _card(cluster: Cluster, layout: Layout, stage: int) -> str:
+    """The card of a stage, the smallest where it has several."""
+    if not mixed(cluster):
+        return cluster.card.name
+    return min(standing(cluster, layout).cards(stage), key=lambda card: card.capacity_bytes - card.reserve_bytes).name
 
 
 def described(layout: Layout) -> str:

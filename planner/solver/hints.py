@@ -51,14 +51,12 @@ def _solved(space: Space, solve: Solve) -> Iterator[Hint]:
 def _more_gpus(space: Space, solve: Solve) -> Iterator[Hint]:
     """Twice as many GPUs, until they hold the model."""
     cluster = space.cluster
-    if not cluster.homogeneous:
-        return
     for _ in range(DOUBLINGS):
-        cluster = _doubled(cluster)
+        cluster = _doubled(cluster) if cluster.homogeneous else _doubled_nodes(cluster)
         found = solve(cluster, space.pins).plans
         if found:
             yield Hint(
-                f"{cluster.gpus} {cluster.card.name} hold it: {described(found[0].layout)}",
+                f"{_gpus(cluster)} hold it: {described(found[0].layout)}",
                 command(space, cluster, space.pins),
                 found[0],
             )
@@ -74,22 +72,51 @@ def _doubled(cluster: Cluster) -> Cluster:
     return replace(cluster, name=name, groups=groups)
 
 
+def _doubled_nodes(cluster: Cluster) -> Cluster:
+    """Twice the nodes of every kind."""
+    groups = tuple(replace(group, nodes=2 * group.nodes) for group in cluster.groups)
+    return replace(cluster, name=gpus_argument(groups), groups=groups)
+
+
+def _gpus(cluster: Cluster) -> str:
+    """`16 A100-80G`, `16 A100-80G and 16 A100-40G`."""
+    counts: dict[str, int] = {}
+    for group in cluster.groups:
+        counts[group.card.name] = counts.get(group.card.name, 0) + group.gpus
+    return " and ".join(f"{gpus} {name}" for name, gpus in counts.items())
+
+
+def gpus_argument(groups: tuple[NodeGroup, ...]) -> str:
+    """What `--gpus` takes for these nodes."""
+    terms = []
+    for group in groups:
+        whole = group.gpus_per_node == group.card.gpus_per_node
+        alone = group.nodes == 1 and group.gpus_per_node < group.card.gpus_per_node
+        shape = f"{group.gpus}" if whole or alone else f"{group.nodes}x{group.gpus_per_node}"
+        terms.append(f"{shape}x{group.card.name}")
+    return "+".join(terms)
+
+
 def _larger_card(space: Space, solve: Solve) -> Iterator[Hint]:
-    """The same number of the smallest card that holds it, among cards of the same vendor with more memory."""
+    """The same number of the smallest card that holds it, among cards of the same vendor with more memory; on a mixed
+    cluster in place of the cards that have less."""
     from planner.hardware.cards import card_names, load_card
 
     cluster = space.cluster
-    if not cluster.homogeneous:
-        return
-    here = cluster.card
+    here = min((group.card for group in cluster.groups), key=lambda card: card.capacity_bytes)
     larger = [card for card in map(load_card, card_names()) if card.capacity_bytes > here.capacity_bytes]
     larger = [card for card in larger if card.vendor == here.vendor and space.workload.precision in card.flops]
-    for card in sorted(larger, key=lambda card: (card.capacity_bytes, card.name)):
-        groups = tuple(replace(group, card=card) for group in cluster.groups)
-        other = replace(cluster, name=f"{cluster.gpus}x{card.name}", groups=groups)
+    ours = {group.card.name for group in cluster.groups}
+    for card in sorted(larger, key=lambda card: (card.name not in ours, card.capacity_bytes, card.name)):
+        groups = tuple(
+            replace(group, card=card) if group.card.capacity_bytes < card.capacity_bytes else group
+            for group in cluster.groups
+        )
+        name = f"{cluster.gpus}x{card.name}" if cluster.homogeneous else gpus_argument(groups)
+        other = replace(cluster, name=name, groups=groups)
         found = solve(other, space.pins).plans
         if found:
-            yield Hint(f"{cluster.gpus} {card.name} hold it: {described(found[0].layout)}",
+            yield Hint(f"{_gpus(other)} hold it: {described(found[0].layout)}",
                        command(space, other, space.pins), found[0])  # fmt: skip
             return
 
@@ -97,11 +124,12 @@ def _larger_card(space: Space, solve: Solve) -> Iterator[Hint]:
 def command(space: Space, cluster: Cluster, pins: Pins) -> str:
     """The command line that repeats the solved remedy."""
     workload = space.workload
-    words = [f"plan --model {space.model.name} --gpus {cluster.gpus}x{cluster.card.name}"]
+    gpus = f"{cluster.gpus}x{cluster.card.name}" if cluster.homogeneous else gpus_argument(cluster.groups)
+    words = [f"plan --model {space.model.name} --gpus {gpus}"]
     words.append(f"--seq-length {workload.seq_length} --global-batch {workload.global_batch}")
     for field in fields(pins):
         values = getattr(pins, field.name)
-        if values is None or field.name in ("sequence_parallel", "stage_layers"):
+        if values is None or field.name in ("sequence_parallel", "stage_layers", "placement"):
             continue
         words.append(f"--{field.name.replace('_', '-')} {','.join(map(str, values))}")
     return " ".join(words)
