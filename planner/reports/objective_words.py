@@ -107,7 +107,7 @@ def choices_words(pins: Pins) -> str:
     found = choices_body(pins)
     said = []
     if found["pinned"]:
-        said.append("pinned by you: " + ", ".join(_named(n, v) for n, v in found["pinned"].items()))
+        said.append("pinned by you: " + ", ".join(named(n, v) for n, v in found["pinned"].items()))
     if found["restricted"]:
         restricted = (f"{_name(n)} {' or '.join(map(str, v))}" for n, v in found["restricted"].items())
         said.append("restricted: " + ", ".join(restricted))
@@ -122,7 +122,8 @@ def _name(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _named(name: str, value: Any) -> str:
+def named(name: str, value: Any) -> str:
+    """A choice and its value."""
     if name == "sequence_parallel":
         return f"sequence-parallel {'on' if value else 'off'}"
     if name == "placement":

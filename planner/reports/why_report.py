@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.reports import body
 from planner.reports.blocks import Block, Heading, Items, Table, Text
-from planner.reports.objective_words import choices_body
+from planner.reports.objective_words import choices_body, named
 from planner.reports.search_report import Section
 from planner.reports.sections import memory_blocks, peak_words
 from planner.reports.units import percent, seconds, size
@@ -78,7 +78,7 @@ def _data(question: Question, reason: Why, best: Plan | None) -> dict[str, Any]:
 
 
 def _asked(reason: Why) -> str:
-    return ", ".join(f"{n.replace('_', '-')} {v}" for n, v in choices_body(reason.given)["pinned"].items())
+    return ", ".join(named(name, value) for name, value in choices_body(reason.given)["pinned"].items())
 
 
 def _blocks(reason: Why, best: Plan | None) -> list[Block]:

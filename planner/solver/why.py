@@ -106,7 +106,9 @@ def _completions(asked: Asked, space: Space) -> Iterator[Layout]:
         }
         share = values.get("tp", 1) * values.get("cp", 1) * values.get("pp", 1)
         dp = pins.dp[0] if pins.dp else max(1, asked.cluster.gpus // share)
-        parallel = pins.sequence_parallel[0] if pins.sequence_parallel else values.get("tp", 1) > 1
+        shards = values.get("tp", 1)
+        divides = shards > 1 and asked.workload.seq_length % (shards * values.get("cp", 1)) == 0
+        parallel = pins.sequence_parallel[0] if pins.sequence_parallel else divides
         recompute = Recompute(pins.recompute[0]) if pins.recompute else Recompute()
         yield Layout(**values, dp=dp, sequence_parallel=parallel, recompute=recompute)
 
