@@ -17,10 +17,14 @@ from planner.solver.result import SearchResult, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from planner.capacity.case import Rounds
     from planner.cluster import Cluster
     from planner.commands.question import Question
+    from planner.solver.space import Pins
+
+    T = TypeVar("T")
 
 GPUS = "gpus"
 GPU_SECONDS = "gpu_seconds_per_token"
@@ -41,7 +45,9 @@ class Within(Case):
 
 
 def part_of(cluster: Cluster, gpus: int) -> Cluster:
-    """So many GPUs of a cluster of one kind: of one node, or whole nodes."""
+    """So many GPUs of a cluster of one kind: of one node, whole nodes, or all of it."""
+    if gpus == cluster.gpus:
+        return cluster
     group = cluster.groups[0]
     size = group.gpus_per_node
     group = replace(group, nodes=1, gpus_per_node=gpus) if gpus <= size else replace(group, nodes=gpus // size)
@@ -63,6 +69,8 @@ class Counted:
     """The chosen number of GPUs (None: none holds the model) and all that were judged, ascending."""
 
     gpus: int | None
+    given: int
+    """The number of GPUs in the question: none above it was judged."""
     proved: bool
     counts: tuple[Count, ...]
     objective: str
@@ -104,7 +112,7 @@ class Judge:
         return outcomes
 
 
-def _driven(rounds: Rounds, judge: Judge):  # type: ignore[no-untyped-def]
+def _driven(rounds: Rounds[T], judge: Judge) -> T:
     """What the rounds return, with every scenario judged."""
     try:
         scenarios = next(rounds)
@@ -117,21 +125,26 @@ def _driven(rounds: Rounds, judge: Judge):  # type: ignore[no-untyped-def]
 def counted(
     question: Question,
     ask: Callable[..., Question],
-    pins: object,
+    pins: Pins,
     objective: str,
     prices: Prices,
     time_limit_seconds: float | None,
 ) -> Counted:
     """The chosen count for `gpus` (fewest) or `cost` (cheapest token)."""
     cluster = question.cluster
-    if len(cluster.groups) > 1:
+    names = sorted({group.card.name for group in cluster.groups})
+    if len(names) > 1:
         raise InputError(
             f"--objective {objective} needs GPUs of one kind, so that a smaller number of them is one cluster, but "
-            f"{cluster.name} has {len(cluster.groups)} groups."
+            f"{cluster.name} has {' and '.join(names)}."
         )
     group = cluster.groups[0]
+    if prices.by_card is not None and prices.of(group.card.name) is None:
+        raise InputError(
+            f"--gpu-hour-price must price {group.card.name}, but it only prices {', '.join(sorted(prices.by_card))}."
+        )
     card = replace(group.card, gpus_per_node=group.gpus_per_node)
-    case = Within(question.model, card, ask, pins, time_limit_seconds, cluster=cluster)  # type: ignore[arg-type]
+    case = Within(question.model, card, ask, pins, time_limit_seconds, cluster=cluster)
     deadline = None if time_limit_seconds is None else time.monotonic() + time_limit_seconds
     least = _driven(fewest(case, cluster.gpus), Judge(deadline, first=True))
     smallest = least.gpus
@@ -157,8 +170,8 @@ def _counts(cluster: Cluster) -> list[int]:
     return sorted(counts)
 
 
-def _chosen(case: Case, objective: str, smallest: int | None, refuted: bool, prices: Prices) -> Counted:
-    counts = []
+def _chosen(case: Within, objective: str, smallest: int | None, refuted: bool, prices: Prices) -> Counted:
+    counts, given = [], case.cluster.gpus if case.cluster is not None else 0
     for gpus, outcome in sorted(case.known.items()):
         spent = (None, None) if outcome.plan is None else per_token(
             outcome.plan.step.seconds, case.questions[gpus], prices
@@ -168,10 +181,12 @@ def _chosen(case: Case, objective: str, smallest: int | None, refuted: bool, pri
     name = GPUS if objective == "gpus" else COST if priced else GPU_SECONDS
     known = tuple(count for count in counts if not _skipped(count, smallest, objective))
     if smallest is None:
-        return Counted(None, refuted, known, name, None, None, prices.currency, priced)
+        return Counted(None, given, refuted, known, name, None, None, prices.currency, priced)
     if objective == "gpus":
         open_counts = [c.gpus for c in counts if c.gpus < smallest and not c.outcome.refuted]
-        return Counted(smallest, refuted, known, name, smallest, min([smallest, *open_counts]), prices.currency, priced)
+        return Counted(
+            smallest, given, refuted, known, name, smallest, min([smallest, *open_counts]), prices.currency, priced
+        )
 
     def spent_by(count: Count) -> float:
         value = count.cost_per_million_tokens if priced else count.gpu_seconds_per_token
@@ -186,7 +201,7 @@ def _chosen(case: Case, objective: str, smallest: int | None, refuted: bool, pri
         if not count.outcome.refuted and count.outcome.word != "optimal":
             spent = per_token(lower or 0.0, case.questions[count.gpus], prices)
             bounds.append((spent[1] if priced else spent[0]) or 0.0)
-    return Counted(best.gpus, proved, known, name, value, min(bounds), prices.currency, priced)
+    return Counted(best.gpus, given, proved, known, name, value, min(bounds), prices.currency, priced)
 
 
 def _skipped(count: Count, smallest: int | None, objective: str) -> bool:

@@ -52,12 +52,23 @@ def load_model(name_or_path: str) -> Model:
         return _built_in(name)
     if _is_path(text) or os.path.lexists(text):
         return _from_path(text)
-    raise unknown("model", text[:80], _index().names, "plan models")
+    raise unknown("model", text[:80], _every_name(), "plan models")
 
 
 def model_names() -> list[str]:
     """The names of the catalogue, sorted by family and size as in its files."""
     return list(_index().names)
+
+
+def _every_name() -> list[str]:
+    """Names and aliases as they are written, the names first."""
+    aliases = (
+        alias.strip()
+        for _, document in _index().names.values()
+        if (listed := _ALIASES.search(document))
+        for alias in listed[1].split(",")
+    )
+    return list(dict.fromkeys([*_index().names, *aliases]))
 
 
 def entries() -> list[Entry]:

@@ -49,5 +49,8 @@ def _blocks(found: Counted) -> list[Block]:
     )
     marked = next((i for i, c in enumerate(found.counts) if c.gpus == found.gpus), None)
     columns = ("GPUs", "<verdict", "step", "GPU-seconds per M tokens", *((money,) * found.priced))
-    note = "Judged: the even shares of a node and whole nodes; without failures, restarts and checkpoints."
+    note = (
+        f"Judged, up to the {found.given:,} GPUs given: the even shares of a node, then whole nodes; without failures, "
+        "restarts and checkpoints."
+    )
     return [Heading("Numbers of GPUs"), Table(columns, rows, marked=marked), Text(note, "quiet")]

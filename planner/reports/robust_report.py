@@ -58,7 +58,8 @@ def _blocks(found: Robust, memory: Measured, time: Measured) -> list[Block]:
         blocks += [_table(shown, found)]
         blocks += [
             Text(
-                "Free: GiB beside the reserve. Regret: what a layout loses at worst against another that fits, when each part of the step is off by "
+                "Free: GiB beside the reserve. Regret: what a layout loses at worst against another that fits, when "
+                "each part of the step is off by "
                 "its error, alike in both (docs/adr/0005-robust-choice.md).",
                 "quiet",
             )

@@ -29,6 +29,7 @@ from planner.reports.sections import (
 )
 from planner.reports.units import gib, percent, plural, seconds, size
 from planner.reports.words import gpus_words, layout_words, margin_words, split_words
+from planner.solver.restrictions import restrictions
 from planner.solver.result import Status
 
 if TYPE_CHECKING:
@@ -175,7 +176,8 @@ def _found(
     if ranks is not None:
         yield from rank_blocks(ranks)
     yield from step_blocks(best.step)
-    yield from assumptions(question, best.memory.assumptions, best.step.assumptions)
+    searched = () if pins is None else restrictions(question.model, pins)
+    yield from assumptions(question, best.memory.assumptions, best.step.assumptions, searched)
     commands = next_commands(best.layout)
     if commands:
         yield Heading("Next")
@@ -202,6 +204,8 @@ def proof_words(result: SearchResult) -> str:
 def _reasons(result: SearchResult) -> Iterator[str]:
     """Why the first plan wins: the margin, what binds, where the time goes."""
     best = result.plans[0]
+    if result.objective == "peak_bytes":
+        yield f"{worth(result, result.value)} on the fullest GPU, reserve included{_next_peak(result)}."
     if len(result.plans) > 1:
         second = result.plans[1]
         margin = second.step.seconds / best.step.seconds - 1
@@ -223,6 +227,13 @@ def _reasons(result: SearchResult) -> Iterator[str]:
             f"{percent(compute / best.step.seconds, 0)} of the step is computation; the largest loss is "
             f"{name.replace('_', ' ')} ({percent(amount / best.step.seconds)})."
         )
+
+
+def _next_peak(result: SearchResult) -> str:
+    if len(result.plans) < 2:
+        return ""
+    more = max(s.total_bytes for s in result.plans[1].memory.stages) / (result.value or 1) - 1
+    return f"; the runner-up takes {percent(more)} more"
 
 
 def _roomier(result: SearchResult) -> str:
