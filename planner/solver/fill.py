@@ -50,9 +50,10 @@ def least_slowest(problem: SplitProblem) -> int | None:
     return least_limit(Counted(problem).holds, slowest, problem.longest_stage_ns)
 
 
-def could_fit(problem: SplitProblem) -> bool:
-    """Whether the stages could hold the model at all, by counts of layers only."""
-    return Counted(problem).holds(problem.longest_stage_ns)
+def could_fit(problem: SplitProblem, lenient: bool = False) -> bool:
+    """Whether the stages could hold the model at all, by counts of layers only. `lenient` leaves out what the backward
+    pass of a layer needs for its turn."""
+    return Counted(problem, lenient).holds(problem.longest_stage_ns)
 
 
 def first_split(problem: SplitProblem) -> Split | None:
@@ -227,8 +228,8 @@ class Bag:
     """A stage as a bag of layers: each further one where it costs least, each recomputed one where it saves most. Never
     more than any split needs, in bytes and in nanoseconds."""
 
-    def __init__(self, problem: SplitProblem, stage: int):
-        self._problem = problem
+    def __init__(self, problem: SplitProblem, stage: int, lenient: bool = False):
+        self._problem, self._lenient = problem, lenient
         pp, vpp = problem.pp, problem.vpp
         self._slices = range(stage, pp * vpp, pp)
         minima = [problem.minimum(c) if vpp > 1 else 0 for c in self._slices]
@@ -288,12 +289,12 @@ class Bag:
         return redo
 
     def _moment(self, moment: LinearMoment) -> BagMoment:
-        here = max(0, min(moment.if_layer[k] for k in self.kinds))
+        here = 0 if self._lenient else max(0, min(moment.if_layer[k] for k in self.kinds))
         saved = sorted((max(0, *(-row[k] for k in self.kinds)) for row in moment.recomputed), reverse=True)
         return BagMoment(
             self._steps(moment.layer, moment.fixed, here),
             Steps(0, tuple((size, self._each) for size in saved)),
-            max(0, min(moment.if_recomputed[k] for k in self.kinds)),
+            0 if self._lenient else max(0, min(moment.if_recomputed[k] for k in self.kinds)),
         )
 
     def _steps(self, rows: Sequence[Sequence[int]], base: int, any_layer: int = 0, from_none: bool = False) -> Steps:
@@ -336,8 +337,8 @@ def _fewest(saved: Steps, wanted: int) -> int:
 class Counted:
     """Stages as bags of layers whose order is ignored."""
 
-    def __init__(self, problem: SplitProblem):
-        self.problem = problem
+    def __init__(self, problem: SplitProblem, lenient: bool = False):
+        self.problem, self._lenient = problem, lenient
         self._bags: dict[int, Bag] = {}
         self._plain: Counted | None = None
         self._looked: set[int] = set()
@@ -390,5 +391,5 @@ class Counted:
         if self._plain is not None and stage not in self._looked:
             return self._plain._bag(stage)
         if stage not in self._bags:
-            self._bags[stage] = Bag(self.problem, stage)
+            self._bags[stage] = Bag(self.problem, stage, self._lenient)
         return self._bags[stage]

@@ -8,16 +8,18 @@ tests hold them to:
   there are, the more of the tails is hidden
 - recomputation never makes a layer faster, naming more modules neither
 - the interleaved schedule, with even chunks, never lowers a stage's peak below that of plain 1F1B with the same layers
+- no recomputation keeps less of a layer until its backward pass than full recomputation does, nor a set of modules
+  less than a larger set
 - a larger micro-batch never lowers a stage's peak, at the same degrees
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from planner.layout import Layout
+from planner.layout import Layout, Recompute
 from planner.solver import unequal
 from planner.solver.bounds import layer_bound, pipeline_bound, slowest_bound, tail_bound, time_bound
 from planner.solver.candidates import Space
@@ -27,12 +29,14 @@ from planner.solver.problem import Lazy, LinearMoment, SplitProblem, linear_mome
 from planner.stages import split_from_counts
 from planner.timing.form import StepForm
 
+FULL = Layout(recompute=Recompute("full"))
+
 
 class Level(IntEnum):
     """How much of a node's layout is decided."""
 
-    GROUP = 0
-    ZERO = 1
+    FLOOR = 0
+    GROUP = 1
     RECOMPUTE = 2
     FILLED = 3
     VIRTUAL = 4
@@ -50,6 +54,10 @@ class Node:
     problem: SplitProblem | None = field(default=None, compare=False)
     slowest_ns: int = field(default=0, compare=False)
     """No stage of any split below is faster than its slowest one must be: this."""
+    modes: tuple[Layout, ...] = field(default=(), compare=False)
+    """The node's group and ZeRO stage under every legal recomputation."""
+    virtual: tuple[Layout, ...] = field(default=(), compare=False)
+    """Layouts with fewer virtual stages that are still to be looked at, most first."""
 
 
 def simplicity(layout: Layout) -> tuple:
@@ -85,36 +93,47 @@ class Refiner:
         """What the schedule itself divides the bubble by, virtual stages apart."""
 
     def roots(self) -> list[Node]:
-        """Every group of degrees and micro-batch, bounded by the time of its layers alone."""
-        nodes = []
-        batch = self.space.workload.global_batch
+        """Every group of degrees and micro-batch, bounded by the time of its layers alone: where there are experts, by
+        the least time under any of their degrees, so that only what could win is timed by itself."""
+        nodes, batch = [], self.space.workload.global_batch
+        floor = getattr(self.timing, "layer_floor_ns", None) if self.model.is_moe else None
+        level = Level.GROUP if floor is None else Level.FLOOR
         for group in self.space.groups():
+            family = _family(group)
+            self._smallest[family] = min(group.micro_batch, self._smallest.get(family, group.micro_batch))
             if group.placement:
                 nodes.append(self._mixed_root(group))
                 continue
-            shard = (group.tp, group.cp, group.ep, group.etp, group.micro_batch, group.sequence_parallel)
-            layer_ns = self._layer_ns.get(shard)
-            if layer_ns is None:
-                form = self.timing.form(group)
-                layer_ns = self._layer_ns[shard] = tuple(
-                    map(min, *{s.layer_ns for s in form.stages}, form.stages[0].layer_ns)
-                )
-                self._divisor = max(self._divisor, form.vpp)
+            if floor is None:
+                layer_ns = self._times(group)
+            else:
+                shard = (group.tp, group.cp, group.micro_batch, group.sequence_parallel)
+                layer_ns = self._layer_ns.get(shard, ())
+                if not layer_ns:
+                    layer_ns = self._layer_ns[shard] = floor(group)
+                    self._divisor = max(self._divisor, self.timing.form(group).vpp)
             virtual = max(self.space.most_virtual(group), self._divisor)
             bound = layer_bound(layer_ns, self.counts, group.num_microbatches(batch), group.pp, virtual)
-            nodes.append(Node(bound, simplicity(group), Level.GROUP, group))
-            family = _family(group)
-            self._smallest[family] = min(group.micro_batch, self._smallest.get(family, group.micro_batch))
+            nodes.append(Node(bound, simplicity(group), level, group))
         self.statistics["groups"] = len(nodes)
         return nodes
+
+    def _times(self, group: Layout) -> tuple[int, ...]:
+        """The least time of a layer of each kind on any stage."""
+        shard = (group.tp, group.cp, group.ep, group.etp, group.micro_batch, group.sequence_parallel)
+        layer_ns = self._layer_ns.get(shard)
+        if layer_ns is None:
+            form = self.timing.form(group)
+            self._divisor = max(self._divisor, form.vpp)
+            layer_ns = tuple(map(min, *{s.layer_ns for s in form.stages}, form.stages[0].layer_ns))
+            self._layer_ns[shard] = layer_ns
+        return layer_ns
 
     def _mixed_root(self, group: Layout) -> Node:
         """A group on several kinds of nodes: its stages have layer times of their own."""
         form = self.timing.form(group)
         self._divisor = max(self._divisor, form.vpp)
         virtual = max(self.space.most_virtual(group), self._divisor)
-        family = _family(group)
-        self._smallest[family] = min(group.micro_batch, self._smallest.get(family, group.micro_batch))
         bound = unequal.layer_bound(form, self.counts, form.num_microbatches, virtual)
         return Node(bound, simplicity(group), Level.GROUP, group)
 
@@ -122,11 +141,14 @@ class Refiner:
         """What is one step below a node, without what is proved slower than the cutoff."""
         self.statistics["refined"] += 1
         match node.level:
+            case Level.FLOOR:
+                group, batch = node.layout, self.space.workload.global_batch
+                virtual = max(self.space.most_virtual(group), self._divisor)
+                bound = layer_bound(self._times(group), self.counts, group.num_microbatches(batch), group.pp, virtual)
+                yield replace(node, bound_ns=max(bound, node.bound_ns), level=Level.GROUP)
             case Level.GROUP:
                 for layout in self.space.extend(node.layout, "zero"):
-                    yield replace(node, key=simplicity(layout), level=Level.ZERO, layout=layout)
-            case Level.ZERO:
-                yield from self._zero(node)
+                    yield from self._zero(replace(node, layout=layout))
             case Level.RECOMPUTE:
                 yield from self._recompute(node)
             case Level.FILLED:
@@ -147,13 +169,13 @@ class Refiner:
 
     def _zero(self, node: Node) -> Iterator[Node]:
         """No recomputation first, since all others are slower; without it, all that nothing simpler leads to."""
-        modes = list(self.space.extend(node.layout, "recompute"))
+        modes = tuple(self.space.extend(node.layout, "recompute"))
         plain = [x for x in modes if x.recompute.granularity == "none"]
         for layout in plain or self._simplest(modes):
-            yield replace(node, key=simplicity(layout), level=Level.RECOMPUTE, layout=layout)
+            yield Node(node.bound_ns, simplicity(layout), Level.RECOMPUTE, layout, modes=modes)
 
     @staticmethod
-    def _simplest(modes: list[Layout]) -> list[Layout]:
+    def _simplest(modes: Sequence[Layout]) -> list[Layout]:
         """Full recomputation, and each module alone (or a set of which no module may be named alone)."""
         alone = {x.recompute.modules for x in modes if len(x.recompute.modules) == 1}
         return [
@@ -167,29 +189,43 @@ class Refiner:
         """Time with this recomputation, at the best number of virtual stages, as if memory were free."""
         if self._known_too_large(node.layout):
             self.statistics["pruned_by_memory"] += 1
-            yield from self._slower_modes(node)
+            yield from self._slower_modes(node, too_large=True)
             return
         bound = max(node.bound_ns, self._best_virtual(node.layout))
         yield replace(node, bound_ns=bound, level=Level.FILLED)
 
     def _filled(self, node: Node) -> Iterator[Node]:
         """The same with memory, filled as if there were no virtual stages; then each number of virtual stages."""
-        yield from self._slower_modes(node)
         slowest: int | None = 0
         if self.fixed_slices is None and self._plain_bounds(node.layout):
-            eased = replace(self.problem(node.layout), step=self._least_form(node.layout))
-            slowest = least_slowest(eased) if self._could_hold(node.layout) else None
+            slowest = None
+            if self._could_hold(node.layout):
+                eased = replace(self.problem(node.layout), step=self._least_form(node.layout))
+                slowest = least_slowest(eased)
+        yield from self._slower_modes(node, slowest is None)
         if slowest is None:
             self.statistics["pruned_by_memory"] += 1
             return
-        plain, interleaved = self._forms(node.layout)
-        for layout in self.space.extend(node.layout, "vpp"):
+        layouts = tuple(self.space.extend(node.layout, "vpp"))
+        plain = tuple([x for x in layouts if x.vpp == 1])
+        for chain in (plain, tuple(sorted((x for x in layouts if x.vpp > 1), key=lambda x: -x.vpp))):
+            yield from self._next_virtual(replace(node, virtual=chain, slowest_ns=slowest))
+
+    def _next_virtual(self, node: Node) -> Iterator[Node]:
+        """The number of virtual stages whose bound is least of those left: the bubble shrinks with every one more."""
+        if node.virtual:
+            layout, *rest = node.virtual
+            plain, interleaved = self._forms(layout)
             form = plain if layout.vpp == 1 or interleaved is None else replace(interleaved, vpp=layout.vpp)
-            bound = max(node.bound_ns, self._bound(form, layout, slowest))
-            yield Node(bound, simplicity(layout), Level.VIRTUAL, layout, None, slowest)
+            bound = max(node.bound_ns, self._bound(form, layout, node.slowest_ns))
+            key, fewer = simplicity(layout), tuple(rest)
+            yield Node(bound, key, Level.VIRTUAL, layout, None, node.slowest_ns, virtual=fewer)
 
     def _virtual(self, node: Node, cutoff_ns: int | None) -> Iterator[Node]:
         """One layout: its own time, then its own memory."""
+        if node.virtual:
+            yield from self._next_virtual(node)
+            node = replace(node, virtual=())
         bound = max(node.bound_ns, self._bound(self.timing.form(node.layout), node.layout, node.slowest_ns))
         if bound > node.bound_ns:
             yield replace(node, bound_ns=bound)
@@ -204,17 +240,34 @@ class Refiner:
             return
         yield Node(max(bound, sharper), node.key, Level.SOLVE, node.layout, problem)
 
-    def _slower_modes(self, node: Node) -> Iterator[Node]:
+    def _slower_modes(self, node: Node, too_large: bool) -> Iterator[Node]:
         """What recomputes more: after none the simplest modes, after a set of modules each set with one more."""
-        r = node.layout.recompute
-        modes = list(self.space.extend(node.layout, "recompute"))
-        more: list[Layout] = []
+        r, modes = node.layout.recompute, node.modes
+        more: Sequence[Layout] = ()
         if r.granularity == "none":
-            more = self._simplest(modes)
+            if too_large:
+                node = replace(node, modes=self._leaner(modes))
+            more = self._simplest(node.modes)
         elif r.granularity == "selective":
             more = [x for x in modes if x.recompute.modules[:-1] == r.modules]
         for layout in more:
             yield replace(node, key=simplicity(layout), level=Level.RECOMPUTE, layout=layout)
+
+    def _leaner(self, modes: tuple[Layout, ...]) -> tuple[Layout, ...]:
+        """The modes that could fit where keeping everything does not. No mode keeps less of a layer than the largest
+        sets of modules that include it do, and none less than full recomputation: where these do not fit even
+        without what rebuilding a layer takes, nothing does."""
+        if self.fixed_slices is not None or not self._plain_bounds():
+            return modes
+        full = [x for x in modes if x.recompute.granularity == "full"]
+        if any(not could_fit(self.problem(x), lenient=True) for x in full):
+            self.statistics["pruned_by_memory"] += 1
+            return ()
+        named = [x for x in modes if x.recompute.granularity == "selective"]
+        modules = {x: set(x.recompute.modules) for x in named}
+        largest = [x for x in named if not any(modules[x] < modules[y] for y in named)]
+        fitting = [modules[x] for x in largest if could_fit(self.problem(x), lenient=True)]
+        return (*[x for x in named if any(modules[x] <= most for most in fitting)], *full)
 
     def _forms(self, layout: Layout) -> tuple[StepForm, StepForm | None]:
         """Coefficients with one virtual stage, and the least with several: the fixed time of two, the tails of most."""
@@ -256,7 +309,7 @@ class Refiner:
         known = self._held.get((_family(layout), layout.zero, layout.recompute), {})
         return any(size < layout.micro_batch and not holds for size, holds in known.items())
 
-    def _plain_bounds(self, layout: Layout) -> bool:
+    def _plain_bounds(self, layout: Layout = FULL) -> bool:
         """Whether memory without virtual stages bounds that with them. The rule of thumb knows one state of a stage
         only, in which recomputing the fullest chunk first can save more than it would without virtual stages."""
         return layout.recompute.granularity != "full" or getattr(self.accounting, "name", "") != "rule-of-thumb"

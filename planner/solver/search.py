@@ -145,7 +145,7 @@ class Search:
     def _dive(self, queue: list[Node]) -> None:
         """With the time up and nothing found: the lean variants of groups sampled over the whole queue, best bound
         first, so that the answer is a plan with its gap where one is to be had."""
-        groups = sorted(node for node in queue if node.level is Level.GROUP)
+        groups = sorted(node for node in queue if node.level <= Level.GROUP)
         until = time.monotonic() + DIVE_SECONDS
         for node in groups[:: max(1, len(groups) // DIVE_GROUPS)]:
             if time.monotonic() > until:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from planner.cluster import Cluster
 from planner.errors import InputError
-from planner.implementation import Implementation, attention_on
+from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model
 from planner.parameters import (
@@ -24,6 +24,7 @@ from planner.timing import tails
 from planner.timing.collectives import all_reduce_seconds
 from planner.timing.efficiency import efficiency
 from planner.timing.ends import embedding_seconds, head_seconds, projection_seconds
+from planner.timing.floor import layer_floor_seconds
 from planner.timing.form import StageTime, StepForm, Tail
 from planner.timing.kernels import Device
 from planner.timing.layer import LayerCompute, layer_compute
@@ -122,9 +123,8 @@ class Coefficients:
 
     def __init__(self, model: Model, workload: Workload, implementation: Implementation, cluster: Cluster):
         self.model, self.workload = model, workload
+        self.implementation, self.cluster = implementation, cluster
         self.device = slowest_device(cluster, workload.precision)
-        kernel = attention_on(implementation, self.device.card.architecture)
-        self.implementation, self.cluster = replace(implementation, attention=kernel), cluster
         self._compute: dict[tuple[Shard, int], LayerCompute] = {}
         self._layers: dict[tuple[object, ...], LayerParts] = {}
         self._parameters: dict[tuple[int, int, int, int], tuple[int, int]] = {}
@@ -287,6 +287,16 @@ class Coefficients:
         totals = sum(normal.values()), sum(again.values())
         found = self._layers[key] = LayerParts(normal, again, forward, backward, *totals)
         return found
+
+    def layer_floor_ns(self, layout: Layout) -> tuple[int, ...]:
+        """For each kind of layer: no layout with this tp, cp and micro-batch is faster, whatever its ep and etp."""
+        shard = replace(shard_of(layout), ep=1, etp=1, modules=())
+        links, e = group_links(layout, self.cluster), self.device.efficiency
+        args = (shard, self.workload, self.implementation, links, e)
+        return tuple(
+            int(1e9 * layer_floor_seconds(self.device, self.model, layer, self._layer_compute(shard, kind), *args))
+            for kind, layer in enumerate(self.model.layer_kinds)
+        )
 
     def _layer_parameters(self, shard: Shard, kind: int) -> tuple[int, int]:
         """(dense, expert) parameters of a layer on one rank."""

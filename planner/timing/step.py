@@ -44,6 +44,12 @@ class Timing:
         wants more GPUs than there are or the batch is too small for it."""
         return self._coefficients.timed(layout).form
 
+    def layer_floor_ns(self, layout: Layout) -> tuple[int, ...]:
+        """For each kind of layer: no layout with this tp, cp and micro-batch on cards of one kind is faster, whatever
+        its expert parallelism."""
+        assert isinstance(self._coefficients, Coefficients)
+        return self._coefficients.layer_floor_ns(layout)
+
     def step(self, layout: Layout) -> StepTime:
         """The step of a layout whose stages are given, by component. `step_ns` is what `form` evaluates to."""
         if len(layout.stages) != layout.pp:
