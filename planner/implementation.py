@@ -57,6 +57,8 @@ class Implementation:
     moe_shared_expert_overlap: bool = False
     overlap_moe_expert_parallel_comm: bool = False
     fp8_param_gather: bool = False
+    fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "delayed"
+    """How scales of fp8 products are chosen (--fp8-recipe)."""
     fp32_residual_connection: bool = False
     precision_aware_optimizer: bool = False
     main_grads_bytes: Literal[2, 4] = 4

@@ -71,9 +71,20 @@ def _optimizer(workload: Workload, impl: Implementation, layout: Layout) -> str:
 def _fp8(workload: Workload, impl: Implementation) -> list[str]:
     if workload.precision != "fp8":
         return []
+    if impl.layer_implementation == "local":
+        return ["fp8 needs Transformer Engine: Megatron's local layers are counted in bf16"]
+    weights = "fp8 copies of linear weights are kept, row-wise and column-wise"
     if impl.fp8_param_gather:
-        return ["fp8 weights of linear layers with a column-wise copy; activations are counted in bf16"]
-    return ["fp8 copies of linear weights are kept, row-wise and column-wise; activations are counted in bf16"]
+        weights = "fp8 weights of linear layers with a column-wise copy"
+    recipe = {
+        "delayed": "delayed scaling",
+        "tensorwise": "current scaling",
+        "blockwise": "a scale for 128 elements",
+        "mxfp8": "mxfp8",
+    }
+    kept = f"linear layers keep their inputs in fp8 ({recipe[impl.fp8_recipe]}), all else is kept in bf16: estimated"
+    left_out = "padded tokens of experts, amax histories, fp8 attention and layers in bf16 are not counted"
+    return [weights, kept, left_out]
 
 
 def _sharded(impl: Implementation, layout: Layout) -> list[str]:

@@ -69,9 +69,9 @@ def kept_by_one(kinds: tuple[LayerCost, ...], edges: EdgeCosts, chunk: int, embe
     """What one microbatch in flight keeps of a virtual chunk, which may begin with the embedding."""
     terms = []
     for k, cost in enumerate(kinds):
-        terms.append(Term("activations", "layers", cost.saved_bytes, "layer", k, chunk))
+        terms.append(Term("activations", "layers", cost.saved_bytes, "layer", k, chunk, cost.certainty))
         less = cost.checkpoint_bytes - cost.saved_bytes
-        terms.append(Term("activations", "recomputed layers", less, "recomputed", k, chunk))
+        terms.append(Term("activations", "recomputed layers", less, "recomputed", k, chunk, cost.certainty))
     if embedding:
         terms.append(Term("activations", "embedding", edges.embedding_bytes))
     return Bundle(terms)
@@ -98,9 +98,10 @@ def moments(
     # a recomputed layer stands before the kept ones of its chunk: their activations are gone by then
     gone = _layers_gone(kinds, chunk) if alone else ()
     for k, cost in enumerate(kinds):
-        here = Term("activations", "layer gradients", cost.backward_bytes, "if_layer", k)
+        here = Term("activations", "layer gradients", cost.backward_bytes, "if_layer", k, 0, cost.certainty)
         out.append(Moment("backward", (*kept, *freed, here, *besides.layers[k])))
-        rebuilt = Term("activations", "recomputed layer and its gradients", cost.recompute_bytes, "if_recomputed", k)
+        name = "recomputed layer and its gradients"
+        rebuilt = Term("activations", name, cost.recompute_bytes, "if_recomputed", k, 0, cost.certainty)
         out.append(Moment("recompute", (*kept, *freed, *gone, rebuilt, *besides.layers[k])))
     if on_embedding:
         done = (*_layers_gone(kinds, chunk), *_checkpoints_gone(kinds, chunk))
@@ -113,14 +114,14 @@ def _layers_gone(kinds: tuple[LayerCost, ...], chunk: int) -> tuple[Term, ...]:
     """The kept layers of the chunk in backward, of one microbatch."""
     terms = []
     for k, cost in enumerate(kinds):
-        terms.append(Term("activations", "layers done", -cost.saved_bytes, "layer", k, chunk))
-        terms.append(Term("activations", "layers done", cost.saved_bytes, "recomputed", k, chunk))
+        terms.append(Term("activations", "layers done", -cost.saved_bytes, "layer", k, chunk, cost.certainty))
+        terms.append(Term("activations", "layers done", cost.saved_bytes, "recomputed", k, chunk, cost.certainty))
     return tuple(terms)
 
 
 def _checkpoints_gone(kinds: tuple[LayerCost, ...], chunk: int) -> tuple[Term, ...]:
     return tuple(
-        Term("activations", "layers done", -cost.checkpoint_bytes, "recomputed", k, chunk)
+        Term("activations", "layers done", -cost.checkpoint_bytes, "recomputed", k, chunk, cost.certainty)
         for k, cost in enumerate(kinds)
     )
 

@@ -21,6 +21,7 @@ from planner.memory.activations.edges import (
 from planner.memory.activations.layer import checkpoint_tape, layer_tape
 from planner.memory.activations.selective_ops import OPERATIONS, saved_by_policy
 from planner.memory.activations.shape import Shape
+from planner.memory.form import Certainty
 from planner.memory.offload import offloaded_bytes
 from planner.memory.tape import Tape, backward_peak, saved_by_tensor, saved_bytes
 from planner.model import Layer, Model, MoE
@@ -55,6 +56,7 @@ class LayerCost:
     numel: int
     offloaded_bytes: int = 0
     """Of what it keeps, bytes that wait on the host; `saved_bytes` is what stays."""
+    certainty: Certainty = "exact"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +142,7 @@ def shape_of(model: Model, workload: Workload, impl: Implementation, layout: Lay
         element=4 if workload.precision == "fp32" else 2,
         hidden_dropout=hidden,
         attention_dropout=attention,
+        fp8=impl.fp8_recipe if workload.precision == "fp8" and impl.layer_implementation != "local" else "",
     )
 
 
@@ -183,6 +186,7 @@ def layer_cost(
         tape=full,
         numel=numel(weights),
         offloaded_bytes=offloaded,
+        certainty="estimated" if shape.fp8 else "exact",
     )
 
 

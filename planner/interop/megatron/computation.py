@@ -41,6 +41,14 @@ _DISPATCHERS: dict[str, Literal["allgather", "alltoall", "flex"]] = {
     "alltoall_seq": "alltoall",
     "flex": "flex",
 }
+_FP8_RECIPES: dict[str, Literal["delayed", "tensorwise", "blockwise", "mxfp8"]] = {
+    "delayed": "delayed",
+    "tensorwise": "tensorwise",
+    "blockwise": "blockwise",
+    "mxfp8": "mxfp8",
+    # a factory of the user's own: scales are counted as those of one tensor
+    "custom": "tensorwise",
+}
 _MOMENT_BYTES: dict[str, Literal[1, 2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 _MAIN_BYTES: dict[str, Literal[2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2}
 _FSDP_GRADIENTS = {"auto": "auto", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
@@ -111,6 +119,7 @@ def build_implementation(args: Arguments, source: str) -> Implementation:
         moe_shared_expert_overlap=args.flag("moe-shared-expert-overlap"),
         overlap_moe_expert_parallel_comm=args.flag("overlap-moe-expert-parallel-comm"),
         fp8_param_gather=args.flag("fp8-param-gather"),
+        fp8_recipe=choose(args, "fp8-recipe", _FP8_RECIPES, "delayed", source),
         fp32_residual_connection=args.flag("fp32-residual-connection"),
         precision_aware_optimizer=precision_aware,
         main_grads_bytes=choose(args, "main-grads-dtype", _MAIN_BYTES, "fp32", source),

@@ -113,6 +113,7 @@ HONOURED: dict[str, Argument] = {
         moe-router-score-function MoE.score_function
         moe-router-dtype Implementation.moe_router_fp32
         fp8-format Workload.precision
+        fp8-recipe Implementation.fp8_recipe
         fp8 Workload.precision (older name of fp8-format)
         optimizer Workload.optimizer
         main-grads-dtype Implementation.main_grads_bytes
@@ -283,7 +284,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         moe-combine-bwd-dtype tokens are sent in bf16
         cuda-graph-impl buffers of CUDA graphs are not counted
         no-rope-freq rotary positions are counted on every layer
-        fp8-recipe scales and amax histories are not counted
         num-layers-at-start-in-bf16 all layers are counted in FP8
         num-layers-at-end-in-bf16 all layers are counted in FP8
         output-logit-dtype logits are counted in the model's precision

@@ -157,6 +157,8 @@ def _precision(workload: Workload, implementation: Implementation) -> list[str]:
     words = ["--bf16"]
     if workload.precision == "fp8":
         words += ["--fp8-format", "hybrid", *_flags({"fp8-param-gather": implementation.fp8_param_gather})]
+        if implementation.fp8_recipe != "delayed":
+            words += ["--fp8-recipe", implementation.fp8_recipe]
     return words
 
 

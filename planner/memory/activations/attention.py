@@ -62,7 +62,7 @@ def attention_items(
         items.append(Checkpoint("core_attn", (q, k, v), core, output=query, output_key="attention output"))
     else:
         items += core
-    items += row_linear(shape, impl, "linear_proj", "attention output", a.query_width // t)
+    items += row_linear(shape, impl, "linear_proj", "attention output", a.query_width // t, original=True)
     return tuple(items)
 
 

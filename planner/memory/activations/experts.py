@@ -9,6 +9,7 @@ import math
 
 from planner.implementation import Implementation
 from planner.memory.activations.feed_forward import activation_op, mlp_items
+from planner.memory.activations.fp8 import gradient_casts, linear_input
 from planner.memory.activations.shape import Shape, weight_grad
 from planner.memory.tape import Checkpoint, Item, Op, Saved
 from planner.model import MoE
@@ -57,7 +58,8 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
     # Only SwiGLU has a kernel that multiplies with the routing probability; elsewhere the product keeps both factors.
     fused = moe.expert.gated and impl.bias_activation_fusion
     unweighted = 0 if fused or "moe_act" in recompute else e * received * ffn
-    fc2_saves = () if "moe_act" in recompute else (Saved("expert fc2 input", e * received * ffn),)
+    inner = linear_input(shape, "expert fc2 input", "expert fc2", e * received * ffn)
+    fc2_saves = () if "moe_act" in recompute else (inner,)
     items += [
         Op("router", saves=(Saved("mlp input", shape.stream), Saved("routing", routing)), grad_input=0),
         Op(
@@ -71,9 +73,10 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
             "expert fc1",
             output=e * received * up,
             output_key="expert fc1 output",
-            saves=(Saved("dispatched tokens", dispatched),),
+            saves=(linear_input(shape, "dispatched tokens", "expert fc1", dispatched),),
             grad_input=dispatched,
             weight_grad=weight_grad(impl, shape, shape.hidden, up) * local,
+            backward_temp=gradient_casts(shape, received * up),
         ),
         act,
         Op(
@@ -86,6 +89,7 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
             saves=fc2_saves,
             grad_input=e * received * ffn,
             weight_grad=weight_grad(impl, shape, shape.hidden, ffn) * local,
+            backward_temp=gradient_casts(shape, received * shape.hidden),
         ),
         Op("combine", output=shape.stream, grad_input=dispatched),
     ]

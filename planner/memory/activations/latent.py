@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from planner.implementation import Implementation
 from planner.memory.activations.attention import flash_attention, second_output, unfused_attention
+from planner.memory.activations.fp8 import gradient_casts, linear_input
 from planner.memory.activations.shape import Shape, column_linear, row_linear, weight_grad
 from planner.memory.tape import Checkpoint, Item, Op, Saved
 from planner.model import LatentAttention
@@ -94,7 +95,7 @@ def latent_attention_items(
         items.append(Checkpoint("core_attn", (q, k, v), core, output=value, output_key="attention output"))
     else:
         items += core
-    items += row_linear(shape, impl, "linear_proj", "attention output", heads * a.v_head_dim)
+    items += row_linear(shape, impl, "linear_proj", "attention output", heads * a.v_head_dim, original=True)
     return tuple(items)
 
 
@@ -105,9 +106,10 @@ def _down(shape: Shape, impl: Implementation, name: str, width: int) -> Op:
     return Op(
         name,
         output=shape.element * shape.tokens * width // shape.sp,
-        saves=(Saved("attention input", shape.stream),),
+        saves=(linear_input(shape, "attention input", name, shape.stream),),
         grad_input=shape.stream,
         weight_grad=weight_grad(impl, shape, shape.hidden, width),
+        backward_temp=gradient_casts(shape, shape.tokens * width // shape.sp),
     )
 
 

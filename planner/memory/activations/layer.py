@@ -8,6 +8,7 @@ from planner.implementation import Implementation
 from planner.memory.activations.attention import attention_items
 from planner.memory.activations.experts import moe_items
 from planner.memory.activations.feed_forward import mlp_items
+from planner.memory.activations.fp8 import is_copy_of
 from planner.memory.activations.latent import latent_attention_items
 from planner.memory.activations.shape import Shape, dropout_op, norm_op
 from planner.memory.tape import Branch, Checkpoint, Item, Op, Saved, Tape
@@ -76,7 +77,8 @@ def _renamed(item: Item, key: str, to: str) -> Item:
     """The same item reading another storage."""
     if isinstance(item, Branch):
         return item
-    return replace(item, saves=tuple(Saved(to, s.bytes) if s.key == key else s for s in item.saves))
+    saves = (Saved(s.key.replace(key, to, 1), s.bytes) if is_copy_of(s.key, key) else s for s in item.saves)
+    return replace(item, saves=tuple(saves))
 
 
 def _recomputed_norm(norm: Op, rest: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -89,7 +91,7 @@ def _recomputed_norm(norm: Op, rest: tuple[Item, ...]) -> tuple[Item, ...]:
 def _without(item: Item, key: str) -> Item:
     if isinstance(item, Branch):
         return item
-    return replace(item, saves=tuple(Saved(s.key, 0) if s.key == key else s for s in item.saves))
+    return replace(item, saves=tuple(Saved(s.key, 0) if is_copy_of(s.key, key) else s for s in item.saves))
 
 
 def checkpoint_tape(shape: Shape, layers: tuple[Tape, ...], distribute: bool = False) -> Tape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.implementation import Implementation
+from planner.memory.activations.fp8 import gradient_casts, linear_input
 from planner.memory.tape import Op, Saved
 from planner.model import Norm
 
@@ -27,6 +28,8 @@ class Shape:
     """Bytes of one activation element."""
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
+    fp8: str = ""
+    """Recipe of Transformer Engine's fp8 products: delayed, tensorwise, blockwise or mxfp8; empty without."""
 
     @property
     def tokens(self) -> int:
@@ -72,22 +75,26 @@ def column_linear(
         name,
         output=shape.element * shape.tokens * out_width,
         output_key=output_key,
-        saves=(Saved(source, part),),
+        saves=(linear_input(shape, source, name, part),),
         grad_input=part,
         weight_grad=weight_grad(impl, shape, in_width, out_width),
-        backward_temp=whole if shape.sp > 1 else 0,
+        backward_temp=(whole if shape.sp > 1 else 0) + gradient_casts(shape, shape.tokens * out_width),
     )
 
 
-def row_linear(shape: Shape, impl: Implementation, name: str, source: str, in_width: int) -> tuple[Op, ...]:
+def row_linear(
+    shape: Shape, impl: Implementation, name: str, source: str, in_width: int, *, original: bool = False
+) -> tuple[Op, ...]:
     """A row-parallel linear from `in_width` features on this rank to the hidden size, and the reduce-scatter behind it,
-    whose backward gathers the gradient (tensor_parallel/mappings.py: _ReduceScatterToSequenceParallelRegion)."""
+    whose backward gathers the gradient (tensor_parallel/mappings.py: _ReduceScatterToSequenceParallelRegion).
+    `original`: in fp8 it shares its input with whoever keeps it."""
     linear = Op(
         name,
         output=shape.full_stream,
-        saves=(Saved(source, shape.element * shape.tokens * in_width),),
+        saves=(linear_input(shape, source, name, shape.element * shape.tokens * in_width, original=original),),
         grad_input=shape.element * shape.tokens * in_width,
         weight_grad=weight_grad(impl, shape, in_width, shape.hidden),
+        backward_temp=gradient_casts(shape, shape.tokens * shape.hidden),
     )
     if shape.sp == 1:
         return (linear,)
