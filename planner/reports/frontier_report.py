@@ -157,7 +157,7 @@ def _changed(trade: Trade) -> str:
 
 def _knobs_table(found: Frontier) -> Table:
     rows = tuple(
-        (t.knob, "nothing that fits", "", "", "")
+        (t.knob, "frees nothing by itself", "", "", "")
         if t.plan is None or t.trade is None
         else (
             t.knob,

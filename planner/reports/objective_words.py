@@ -39,7 +39,7 @@ def objective_body(result: SearchResult) -> dict[str, Any]:
         "value": result.value,
         "lower_bound": result.lower_bound,
         "unit": UNITS[result.objective],
-        "proved": result.status is Status.OPTIMAL,
+        "proved": result.status in (Status.OPTIMAL, Status.INFEASIBLE),
     }
 
 

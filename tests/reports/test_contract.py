@@ -32,7 +32,9 @@ def test_search_json_keeps_the_contract(question, found: SearchResult) -> None:
     assert list(data) == ["version", "status", "objective", "inputs", "plans", "explanation", "meta"]
     assert data["version"] == 1
     assert data["status"] == "optimal"
-    assert data["objective"] == {"name": "step_seconds", "value": 50.0, "lower_bound": 50.0}
+    assert data["objective"] == {
+        "name": "step_seconds", "value": 50.0, "lower_bound": 50.0, "unit": "seconds", "proved": True,
+    }  # fmt: skip
     assert data["inputs"].keys() >= {"model", "cluster", "workload", "accounting"}
     assert data["inputs"]["model"].keys() >= {"name", "parameters"}
     assert data["inputs"]["cluster"].keys() >= {"gpus", "card"}
