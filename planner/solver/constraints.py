@@ -7,7 +7,8 @@ from typing import Protocol
 from ortools.sat.python import cp_model
 
 from planner.solver.fill import Counted
-from planner.solver.problem import LinearMoment, SplitProblem
+from planner.solver.linear import LinearMoment
+from planner.solver.problem import SplitProblem
 from planner.solver.variables import Linear, SplitVariables
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from planner.memory.form import Counts
 from planner.solver.bounds import pipeline_bound, slowest_bound, tail_bound
-from planner.solver.problem import LinearMoment, Split, SplitProblem
+from planner.solver.linear import LinearMoment
+from planner.solver.problem import Split, SplitProblem
 from planner.solver.windows import cheapest, possible
 
 TOLERANCE = 2**-14

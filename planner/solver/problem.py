@@ -9,116 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import ge
 from typing import Any
 
-from planner.memory.form import Counts, StageForm, Sums
+from planner.memory.form import Counts
+from planner.solver.linear import LinearMoment, Matrix
 from planner.solver.windows import windows
 from planner.timing.form import StepForm
-
-Matrix = tuple[tuple[int, ...], ...]
-FEW_MOMENTS = 24
-"""Up to so many are compared one by one, which is faster than to make an array of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinearMoment:
-    """One moment of a stage with its terms added up: fixed + layer . n + recomputed . r + the indicators [bytes]."""
-
-    fixed: int
-    layer: Matrix
-    """[chunk][kind]"""
-    recomputed: Matrix
-    """[chunk][kind]"""
-    if_recomputed: tuple[int, ...]
-    """[kind]"""
-    if_layer: tuple[int, ...]
-    """[kind]"""
-
-    def bytes(self, counts: Counts) -> int:
-        """Bytes alive for these layers."""
-        total = self.fixed
-        for weights, numbers in ((self.layer, counts.layers), (self.recomputed, counts.recomputed)):
-            for row, counted in zip(weights, numbers, strict=True):
-                total += sum(w * n for w, n in zip(row, counted, strict=True))
-        for kind, (once, held) in enumerate(zip(self.if_recomputed, self.if_layer, strict=True)):
-            total += once * any(chunk[kind] for chunk in counts.recomputed)
-            total += held * any(chunk[kind] for chunk in counts.layers)
-        return total
-
-    @property
-    def coefficients(self) -> tuple[int, ...]:
-        rows = (*self.layer, *self.recomputed, self.if_recomputed, self.if_layer)
-        return (self.fixed, *(value for row in rows for value in row))
-
-
-def linear_moments(form: StageForm, chunks: int, kinds: int) -> tuple[LinearMoment, ...]:
-    """The moments of a form with equal terms added up, without those that another moment covers in every term."""
-    always = _Tally(chunks, kinds)
-    for _, sums in form.always.sums:
-        always.add(sums)
-    moments: dict[tuple[int, ...], LinearMoment] = {}
-    for addition in form.additions:
-        tally = always.copy()
-        tally.add(addition.sums)
-        linear = tally.linear()
-        moments.setdefault(linear.coefficients, linear)
-    return _undominated(moments)
-
-
-class _Tally:
-    """Terms being added up."""
-
-    def __init__(self, chunks: int, kinds: int):
-        self.fixed = 0
-        self.layer = [[0] * kinds for _ in range(chunks)]
-        self.recomputed = [[0] * kinds for _ in range(chunks)]
-        self.if_recomputed, self.if_layer = [0] * kinds, [0] * kinds
-
-    def copy(self) -> _Tally:
-        other = _Tally(0, 0)
-        other.fixed = self.fixed
-        other.layer, other.recomputed = [row[:] for row in self.layer], [row[:] for row in self.recomputed]
-        other.if_recomputed, other.if_layer = self.if_recomputed[:], self.if_layer[:]
-        return other
-
-    def add(self, sums: Sums) -> None:
-        self.fixed += sums.fixed
-        for chunk, kind, size in sums.layer:
-            self.layer[chunk][kind] += size
-        for chunk, kind, size in sums.recomputed:
-            self.recomputed[chunk][kind] += size
-        for kind, size in sums.if_recomputed:
-            self.if_recomputed[kind] += size
-        for kind, size in sums.if_layer:
-            self.if_layer[kind] += size
-
-    def linear(self) -> LinearMoment:
-        return LinearMoment(
-            self.fixed,
-            tuple(map(tuple, self.layer)),
-            tuple(map(tuple, self.recomputed)),
-            tuple(self.if_recomputed),
-            tuple(self.if_layer),
-        )
-
-
-def _undominated(moments: dict[tuple[int, ...], LinearMoment]) -> tuple[LinearMoment, ...]:
-    """The moments that no other covers in every coefficient; `moments` has each under its coefficients."""
-    if len(moments) == 1:
-        return tuple(moments.values())
-    if len(moments) <= FEW_MOMENTS:
-        return tuple(m for key, m in moments.items() if not any(k is not key and all(map(ge, k, key)) for k in moments))
-    import numpy as np
-
-    keys = np.array(list(moments), dtype=np.int64)
-    kept = []
-    for index, moment in enumerate(moments.values()):
-        covering = np.all(keys >= keys[index], axis=1)
-        covering[index] = False
-        if not covering.any():
-            kept.append(moment)
-    return tuple(kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ from planner.solver.bounds import layer_bound, pipeline_bound, slowest_bound, ta
 from planner.solver.candidates import Space
 from planner.solver.fill import could_fit, least_slowest, split_bound
 from planner.solver.interfaces import Accounting, StepTiming
-from planner.solver.problem import Lazy, LinearMoment, SplitProblem, linear_moments
+from planner.solver.linear import LinearMoment, LinearMoments
+from planner.solver.problem import Lazy, SplitProblem
 from planner.stages import split_from_counts
 from planner.timing.form import StepForm
 
@@ -87,6 +88,7 @@ class Refiner:
         )
         self._layer_ns: dict[tuple, tuple[int, ...]] = {}
         self._held: dict[tuple, dict[int, bool]] = {}
+        self._linear = LinearMoments(self.kinds)
         self._moments: dict[tuple[int, int], tuple[object, tuple[LinearMoment, ...]]] = {}
         self._smallest: dict[tuple, int] = {}
         self._divisor = 1
@@ -355,7 +357,7 @@ class Refiner:
         form = self.accounting.form(layout, stage)
         key = (id(form), layout.vpp)
         if key not in self._moments:
-            self._moments[key] = (form, linear_moments(form, layout.vpp, self.kinds))
+            self._moments[key] = (form, self._linear.of(form, layout.vpp))
             self.statistics["effort"] += layout.vpp
         return self._moments[key][1]
 

@@ -8,6 +8,7 @@ proved to be no better, and the search ends.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -90,6 +91,16 @@ class Search:
 
     def run(self) -> SearchResult:
         """Search until the proof, or until the time is up."""
+        # nodes and forms make no cycles: looking for some takes a seventh of the time
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return self._run()
+        finally:
+            if collects:
+                gc.enable()
+
+    def _run(self) -> SearchResult:
         queue = self.refiner.roots()
         heapify(queue)
         groups = len(queue)

@@ -85,6 +85,7 @@ class FakeAccounting:
                 flight = in_flight(layout, stage, chunk, self.workload.global_batch)
                 kept = -(-w.kept * layout.micro_batch // layout.tp) * flight
                 whole = -(-w.activation[kind] * layout.micro_batch // layout.tp) * flight
+                kept = min(kept, whole * 2 // 3)  # nothing keeps less of a layer than full recomputation
                 if layout.recompute.granularity == "selective":
                     whole = whole * 2 // 3
                 states.append(Term("weights", "layers", -(-w.state[kind] // shard), "layer", kind, chunk))
