@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from planner.commands.placed import placed
 from planner.commands.question import Question
@@ -83,7 +83,7 @@ def given_split(
 
 
 def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
-    """What is recomputed: nothing, the named modules, every layer, or the first layers of each chunk of each stage."""
+    """What is recomputed: nothing, the named modules, every layer, layers in groups, or the first of each chunk."""
     from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Recompute
 
     granularity = options["recompute"][0] if options["recompute"] else "none"
@@ -91,8 +91,19 @@ def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
     for name, value, needed in (("modules", modules, "selective"), ("layers", layers, "full")):
         if value is not None and granularity != needed:
             raise InputError(f"--recompute-{name} needs --recompute {needed}, but it is {granularity}.")
+    method, number = options.get("recompute_method"), options.get("recompute_num_layers")
+    distribute = bool(options.get("distribute_saved_activations"))
+    wholly = {"recompute-method": method, "recompute-num-layers": number, "distribute-saved-activations": distribute}
+    for name, value in wholly.items():
+        if value and granularity != "full":
+            raise InputError(f"--{name} needs --recompute full, but it is {granularity}.")
+        if value and layers is not None:
+            raise InputError(f"--{name} and --recompute-layers exclude each other: give one of them.")
     if modules is not None:
         return Recompute("selective", tuple(sorted({name.strip() for name in modules.split(",")})))
+    if any(wholly.values()):
+        kind: Literal["uniform", "block"] = "block" if method == "block" else "uniform"
+        return Recompute("full", method=kind, num_layers=number or 1, distribute_saved_activations=distribute)
     if layers is None:
         return {"none": NO_RECOMPUTE, "selective": SELECTIVE, "full": FULL}[granularity]
     if len(layers) != pp or isinstance(layers[0], tuple):
@@ -127,6 +138,12 @@ def layout_arguments(layout: Layout) -> str:
         arguments.append(f"--recompute {layout.recompute.granularity}")
     if layout.recompute.granularity == "selective":
         arguments.append("--recompute-modules " + ",".join(layout.recompute.modules))
+    if layout.recompute.method == "block" and not layout.recompute.stage_layers:
+        arguments.append("--recompute-method block")
+    if layout.recompute.granularity == "full" and (layout.recompute.num_layers or 1) > 1:
+        arguments.append(f"--recompute-num-layers {layout.recompute.num_layers}")
+    if layout.recompute.distribute_saved_activations:
+        arguments.append("--distribute-saved-activations")
     if layout.recompute.stage_layers:
         arguments.append("--recompute-layers " + ",".join(map(str, layout.recompute.stage_layers)))
     if layout.tp > 1 and not layout.sequence_parallel:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from planner.commands import words
+from planner.commands.finer import finer_options, with_finer_choices
 from planner.commands.layouts import given_layout
 from planner.commands.options import (
     accounting_options,
@@ -21,7 +22,6 @@ from planner.commands.options import (
 from planner.commands.output import choose_format, emit, emit_flags
 from planner.commands.placed import placement_option
 from planner.commands.question import Question, ask
-from planner.commands.types import StageLayers
 from planner.errors import NotModelled
 
 if TYPE_CHECKING:
@@ -34,17 +34,7 @@ if TYPE_CHECKING:
 @hardware_options()
 @layout_options(many=False, free="[each degree is 1, dp what the GPUs leave]")
 @placement_option()
-@click.option(
-    "--recompute-modules",
-    metavar="NAME,...",
-    help="With --recompute selective: core_attn, layernorm, mlp, moe, moe_act, ... [core_attn]",
-)
-@click.option(
-    "--recompute-layers",
-    type=StageLayers(),
-    metavar="N,N,...",
-    help="With --recompute full: the first N layers of each chunk of each stage. [all]",
-)
+@finer_options()
 @workload_options()
 @accounting_options()
 @click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
@@ -76,7 +66,7 @@ def memory(
     from planner.reports.ranks import rank_entries
 
     format = choose_format(format, output)
-    question = ask(options)
+    question = with_finer_choices(ask(options), options)
     question, layout = given_layout(question, options)
     if flags:
         emit_flags(flags, question, layout, format, output)

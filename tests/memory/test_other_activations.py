@@ -150,3 +150,12 @@ def test_the_loss_keeps_fp32_softmax_or_half_precision_gradients():
     """4 sbv/t + 9 sb of Megatron's cross entropy; Transformer Engine's keeps the gradient in the logits, 2 sbv/t."""
     assert sum(loss_saved(shape(), LOCAL, 16).values()) == 4 * 8 * 16 + 9 * 8
     assert sum(loss_saved(shape(), replace(LOCAL, cross_entropy="te"), 16).values()) == 2 * 8 * 16
+
+
+def test_recomputed_shared_experts_keep_the_router_s_input_only():
+    """Of the shared expert nothing is kept: it is rebuilt from the input that the router keeps anyway."""
+    layer = replace(MIXTURE, mlp=replace(MOE, shared=MLP(8)))
+    kept, lean = saved(layer, shape()), saved(layer, shape(), modules=frozenset({"shared_experts"}))
+    gone = {k: v for k, v in kept.items() if k not in lean}
+    assert gone == {"shared expert linear_fc1 output": 2 * 8 * 16, "shared expert linear_fc2 input": 2 * 8 * 8}
+    assert lean["mlp input"] == 2 * 32

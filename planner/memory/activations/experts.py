@@ -44,7 +44,12 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
     items: list[Item] = []
     if moe.shared:
         # walked first: in forward it stands beside the routed experts and its gradient joins theirs
-        items += mlp_items(shape, impl, moe.shared, "mlp input", "shared expert ")
+        shared: tuple[Item, ...] = mlp_items(shape, impl, moe.shared, "mlp input", "shared expert ")
+        if "shared_experts" in recompute:
+            # moe_layer.py: shared_experts_compute checkpoints the module; its input is the router's too
+            kept = (Saved("mlp input", shape.stream),)
+            shared = (Checkpoint("shared_experts", kept, shared, output=shape.stream),)
+        items += shared
     ffn = moe.expert.ffn_hidden_size // shape.etp
     local = experts // shape.ep
     up = ffn * (2 if moe.expert.gated else 1)

@@ -1,0 +1,116 @@
+"""Finer choices of `plan memory`: which layers are recomputed and how, what waits on the host, who shards, fp8 recipes.
+
+Each names what a Megatron-LM or DeepSpeed argument of `plan check` does; left out, the launch's default holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from planner.commands.types import Choice, StageLayers, Whole
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from planner.commands.question import Question
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def finer_options() -> Decorator:
+    """Options that `plan memory` has beyond those of the search."""
+    options = (
+        click.option(
+            "--recompute-modules",
+            metavar="NAME,...",
+            help="With --recompute selective: core_attn, layernorm, mlp, moe, moe_act, ... [core_attn]",
+        ),
+        click.option(
+            "--recompute-layers",
+            type=StageLayers(),
+            metavar="N,N,...",
+            help="With --recompute full: the first N layers of each chunk of each stage. [all]",
+        ),
+        click.option(
+            "--recompute-method",
+            type=Choice(["uniform", "block"]),
+            help="With --recompute full: checkpoints of groups of layers, or the first layers of each chunk. [uniform]",
+        ),
+        click.option(
+            "--recompute-num-layers",
+            type=Whole(),
+            metavar="N",
+            help="With --recompute full: layers of a group, or those that a block recomputes. [1]",
+        ),
+        click.option(
+            "--distribute-saved-activations",
+            is_flag=True,
+            help="With --recompute full and no sequence parallelism: checkpoints divided over TP.",
+        ),
+        click.option(
+            "--offload-optimizer",
+            type=click.FloatRange(0, 1),
+            metavar="FRACTION",
+            help="Part of the optimizer's shard that is kept on the host. [0]",
+        ),
+        click.option("--offload-parameters", is_flag=True, help="ZeRO 3: shards of the weights wait on the host."),
+        click.option(
+            "--offload-layers", type=Whole(), metavar="N", help="Layers whose activations wait on the host. [0]"
+        ),
+        click.option(
+            "--offload-modules",
+            metavar="NAME,...",
+            help="Modules whose activations wait on the host: core_attn, attn_norm, mlp_norm, moe_act, ... [none]",
+        ),
+        click.option(
+            "--sharded-by",
+            type=Choice(["fsdp2", "megatron-fsdp", "deepspeed"]),
+            help="Who shards at ZeRO 2 and 3. [fsdp2]",
+        ),
+        click.option(
+            "--fp8-recipe",
+            type=Choice(["delayed", "tensorwise", "blockwise", "mxfp8"]),
+            help="With --precision fp8: how scales are chosen. [delayed]",
+        ),
+        click.option("--fp8-param-gather", is_flag=True, help="With --precision fp8: weights of linear layers in fp8."),
+    )
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def with_finer_choices(question: Question, options: dict[str, Any]) -> Question:
+    """The question with the framework's choices that were given. Raises InputError for those that contradict it."""
+    fp8 = [f"--{name.replace('_', '-')}" for name in ("fp8_recipe", "fp8_param_gather") if options[name]]
+    if fp8 and question.workload.precision != "fp8":
+        raise InputError(f"{fp8[0]} needs --precision fp8, but it is {question.workload.precision}.")
+    chosen: dict[str, Any] = {
+        "optimizer_offload_fraction": options["offload_optimizer"],
+        "offload_parameters": options["offload_parameters"] or None,
+        "offload_activation_layers": options["offload_layers"],
+        "offload_modules": _offload_modules(options["offload_modules"]),
+        "sharded_framework": (options["sharded_by"] or "").replace("-", "_") or None,
+        "fp8_recipe": options["fp8_recipe"],
+        "fp8_param_gather": options["fp8_param_gather"] or None,
+    }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return replace(question, implementation=replace(question.implementation, **given)) if given else question
+
+
+def _offload_modules(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    from planner.memory.offload import OFFLOAD_MODULES
+
+    names = sorted({name.strip() for name in text.split(",")})
+    unknown = [name for name in names if name not in OFFLOAD_MODULES]
+    if unknown:
+        raise InputError(f"--offload-modules must be among {', '.join(OFFLOAD_MODULES)}, but '{unknown[0]}' was given.")
+    return tuple(names)
