@@ -119,17 +119,17 @@ def placement_words(layout: Layout, cluster: Cluster) -> str:
     from planner.topology.standing import placed_runs
 
     def stages(numbers: tuple[int, ...]) -> str:
-        if layout.pp == 1:
-            return "ranks of the only stage"
+        if not numbers:  # a launch that leaves GPUs over breaks a rule
+            return "no stage"
         last = f"-{numbers[-1]}" if len(numbers) > 1 else ""
         return f"stage{'s' if last else ''} {numbers[0]}{last}"
 
     runs = placed_runs(layout, cluster)
     sizes = len({run.gpus_per_node for run in runs}) > 1
-    told = [
-        f"{stages(run.stages)} on {run.gpus} x {run.card}" + (f" in nodes of {run.gpus_per_node}" if sizes else "")
-        for run in runs
-    ]
+    named = [f"{run.gpus} x {run.card}" + (f" in nodes of {run.gpus_per_node}" if sizes else "") for run in runs]
+    told = [f"{stages(run.stages)} on {name}" for run, name in zip(runs, named, strict=True)]
+    if layout.pp == 1 and runs:
+        told = [f"every rank does the same on {' and '.join(named)}"]
     return f"Placement, in the order of the nodes: {', '.join(told)}." if told else ""
 
 

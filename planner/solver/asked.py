@@ -116,5 +116,6 @@ def pinned_to(layout: Layout, free: tuple[str, ...] = ()) -> Pins:
         recompute=(layout.recompute.granularity,),
         sequence_parallel=(layout.sequence_parallel,) if layout.tp > 1 else None,
         recompute_modules=(layout.recompute.modules,) if layout.recompute.granularity == "selective" else None,
+        placement=layout.placement or None,
     )
     return replace(pins, **dict.fromkeys(free))

@@ -62,7 +62,9 @@ def test_a_given_reserve_is_kept_on_every_card():
 
 def test_what_differs_by_card_is_said_of_the_card():
     """Assumptions that hold on one card only carry its name; shared ones stand once."""
-    lines = report("8xH100-80G+8xA100-80G", Layout(tp=8, pp=2, sequence_parallel=True)).assumptions
+    cluster, auto = parse_gpus("8xH100-80G+8xA100-80G"), Implementation(attention="auto")
+    split = Layout(tp=8, pp=2, sequence_parallel=True, stages=balanced_split(MODEL, 2))
+    lines = make_accounting("exact", MODEL, WORKLOAD, auto, cluster).report(split).assumptions
     assert len(lines) == len(set(lines))
     own = {line.split(":")[0] for line in lines if line.startswith(("H100-80G: ", "A100-80G: "))}
     assert own == {"H100-80G", "A100-80G"}
