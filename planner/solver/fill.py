@@ -7,7 +7,7 @@ first stage on is exact (`Chain`); in general only numbers of layers are filled 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.memory.form import Counts
 from planner.solver.bounds import pipeline_bound, slowest_bound, tail_bound
@@ -184,8 +184,7 @@ class Chain:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(NamedTuple):
     """A sum that grows with every item: runs of so many items of so much each, in the order in which they are taken."""
 
     base: int
@@ -215,8 +214,10 @@ class Steps:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class BagMoment:
+NOTHING = Steps(0, ())
+
+
+class BagMoment(NamedTuple):
     """One moment of a bag [bytes]: with more layers than the fewest, what recomputed layers save, and once when any is
     recomputed."""
 
@@ -237,9 +238,12 @@ class Bag:
         self._minima, self._each = minima, problem.maximum
         self.fewest, self.most = sum(minima), min(problem.layers, self._each * vpp)
         self.kinds: tuple[int, ...] = (0,)
+        self._pure: list[int | None] = [0] * vpp
+        """The kind of all layers of each chunk, where it can only be one."""
         if problem.kinds > 1:
             slices = [possible(problem.pattern, problem.windows[c], self._each) for c in self._slices]
             self.kinds = tuple(sorted({kind for kinds in slices for kind in kinds}))
+            self._pure = [kinds[0] if len(kinds) == 1 else None for kinds in slices]
         time = problem.step.stages[stage]
         self.limit = problem.limits[stage]
         self._time = self._steps([time.layer_ns] * vpp, time.fixed_ns)
@@ -291,23 +295,26 @@ class Bag:
 
     def _moment(self, moment: LinearMoment) -> BagMoment:
         here = 0 if self._lenient else max(0, min(moment.if_layer[k] for k in self.kinds))
-        saved = sorted((max(0, *(-row[k] for k in self.kinds)) for row in moment.recomputed), reverse=True)
+        alive = self._steps(moment.layer, moment.fixed, here)
+        if not self._problem.may_recompute:
+            return BagMoment(alive, NOTHING, 0)
+        saved = sorted((max(0, *[-row[k] for k in self.kinds]) for row in moment.recomputed), reverse=True)
         return BagMoment(
-            self._steps(moment.layer, moment.fixed, here),
-            Steps(0, tuple((size, self._each) for size in saved)),
+            alive,
+            Steps(0, tuple([(size, self._each) for size in saved])),
             0 if self._lenient else max(0, min(moment.if_recomputed[k] for k in self.kinds)),
         )
 
     def _steps(self, rows: Sequence[Sequence[int]], base: int, any_layer: int = 0, from_none: bool = False) -> Steps:
         """The least that layers cost together, [chunk][kind] each, beyond the fewest; `any_layer` once when there is
         one. Chunks hold their fewest first, or none."""
-        problem = self._problem
-        runs: list[tuple[int, int]] = []
-        for c, row, least in zip(self._slices, rows, self._minima, strict=True):
-            if problem.kinds == 1:
-                chunk: Sequence[tuple[int, int]] = ((row[0], self._each),)
-            else:
+        problem, runs = self._problem, []
+        for c, row, pure, least in zip(self._slices, rows, self._pure, self._minima, strict=True):
+            chunk: Sequence[tuple[int, int]]
+            if pure is None:
                 chunk = cheapest(problem.pattern, problem.windows[c], self._each, row)
+            else:
+                chunk = ((row[pure], self._each),)
             for size, many in chunk:
                 first = 0 if from_none else min(least, many)
                 base += first * size

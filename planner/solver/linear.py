@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from operator import add, ge
-from typing import Any
+from typing import Any, NamedTuple
 
 from planner.memory.form import Counts, StageForm, Sums
 
@@ -15,8 +14,7 @@ FEW_MOMENTS = 16
 """Up to so many are added up and compared one by one, which is faster than to make arrays of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinearMoment:
+class LinearMoment(NamedTuple):
     """One moment of a stage with its terms added up: fixed + layer . n + recomputed . r + the indicators [bytes]."""
 
     fixed: int

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from planner.layout import Layout, Recompute
+from planner.memory.form import StageForm
 from planner.solver import unequal
 from planner.solver.bounds import layer_bound, pipeline_bound, slowest_bound, tail_bound, time_bound
 from planner.solver.candidates import Space
@@ -202,7 +203,7 @@ class Refiner:
         if self.fixed_slices is None and self._plain_bounds(node.layout):
             slowest = None
             if self._could_hold(node.layout):
-                eased = replace(self.problem(node.layout), step=self._least_form(node.layout))
+                eased = self.problem(node.layout, self._least_form(node.layout))
                 slowest = least_slowest(eased)
         yield from self._slower_modes(node, slowest is None)
         if slowest is None:
@@ -235,7 +236,7 @@ class Refiner:
         problem = self.problem(node.layout)
         plain = None
         if problem.vpp > 1 and self._plain_bounds(node.layout):
-            plain = replace(self.problem(replace(node.layout, vpp=1)), step=problem.step)  # its memory is meant
+            plain = self.problem(replace(node.layout, vpp=1), problem.step)  # its memory is meant
         sharper = split_bound(problem, plain, cutoff_ns)
         if sharper is None:
             self.statistics["pruned_by_memory"] += 1
@@ -248,27 +249,27 @@ class Refiner:
         more: Sequence[Layout] = ()
         if r.granularity == "none":
             if too_large:
-                node = replace(node, modes=self._leaner(modes))
+                node = replace(node, modes=self._leaner(modes, self.timing.form(node.layout)))
             more = self._simplest(node.modes)
         elif r.granularity == "selective":
             more = [x for x in modes if x.recompute.modules[:-1] == r.modules]
         for layout in more:
             yield replace(node, key=simplicity(layout), level=Level.RECOMPUTE, layout=layout)
 
-    def _leaner(self, modes: tuple[Layout, ...]) -> tuple[Layout, ...]:
+    def _leaner(self, modes: tuple[Layout, ...], step: StepForm) -> tuple[Layout, ...]:
         """The modes that could fit where keeping everything does not. No mode keeps less of a layer than the largest
         sets of modules that include it do, and none less than full recomputation: where these do not fit even
-        without what rebuilding a layer takes, nothing does."""
+        without what rebuilding a layer takes, nothing does. Only bytes are judged: the times may be those of `step`."""
         if self.fixed_slices is not None or not self._plain_bounds():
             return modes
         full = [x for x in modes if x.recompute.granularity == "full"]
-        if any(not could_fit(self.problem(x), lenient=True) for x in full):
+        if any(not could_fit(self.problem(x, step), lenient=True) for x in full):
             self.statistics["pruned_by_memory"] += 1
             return ()
         named = [x for x in modes if x.recompute.granularity == "selective"]
         modules = {x: set(x.recompute.modules) for x in named}
         largest = [x for x in named if not any(modules[x] < modules[y] for y in named)]
-        fitting = [modules[x] for x in largest if could_fit(self.problem(x), lenient=True)]
+        fitting = [modules[x] for x in largest if could_fit(self.problem(x, step), lenient=True)]
         return (*[x for x in named if any(modules[x] <= most for most in fitting)], *full)
 
     def _forms(self, layout: Layout) -> tuple[StepForm, StepForm | None]:
@@ -325,19 +326,19 @@ class Refiner:
         while micro_batch < layout.micro_batch:
             if micro_batch not in known:
                 smaller = replace(layout, micro_batch=micro_batch)
-                known[micro_batch] = could_fit(self.problem(smaller))
+                known[micro_batch] = could_fit(self.problem(smaller, self.timing.form(layout)))
             if not known[micro_batch]:
                 return False
             micro_batch *= 2
         return True
 
-    def problem(self, layout: Layout) -> SplitProblem:
-        """The inner problem of a layout."""
+    def problem(self, layout: Layout, step: StepForm | None = None) -> SplitProblem:
+        """The inner problem of a layout; `step` where another layout's time is meant."""
         self.statistics["problems"] += 1
+        forms = Lazy(layout.pp, lambda stage: self.accounting.form(layout, stage))
 
         def stage_limit(stage: int) -> int:
-            padding = self.accounting.form(layout, stage).padding_bytes
-            return self.accounting.stage_capacity_bytes(layout, stage) - padding
+            return self.accounting.stage_capacity_bytes(layout, stage) - forms[stage].padding_bytes
 
         full = layout.recompute.granularity == "full"
         return SplitProblem(
@@ -345,20 +346,19 @@ class Refiner:
             kinds=self.kinds,
             pp=layout.pp,
             vpp=layout.vpp,
-            step=self.timing.form(layout),
-            moments=Lazy(layout.pp, lambda stage: self._stage_moments(layout, stage)),
+            step=self.timing.form(layout) if step is None else step,
+            moments=Lazy(layout.pp, lambda stage: self._stage_moments(layout.vpp, forms[stage])),
             limits=Lazy(layout.pp, stage_limit),
             may_recompute=full,
             must_recompute=full,
             fixed_slices=self.fixed_slices,
         )
 
-    def _stage_moments(self, layout: Layout, stage: int) -> tuple[LinearMoment, ...]:
-        form = self.accounting.form(layout, stage)
-        key = (id(form), layout.vpp)
+    def _stage_moments(self, vpp: int, form: StageForm) -> tuple[LinearMoment, ...]:
+        key = (id(form), vpp)
         if key not in self._moments:
-            self._moments[key] = (form, self._linear.of(form, layout.vpp))
-            self.statistics["effort"] += layout.vpp
+            self._moments[key] = (form, self._linear.of(form, vpp))
+            self.statistics["effort"] += vpp
         return self._moments[key][1]
 
 
