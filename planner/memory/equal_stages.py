@@ -31,7 +31,8 @@ class EqualStages(Generic[Turn]):
     ) -> None:
         self.counts = counts
         self._always = always.values(counts)
-        self._held = [bundle.values(counts) for bundle in held]
+        values = [bundle.values(counts) for bundle in held]
+        self._held = [(total, [(i, size) for i, size in enumerate(parts) if size]) for total, parts in values]
         self._moments = moments
         self._alone = [(*moment.values(counts), moment.name) for moment in alone]
         self._largest: dict[Turn, tuple[int, Values, str]] = {}
@@ -48,25 +49,35 @@ class EqualStages(Generic[Turn]):
         components = list(map(add, self._always[1], best[1]))
         if alive:
             components[_ACTIVATIONS] += further_bytes
-            for n, (_, by_component) in zip(alive, self._held, strict=True):
-                for i, size in enumerate(by_component):
-                    if size:
-                        components[i] += n * size
+            for n, (_, parts) in zip(alive, self._held, strict=True):
+                for i, size in parts:
+                    components[i] += n * size
         return best[2], cast(Values, tuple(components))
 
     def peak_bytes(self, microbatches: tuple[int, ...], turn: Turn) -> int:
         """Bytes of the largest moment of one state in flight."""
-        return self._always[0] + self._most((microbatches,), (turn,), 0)[1]
+        total = self._always[0] + self._own(turn)[0]
+        for n, (kept, _) in zip(microbatches, self._held, strict=True):
+            total += n * kept
+        return total
+
+    def _own(self, turn: Turn) -> tuple[int, Values, str]:
+        """The largest moment of a turn, with what is its own."""
+        found = self._largest.get(turn)
+        if found is None:
+            found = self._largest[turn] = self._moments(turn).largest(self.counts)
+        return found
 
     def _most(
         self, states: Sequence[tuple[int, ...]], turns: Sequence[Turn], further_bytes: int
     ) -> tuple[tuple[int, Values, str], int, tuple[int, ...]]:
         """The largest moment's own bytes, those with what is in flight, and the state that it belongs to."""
+        if len(states) == 1 and not self._alone:
+            # nothing to compare with
+            return self._own(turns[0]), 0, states[0]
         best: tuple[tuple[int, Values, str], int, tuple[int, ...]] | None = None
         for microbatches, turn in zip(states, turns, strict=True):
-            largest = self._largest.get(turn)
-            if largest is None:
-                largest = self._largest[turn] = self._moments(turn).largest(self.counts)
+            largest = self._own(turn)
             size = largest[0] + further_bytes
             for n, (kept, _) in zip(microbatches, self._held, strict=True):
                 size += n * kept

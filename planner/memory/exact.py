@@ -182,13 +182,14 @@ class ExactAccounting:
         degrees = self._maker.degrees(layout)
         pieces, m = self._maker.pieces(layout, degrees.shape, degrees.modules), self._alive(layout)
         by_hand, ranks = self._hand.in_flight(layout), layout.world_size // layout.pp
+        full = layout.recompute.granularity == "full"
         known: dict[tuple, _Alike] = {}
         known_hands: dict[Counts, EqualStages[None]] = {}
         stages = []
         for i in range(layout.pp):
             counts = self._counted(layout, i)
             parts = self._parts(layout, i, m, counts)
-            group, corrections = self._checkpoint_groups(layout, i, parts)
+            group, corrections = self._checkpoint_groups(layout, i, parts) if full else (1, ())
             key = (parts.around, counts, group)
             same = known.get(key)
             if same is None:

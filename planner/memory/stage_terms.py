@@ -138,7 +138,7 @@ class TermMaker:
         self, layout: Layout, parts: StageParts, degrees: Degrees, pieces: Pieces
     ) -> tuple[Always, tuple[Moment, ...]]:
         """States, buffers and the reserve; and the moment of the optimizer step, where it adds anything."""
-        bundles = [*self.states.bundles(layout, degrees.states, parts, *pieces)]
+        bundles = [self.states.bundle(layout, degrees.states, parts, *pieces)]
         if layout.zero >= 2:
             bundles.append(Bundle(self._sharded(layout, parts, pieces).always))
         bundles.append(self._buffer_bundle(layout, parts, degrees, pieces))

@@ -27,24 +27,21 @@ class StateTerms:
         self._bounds: dict[tuple, int] = {}
         self._padding: dict[tuple, int] = {}
 
-    def bundles(
+    def bundle(
         self, layout: Layout, key: tuple, parts: StageParts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
-    ) -> tuple[Bundle, Bundle]:
+    ) -> Bundle:
         """States of every layer that the stage may hold, and of its edges. `key`: the layout's `state_key`."""
-        of_layers, of_edges = (key, layout.vpp), (key, layout.pp > 1, parts.edges)
-        layers = self._bundles.get(of_layers)
-        if layers is None:
+        key = (key, layout.vpp, layout.pp > 1, parts.edges)
+        found = self._bundles.get(key)
+        if found is None:
             terms: list[Term] = []
             for k, cost in enumerate(kinds):
                 amounts = self._of(layout, cost.weights)
                 for chunk in range(layout.vpp):
                     terms += [Term(c, "layers", b, "layer", k, chunk) for c, b in amounts]
-            layers = self._bundles[of_layers] = Bundle(terms)
-        around = self._bundles.get(of_edges)
-        if around is None:
-            amounts = self._of(layout, edge_weights(parts, edges))
-            around = self._bundles[of_edges] = Bundle([Term(c, "edges", b) for c, b in amounts])
-        return layers, around
+            terms += [Term(c, "edges", b) for c, b in self._of(layout, edge_weights(parts, edges))]
+            found = self._bundles[key] = Bundle(terms)
+        return found
 
     def copies_gradients(self, zero: int) -> bool:
         """Half-precision main gradients are copied to fp32 for the optimizer (optimizer/optimizer.py:
