@@ -8,14 +8,15 @@ make room.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from planner.cluster import Cluster
 from planner.layout import Layout
 from planner.memory.form import Always, Component, Counts, Moment, StageForm, multiplier
 from planner.memory.report import MemoryReport
-from planner.rules import broken_rules
+from planner.rules import RULES, Rule, broken_rules
+from planner.rules.world import WORLD
 from planner.solver.candidates import Space
 from planner.solver.fill import least_slowest, split_bound
 from planner.solver.interfaces import Accounting, StepTiming
@@ -71,7 +72,8 @@ def facts(space: Space, accounting: Accounting, timing: StepTiming) -> tuple[Fac
         if not _fits_any(space, Filtered(accounting, without), timing, layouts):
             kept = without
     needed = Filtered(accounting, kept)
-    return _told(space, needed, min(layouts, key=lambda layout: _missing(space, needed, layout)[0]))
+    told = _told(space, needed, min(layouts, key=lambda layout: _missing(space, needed, layout)[0]))
+    return (*told, *_elsewhere(space, needed, timing, layouts, {fact.id for fact in told}))
 
 
 def fits_with(space: Space, accounting: Accounting, timing: StepTiming, kept: frozenset[Component]) -> bool:
@@ -176,7 +178,7 @@ def _told(space: Space, accounting: Filtered, layout: Layout) -> tuple[Fact, ...
     if layout.placement and layout.pp > 1:
         where += f" (on {card})"
     peak = _peak(accounting.form(layout, stage), _counts(space, accounting, layout, stage))
-    parts = sorted(((size, name) for name, size in peak.items() if name in accounting.kept), reverse=True)
+    parts = sorted(((size, name) for name, size in peak.items() if name in accounting.kept and size), reverse=True)
     told = [
         Fact(
             name,
@@ -194,6 +196,31 @@ def _told(space: Space, accounting: Filtered, layout: Layout) -> tuple[Fact, ...
         )
     )
     return tuple(told)
+
+
+def _elsewhere(
+    space: Space, accounting: Filtered, timing: StepTiming, layouts: list[Layout], told: set[str]
+) -> Iterator[Fact]:
+    """Facts about parts that are needed but not alive at the peak that is told of: they rule out other layouts, or the
+    same one at another moment. Each is told of a layout that would fit without it."""
+    for name in REMOVAL:
+        if name not in accounting.kept or name in told:
+            continue
+        without = Filtered(accounting.accounting, accounting.kept - {name})
+        other = next(layout for layout in layouts if _fits_any(space, without, timing, [layout]))
+        size, stage = max(
+            (sum(t.bytes * multiplier(t, counts) for t in moment.terms if t.component == name), -stage)
+            for stage in range(other.pp)
+            for counts in (_counts(space, accounting, other, stage),)
+            for moment in accounting.form(other, stage).moments
+        )
+        where = f"stage {-stage} of {other.pp}" if other.pp > 1 else "each GPU"
+        yield Fact(
+            name,
+            f"with {described(other)} it would fit, but for {size / 2**30:.2f} GiB of {WORDS[name]} on {where}"
+            f"{_not_divided(name, other)}",
+            {"bytes": size, "stage": -stage},
+        )
 
 
 def _card(cluster: Cluster, layout: Layout, stage: int) -> str:
@@ -224,7 +251,7 @@ def _not_divided(component: str, layout: Layout) -> str:
 
 
 def _no_legal_layout(space: Space) -> tuple[Fact, ...]:
-    """The rules that the pinned degrees break."""
+    """A smallest set of rules that alone leave the pinned degrees no layout: without any one of them there is one."""
     pins, world = space.pins, space.world
     values = {name: pin[0] for name in ("tp", "cp", "pp", "vpp", "ep", "etp", "zero") if (pin := getattr(pins, name))}
     share = values.get("tp", 1) * values.get("cp", 1) * values.get("pp", 1)
@@ -238,6 +265,30 @@ def _no_legal_layout(space: Space) -> tuple[Fact, ...]:
         sequence_parallel=pins.sequence_parallel[0] if pins.sequence_parallel else values.get("tp", 1) > 1,
     )
     broken = broken_rules(space.model, space.workload, space.implementation, layout, world, space.cluster)
-    if broken:
-        return tuple(Fact(b.id, f"{b.sentence}, but {b.given}") for b in broken)
+    needed = _needed_rules(space)
+    if needed:
+        given = {b.id: f", but {b.given}" for b in broken}
+        return tuple(Fact(rule.id, rule.sentence + given.get(rule.id, "")) for rule in needed)
+    # Not even the values can be written down: the degrees do not divide the GPUs, or mean nothing for this model.
+    counted = [b for b in broken if b.id == WORLD.id] or broken[:1]
+    if counted:
+        return tuple(Fact(b.id, f"{b.sentence}, but {b.given}") for b in counted)
     return (Fact("no-layout", f"no layout of {world} GPUs keeps every rule under these pins", {"gpus": world}),)
+
+
+def _needed_rules(space: Space) -> tuple[Rule, ...]:
+    """Of all rules those that are needed to leave nothing, found by taking away one after another, the book's last
+    first; none where there is no layout even without rules."""
+
+    def empty(rules: tuple[Rule, ...]) -> bool:
+        question = (space.model, space.workload, space.implementation, space.cluster, space.pins)
+        return next(iter(Space(*question, rules=rules)), None) is None
+
+    if empty(()):
+        return ()
+    kept = tuple(RULES)
+    for rule in reversed(RULES):
+        without = tuple(r for r in kept if r is not rule)
+        if empty(without):
+            kept = without
+    return kept

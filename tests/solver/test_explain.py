@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fakes import FakeAccounting, FakeTiming, Weights, toy_cluster, toy_model
 
 from planner.catalog import load_model
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation
 from planner.memory.accounting import make_accounting
+from planner.rules import RULES
 from planner.solver.candidates import Pins, Space
-from planner.solver.explain import facts, fits_with
+from planner.solver.explain import REMOVAL, Filtered, facts, fits_with
 from planner.solver.result import Status
 from planner.solver.search import search
 from planner.timing.step import Timing
@@ -50,4 +60,85 @@ def test_pins_that_break_a_rule_are_the_fact():
         load_model("13b"), Workload(4096, 1024), Implementation(), parse_gpus("16xA100-80G"), pins=Pins(tp=(16,))
     )
     assert result.status is Status.INFEASIBLE and result.explanation is not None
-    assert "tensor-heads" in {fact.id for fact in result.explanation.facts}
+    assert {fact.id for fact in result.explanation.facts} == {"tensor-heads"}
+
+
+@pytest.mark.parametrize(
+    ("pins", "expected"),
+    [
+        (Pins(tp=(16,)), {"tensor-heads"}),
+        (Pins(tp=(3,)), {"world-size"}),
+        (Pins(tp=(2,), pp=(2,), dp=(8,)), {"world-size"}),
+        (Pins(ep=(2,)), {"expert-needs-experts"}),
+        (Pins(micro_batch=(3,)), {"batch-divides"}),
+    ],
+)
+def test_each_rule_among_the_facts_is_needed(pins, expected):
+    """The rules that are named leave no layout by themselves, and without any one of them there is one."""
+    model, workload, cluster = load_model("13b"), Workload(4096, 1024), parse_gpus("16xA100-80G")
+    question = (model, workload, Implementation(), cluster, pins)
+    accounting = make_accounting("exact", model, workload, Implementation(), cluster)
+    told = facts(Space(*question), accounting, Timing(model, workload, Implementation(), cluster))
+    assert {fact.id for fact in told} == expected
+    named = tuple(rule for rule in RULES if rule.id in expected)
+    if next(iter(Space(*question, rules=())), None) is None:
+        assert len(told) == 1  # not even the values can be written down
+        return
+    assert next(iter(Space(*question, rules=named)), None) is None
+    for rule in named:
+        assert next(iter(Space(*question, rules=tuple(r for r in named if r is not rule))), None) is not None
+
+
+def fits_anywhere(cluster, model, workload, accounting, kept):
+    """By brute force: whether any layout and split keeps the capacity when only these components are counted."""
+    from brute import degrees, splits
+
+    counted = Filtered(accounting, kept)
+    for layout in degrees(cluster, model, workload, Implementation()):
+        for whole in splits(model, layout):
+            stages = range(layout.pp)
+            forms = [(counted.form(whole, stage), accounting._counts(whole, stage)) for stage in stages]
+            if all(
+                sum(form.peak(counts)[1].values()) + form.padding_bytes <= accounting.stage_capacity_bytes(whole, stage)
+                for stage, (form, counts) in zip(stages, forms, strict=True)
+            ):
+                return True
+    return False
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
+@given(
+    st.sampled_from([(0,), (0, 0)]),
+    st.sampled_from([1, 2, 4]),
+    st.builds(
+        Weights,
+        state=st.tuples(st.integers(1, 300), st.integers(1, 400)),
+        activation=st.tuples(st.integers(5, 200), st.integers(5, 200)),
+        transient=st.tuples(st.integers(0, 200), st.integers(0, 200)),
+        embedding=st.integers(0, 200),
+        head=st.integers(0, 200),
+        capacity=st.integers(5, 120),
+    ),
+)
+@example(  # what overflows one layout at its backward pass overflows another at its optimizer step
+    (0, 0),
+    4,
+    Weights(state=(1, 41), activation=(77, 29), transient=(168, 81), embedding=119, head=97, capacity=96),
+)
+def test_every_fact_is_necessary_by_brute_force(pattern, gpus, weights):
+    """On instances that a brute force can try whole: the parts that the facts name leave nothing that fits, and taking
+    away any one of them leaves something."""
+    model, workload, cluster = toy_model(pattern), Workload(16, 2), toy_cluster(gpus, weights.capacity)
+    accounting, timing = FakeAccounting(model, workload, weights), FakeTiming(model, workload, weights)
+    space = Space(model, workload, Implementation(), cluster)
+    if fits_with(space, accounting, timing, frozenset(REMOVAL)):
+        return
+    named = frozenset(f.id for f in facts(space, accounting, timing)) - {"capacity"}
+    assert not fits_anywhere(cluster, model, workload, accounting, named)
+    for part in named:
+        assert fits_anywhere(cluster, model, workload, accounting, named - {part}), part
