@@ -17,8 +17,9 @@ runs that the constants were fitted to: clocks and power least, networks and hos
 MODEL_ERROR = 0.08
 """What the model of time gets wrong from one run to the next on one machine, when its factors are right [standard
 deviation of the logarithm]. Within the published sources of `plan validate --what step` runs scatter by 0.04 to 0.11
-about their source's mean. Factors fitted to 3 runs of each source lower the median error of its other runs with 0.08
-(7.6 to 6.9 %) and raise it with 0.03 (to 8.3 %): runs that are trusted too much pull the factors after their noise."""
+about their source's mean. Factors fitted to 3 runs of each source, whose biases the constants leave small, keep the
+median error of its other runs with 0.08 (6.3 and 6.4 %) and raise it with 0.03 (to 7.1 %): runs that are trusted too
+much pull the factors after their noise."""
 
 
 @dataclass(frozen=True, slots=True)
