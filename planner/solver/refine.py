@@ -15,6 +15,7 @@ tests hold them to:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -92,16 +93,22 @@ class Refiner:
         self._linear = LinearMoments(self.kinds)
         self._moments: dict[tuple[int, int], tuple[object, tuple[LinearMoment, ...]]] = {}
         self._smallest: dict[tuple, int] = {}
+        self.complete = True
+        """Whether the roots were all made."""
         self._divisor = 1
         """What the schedule itself divides the bubble by, virtual stages apart."""
 
-    def roots(self) -> list[Node]:
+    def roots(self, until: float | None = None) -> list[Node]:
         """Every group of degrees and micro-batch, bounded by the time of its layers alone: where there are experts, by
-        the least time under any of their degrees, so that only what could win is timed by itself."""
+        the least time under any of their degrees, so that only what could win is timed by itself. The list is cut short
+        (and `complete` false) where the monotonic clock comes to `until`."""
         nodes, batch = [], self.space.workload.global_batch
         floor = getattr(self.timing, "layer_floor_ns", None) if self.model.is_moe else None
         level = Level.GROUP if floor is None else Level.FLOOR
         for group in self.space.groups():
+            if until is not None and time.monotonic() > until:
+                self.complete = False
+                break
             family = _family(group)
             self._smallest[family] = min(group.micro_batch, self._smallest.get(family, group.micro_batch))
             if group.placement:

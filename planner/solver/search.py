@@ -34,9 +34,9 @@ RUNNER_UP_EFFORT = 1200
 memory is looked at. Counted, not timed, so that two runs stop at the same place; the statistic `runners_up_proved`
 says whether it was enough."""
 
-DIVE_SECONDS = 5.0
+DIVE_SHARE = 0.35
 DIVE_GROUPS = 1000
-"""How long, and over how many groups, a plan is looked for when the time is up and none was found."""
+"""What part of the time limit is kept to look for any plan where none was found before, and over how many groups."""
 
 
 @dataclass(slots=True)
@@ -85,6 +85,8 @@ class Search:
         self.found: dict[tuple[int, ...], Found] = {}
         self.unproved_bound: int | None = None
         self.solved = 0
+        self._looked_at = 0
+        """The bound of the node that is being looked at."""
         self.proved_after: int | None = None
         """Effort spent when the best plan was proved."""
         self.runners_up_proved = True
@@ -101,12 +103,24 @@ class Search:
                 gc.enable()
 
     def _run(self) -> SearchResult:
-        queue = self.refiner.roots()
+        dive_at = None
+        if self.deadline is not None:
+            dive_at = self.deadline - DIVE_SHARE * (self.deadline - self.started)
+        queue = self.refiner.roots(dive_at)
         heapify(queue)
         groups = len(queue)
-        remaining = self._drain(queue)
-        if remaining is not None and not self.found:
-            self._dive(queue)
+        remaining: int | None = 0
+        try:
+            if self.refiner.complete:
+                remaining = self._drain(queue, dive_at)
+            if remaining is not None and not self.found:
+                self._dive(queue)
+            if remaining is not None and self.refiner.complete:
+                remaining = self._drain(queue, self.deadline)
+        except KeyboardInterrupt:
+            if not self.found:
+                raise
+            remaining = self._looked_at
         statistics = self.refiner.statistics | {
             "candidates": self.refiner.statistics["groups"],
             "left_by_bound": len(queue),
@@ -118,9 +132,11 @@ class Search:
         bounds = [b for b in (remaining, self.unproved_bound) if b is not None]
         if not plans:
             status = Status.UNKNOWN if bounds else Status.INFEASIBLE
-            lower = min(bounds) / 1e9 if bounds else None
+            lower = min(bounds) / 1e9 if bounds and self.refiner.complete else None
             return SearchResult(status, (), "step_seconds", None, lower, statistics=statistics)
         value = plans[0].step.step_ns
+        if not self.refiner.complete:  # no bound but the hardware's
+            bounds = [int(1e9 * plans[0].step.lower_bound_seconds)]
         lower_ns = min([value, *bounds])
         assert groups == self.refiner.statistics["groups"]
         return SearchResult(
@@ -132,15 +148,17 @@ class Search:
             statistics=statistics,
         )
 
-    def _drain(self, queue: list[Node]) -> int | None:
-        """Work until the least bound left is no better than what is kept; that bound if time ran out, else None."""
+    def _drain(self, queue: list[Node], until: float | None) -> int | None:
+        """Work until the least bound left is no better than what is kept; that bound if time ran out, else None. Once a
+        plan is found the time is the whole search's."""
         total = len(queue)
         while queue:
             node = queue[0]
             if self._settled(node.bound_ns) or self._worked_enough(node.bound_ns):
                 return None
-            if self.deadline is not None and time.monotonic() > self.deadline:
+            if until is not None and time.monotonic() > (self.deadline if self.found and self.deadline else until):
                 return node.bound_ns
+            self._looked_at = node.bound_ns
             heappop(queue)
             if self._hopeless(node):
                 continue
@@ -157,13 +175,13 @@ class Search:
         """With the time up and nothing found: the lean variants of groups sampled over the whole queue, best bound
         first, so that the answer is a plan with its gap where one is to be had."""
         groups = sorted(node for node in queue if node.level <= Level.GROUP)
-        until = time.monotonic() + DIVE_SECONDS
+        assert self.deadline is not None
         for node in groups[:: max(1, len(groups) // DIVE_GROUPS)]:
-            if time.monotonic() > until:
+            if time.monotonic() > self.deadline:
                 return
             lean = self.refiner.lean(node)
             if lean is not None and lean.problem is not None:
-                self._solve(lean, until - time.monotonic())
+                self._solve(lean, lean=True)
 
     def _settled(self, bound_ns: int) -> bool:
         """Whether nothing with this bound could be among the plans that are reported."""
@@ -187,13 +205,13 @@ class Search:
         known = self.found.get(degrees(node.layout))
         return known is not None and (node.bound_ns, node.key) > known.order
 
-    def _solve(self, node: Node, seconds: float | None = None) -> None:
+    def _solve(self, node: Node, lean: bool = False) -> None:
+        """Solve a node's split; a `lean` one only looks for a plan, its group is still in the queue."""
         assert node.problem is not None
         self.solved += 1
-        if seconds is None and self.deadline is not None:
-            seconds = self.deadline - time.monotonic()
+        seconds = None if self.deadline is None else self.deadline - time.monotonic()
         solved = solve_problem(node.problem, self._cutoff(node.layout), seconds, node.bound_ns)
-        if solved.status in (Status.FEASIBLE, Status.UNKNOWN):
+        if solved.status in (Status.FEASIBLE, Status.UNKNOWN) and not lean:
             bound = max(solved.lower_bound_ns, node.bound_ns)
             self.unproved_bound = bound if self.unproved_bound is None else min(self.unproved_bound, bound)
         if solved.split is None or solved.step_ns is None:
@@ -221,7 +239,10 @@ class Search:
 
     def _plan(self, found: Found) -> Plan:
         """The plan as accounting and timing report it; they must repeat what the solver promised."""
-        split = found.split if self.pins.stage_layers is not None else tidied(found.problem, found.split)
+        split = found.split
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        if self.pins.stage_layers is None and not late:
+            split = tidied(found.problem, split)
         layout = with_split(self.model, found.layout, split)
         plan = Plan(layout, self.accounting.report(layout), self.timing.step(layout))
         promised_ns = found.problem.step_ns(split)
@@ -257,13 +278,18 @@ def search(
     from planner.memory.accounting import make_accounting
     from planner.timing.step import Timing
 
-    def prepared(on: Cluster, using: Pins, count: int, seconds: float | None) -> Search:
+    started = time.monotonic()
+
+    def prepared(on: Cluster, using: Pins, count: int) -> Search:
+        seconds = None
+        if time_limit_seconds is not None:  # for all searches together
+            seconds = max(0.0, time_limit_seconds - (time.monotonic() - started))
         reserve = None if on.card is not cluster.card and accounting_name == "exact" else reserve_bytes
         accounting = make_accounting(accounting_name, model, workload, implementation, on, reserve)
         timing = Timing(model, workload, implementation, on)
         return Search(model, workload, implementation, on, accounting, timing, using, count, seconds, progress)
 
-    asked = prepared(cluster, pins, top, time_limit_seconds)
+    asked = prepared(cluster, pins, top)
     result = asked.run()
     if result.status is not Status.INFEASIBLE:
         return result
@@ -271,7 +297,7 @@ def search(
     from planner.solver.hints import hints
 
     def solve(on: Cluster, using: Pins) -> SearchResult:
-        return prepared(on, using, 1, time_limit_seconds).run()
+        return prepared(on, using, 1).run()
 
     explanation = Explanation(facts(asked.space, asked.accounting, asked.timing), hints(asked.space, solve))
     return replace(result, explanation=explanation)

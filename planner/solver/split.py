@@ -117,6 +117,7 @@ def new_solver(deterministic_seconds: float = DETERMINISTIC_SECONDS, seconds: fl
 
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
+    solver.parameters.catch_sigint_signal = False  # Ctrl-C is Python's, which ends the whole search
     solver.parameters.random_seed = SEED
     solver.parameters.max_deterministic_time = deterministic_seconds
     if seconds is not None:

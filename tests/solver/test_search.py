@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,7 +130,17 @@ def test_time_limit_gives_no_false_proof():
     result = Search(*case, time_limit_seconds=0.0).run()
     optimum = Search(*case).run().value
     assert result.status in (Status.UNKNOWN, Status.FEASIBLE)
-    assert result.lower_bound <= optimum <= (result.value or optimum)
+    assert (result.lower_bound or 0.0) <= optimum <= (result.value or optimum)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.3])
+def test_time_limit_is_kept(seconds):
+    """However short the limit, the search ends soon after it, and claims no more than it proved."""
+    case = instance((0, 1, 1) * 8, 64, 64, Weights(capacity=900))
+    started = time.monotonic()
+    result = Search(*case, time_limit_seconds=seconds).run()
+    assert time.monotonic() - started < seconds + 1.5
+    assert result.status in (Status.UNKNOWN, Status.FEASIBLE) or result.lower_bound == result.value
 
 
 @pytest.mark.slow
