@@ -127,6 +127,7 @@ class Coefficients:
         self.device = slowest_device(cluster, workload.precision)
         self._compute: dict[tuple[Shard, int], LayerCompute] = {}
         self._layers: dict[tuple[object, ...], LayerParts] = {}
+        self._ranks_per_node = max(group.gpus_per_node for group in cluster.groups)
         self._parameters: dict[tuple[int, int, int, int], tuple[int, int]] = {}
         self._around: dict[tuple[int, int, int, Role], tuple[int, int]] = {}
         self._commons: dict[tuple[object, ...], Common] = {}
@@ -216,7 +217,9 @@ class Coefficients:
                 tuple([part.normal_ns for part in layers]),
                 tuple([part.recompute_ns for part in layers]),
                 tuple([self._layer_parameters(shard, k) for k in kinds]),
-                tails.rates(self.device, layout, self.implementation, self.workload.optimizer, links),
+                tails.rates(
+                    self.device, layout, self.implementation, self.workload.optimizer, links, self._ranks_per_node
+                ),
                 {},
             )
         return found
@@ -266,7 +269,7 @@ class Coefficients:
         forward = c.forward + tp[0] + cp[0] + ep[0]
         backward = c.backward + c.selective + tp[1] + cp[1] + ep[1]
         count = self._layer_parameters(shard, kind)
-        dp = layer_sharded_data(count, forward, backward, layout.zero, self.implementation, links, e)
+        dp = layer_sharded_data(count, forward, backward, layout.zero, self.implementation, links, self.device)
         host = c.host_seconds(e)
         launch = (max(0.0, host[0] - forward), max(0.0, host[1] - backward))
         normal = {
@@ -366,9 +369,7 @@ class Coefficients:
             add("tensor_parallel", n * (head_traffic + embedding_traffic))
         add("compute", kernels)
         if layout.zero >= 2:
-            shown = layer_sharded_data(
-                around, kernels / 3, kernels * 2 / 3, layout.zero, implementation, links, device.efficiency
-            )
+            shown = layer_sharded_data(around, kernels / 3, kernels * 2 / 3, layout.zero, implementation, links, device)
             add("data_parallel", sum(shown))
         return parts
 

@@ -172,7 +172,8 @@ def _assumptions(model: Model, implementation: Implementation, cluster: Cluster)
     if model.is_moe:
         balance = "evenly" if implementation.moe_imbalance == 1 else f"with imbalance {implementation.moe_imbalance:g}"
         said.append(f"tokens are routed {balance}")
-    offloads = implementation.optimizer_offload_fraction, implementation.offload_activation_layers
-    if any(offloads) or implementation.offload_parameters:
-        said.append("offloading to the host takes no time")
+    if implementation.optimizer_offload_fraction:
+        said.append("the host's optimizer step as on a DGX-2, its copies over PCIe not overlapped")
+    if implementation.offload_activation_layers or implementation.offload_modules:
+        said.append("offloaded activations travel behind the computation: no time is counted for them")
     return tuple(said)

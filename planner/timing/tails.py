@@ -14,6 +14,7 @@ from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.timing.collectives import all_reduce_seconds, gather_seconds
 from planner.timing.efficiency import Efficiency
+from planner.timing.host import host_step_seconds
 from planner.timing.kernels import Device
 from planner.timing.traffic import Links
 from planner.topology import GroupLink
@@ -51,9 +52,18 @@ def _slope(collective: Callable[[GroupLink, float, Efficiency], float], link: Gr
     return (collective(link, 2 * LARGE, e) - collective(link, LARGE, e)) / LARGE
 
 
-def rates(device: Device, layout: Layout, implementation: Implementation, optimizer: str, links: Links) -> Rates:
+def rates(
+    device: Device,
+    layout: Layout,
+    implementation: Implementation,
+    optimizer: str,
+    links: Links,
+    ranks_per_node: int,
+) -> Rates:
     """What reduction, gather and optimizer cost for each parameter under a layout."""
     e = device.efficiency
+    away = implementation.optimizer_offload_fraction
+    on_host = host_step_seconds(device, implementation, ranks_per_node) if away else 0.0
     reduce, gather, update = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     main, weight = implementation.grad_reduce_bytes, 1 if implementation.fp8_param_gather else 2
     for i, name in enumerate(("dp_cp", "edp")):
@@ -61,8 +71,8 @@ def rates(device: Device, layout: Layout, implementation: Implementation, optimi
         shards = link.size if layout.zero else 1
         if layout.zero >= 2:
             shards = max(1, shards // layout.hsdp_replicas)
-        moved = OPTIMIZER_BYTES[optimizer] / shards + main / (shards if layout.zero >= 2 else 1)
-        update[i] = moved / device.memory_bytes_per_second
+        moved = (1 - away) * OPTIMIZER_BYTES[optimizer] / shards + main / (shards if layout.zero >= 2 else 1)
+        update[i] = moved / device.memory_bytes_per_second + away * on_host / shards
         if link.size == 1:
             continue
         if layout.zero == 0:

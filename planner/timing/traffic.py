@@ -19,6 +19,8 @@ from planner.timing.collectives import (
     send_seconds,
 )
 from planner.timing.efficiency import Efficiency
+from planner.timing.host import copy_seconds
+from planner.timing.kernels import Device
 from planner.timing.layer import LayerCompute
 from planner.timing.mixture import expert_rows
 from planner.timing.passes import HALF, Passes
@@ -155,20 +157,22 @@ def layer_sharded_data(
     zero: int,
     implementation: Implementation,
     links: Links,
-    e: Efficiency,
+    device: Device,
 ) -> tuple[float, float]:
     """ZeRO 2 and 3: gathers of a layer's (dense, expert) weights and the reduction of their gradients, prefetched one
     layer ahead and so hidden behind `forward` and `backward` seconds of the layer's own work.
 
     ZeRO 3 gathers before both passes, ZeRO 2 keeps the weights from the forward to the backward pass (FSDP's
-    `reshard_after_forward`).
+    `reshard_after_forward`). Weights that wait on the host are copied to the GPU, shard by shard, before each gather.
     """
     if zero < 2:
         return 0.0, 0.0
+    e = device.efficiency
+    copied = HALF * copy_seconds(device) if implementation.offload_parameters else 0.0
     weights = gradients = 0.0
     for count, name in zip(parameters, ("shard", "edp"), strict=True):
         if count:
-            weights += gather_seconds(links[name], HALF * count, e)
+            weights += gather_seconds(links[name], HALF * count, e) + copied * count / links[name].size
             gradients += gather_seconds(links[name], implementation.grad_reduce_bytes * count, e)
     again = weights if zero == 3 else 0.0
     return exposed_seconds(weights, forward, e), exposed_seconds(again + gradients, backward, e)
