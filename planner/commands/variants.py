@@ -102,8 +102,9 @@ def _robust(question: Question, asked: Asked, top: int) -> Answer:
     from planner.solver.robust import Errors, robust
     from planner.validation.measured import memory_error, ranking_error
 
-    architecture = question.cluster.card.architecture
-    memory, time = memory_error(architecture), ranking_error(architecture)
+    cards = dict.fromkeys(group.card.architecture for group in question.cluster.groups)
+    memory = max(map(memory_error, cards), key=lambda measured: measured.error)  # of a mixed cluster the larger
+    time = max(map(ranking_error, cards), key=lambda measured: measured.error)
     found = robust(asked, Errors(memory.error, time.error), top)
     if found is None:
         return question, _fastest(question, asked, top), ()
