@@ -91,7 +91,7 @@ AMPERE = Efficiency(
     attention_backward=0.52,
     older_attention=0.7,
     gemm_ramp=128,
-    relative_error=0.07,
+    relative_error=0.06,
     scale_up=0.74,  # with `collective_seconds`; alone 235 of 300 GB/s at 16 GiB (ml-engineering network/README.md)
 )
 HOPPER = Efficiency(
@@ -131,7 +131,7 @@ VOLTA = Efficiency(
     attention_backward=0.35,
     older_attention=1.0,
     gemm_ramp=128,
-    relative_error=0.10,
+    relative_error=0.08,
     scale_up=0.75,
 )
 CDNA3 = Efficiency(
