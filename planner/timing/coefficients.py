@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from math import ceil, log2
-from typing import NamedTuple
+from dataclasses import replace
+from math import log2
 
 from planner.cluster import Cluster
 from planner.errors import InputError
@@ -28,6 +27,7 @@ from planner.timing.floor import layer_floor_seconds
 from planner.timing.form import StageTime, StepForm, Tail
 from planner.timing.kernels import Device
 from planner.timing.layer import LayerCompute, layer_compute
+from planner.timing.parts import Common, LayerParts, Parts, Role, Timed, form_key, nanoseconds
 from planner.timing.shard import Shard, shard_of
 from planner.timing.split import ends
 from planner.timing.traffic import (
@@ -48,65 +48,6 @@ equal length, ZB-H1 leaves a third of 1F1B's bubble (arXiv:2401.10241, table 2),
 
 NODE = 8
 """GPUs among which nobody waits: runs on one node are what the efficiencies were fitted to."""
-
-Parts = dict[str, int]
-"""Nanoseconds by component."""
-
-
-def nanoseconds(seconds: float) -> int:
-    """Rounded up, the one place where seconds become integers."""
-    return ceil(seconds * 1e9)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerParts:
-    """One layer of a kind for one microbatch, by component; and the seconds that hide data-parallel traffic."""
-
-    normal: Parts
-    recompute: Parts
-    forward: float
-    backward: float
-    normal_ns: int
-    recompute_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """A form with what its integers are made of. Stages alike share their StageTime and parts."""
-
-    form: StepForm
-    fixed: tuple[Parts, ...]
-    layers: tuple[LayerParts, ...]
-    once: Parts
-    stage_layers: tuple[tuple[LayerParts, ...], ...] = ()
-    """[stage][kind] where stages stand on different cards; else empty, and `layers` are those of every stage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Common:
-    """What the forms of a layout share whatever its number of virtual stages; [kind] where a tuple."""
-
-    shard: Shard
-    links: Links
-    wait: float
-    """Share by which all passes take longer, because every rank waits for the slowest."""
-    layers: tuple[LayerParts, ...]
-    layer_ns: tuple[int, ...]
-    recompute_ns: tuple[int, ...]
-    parameters: tuple[tuple[int, int], ...]
-    rates: tails.Rates
-    ends: dict[tuple[bool, ...], tuple[Parts, tails.Weighed]]
-    """By what the stage holds; filled as it is asked for."""
-
-
-class Role(NamedTuple):
-    """What a stage has beside its layers."""
-
-    embedding: bool
-    mtp: bool
-    loss: bool
-    neighbours: int
-    """Stages with which it exchanges activations."""
 
 
 def slowest_device(cluster: Cluster, precision: str) -> Device:
@@ -379,26 +320,6 @@ class Coefficients:
         e = self.device.efficiency
         seconds = stage_hop_seconds(self.model, shard, self.workload, self.implementation, links, e)
         return seconds * e.overlap_tax if layout.vpp > 1 else seconds
-
-
-def form_key(model: Model, layout: Layout) -> tuple[object, ...]:
-    """All of a layout that its form depends on, but for what its stages stand on."""
-    return (
-        layout.tp,
-        layout.cp,
-        layout.pp,
-        layout.vpp,
-        layout.ep,
-        layout.etp,
-        layout.dp,
-        layout.zero,
-        layout.micro_batch,
-        layout.sequence_parallel,
-        layout.hsdp_replicas,
-        shard_of(layout).modules,
-        layout.recompute.granularity == "full" if model.mtp_num_layers else None,
-        ends(model, layout),
-    )
 
 
 def _hiding_passes(layout: Layout, microbatches: int) -> float:

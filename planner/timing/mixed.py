@@ -13,17 +13,10 @@ from planner.cluster import Cluster
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model
-from planner.timing.coefficients import (
-    BUBBLE_DIVISOR,
-    Coefficients,
-    Role,
-    Timed,
-    form_key,
-    nanoseconds,
-    slowest_device,
-)
+from planner.timing.coefficients import BUBBLE_DIVISOR, Coefficients, slowest_device
 from planner.timing.efficiency import efficiency
 from planner.timing.form import StepForm
+from planner.timing.parts import Role, Timed, form_key, nanoseconds
 from planner.topology.links import StageNodes
 from planner.topology.standing import spanning, standing
 from planner.workload import Workload

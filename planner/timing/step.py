@@ -9,11 +9,12 @@ from planner.errors import InputError
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model
-from planner.timing.coefficients import Coefficients, Parts
+from planner.timing.coefficients import Coefficients
 from planner.timing.efficiency import FITTED
 from planner.timing.flops import layer_flops, model_flops
 from planner.timing.form import StepForm
 from planner.timing.mixed import MixedCoefficients, waiting, worst_error
+from planner.timing.parts import Parts
 from planner.timing.report import StepTime
 from planner.timing.shard import shard_of
 from planner.timing.split import stage_counts

@@ -1,0 +1,94 @@
+"""What the integers of a step are made of: parts by component, what stages share, and what a form depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+from planner.layout import Layout
+from planner.model import Model
+from planner.timing import tails
+from planner.timing.form import StepForm
+from planner.timing.shard import Shard, shard_of
+from planner.timing.split import ends
+from planner.timing.traffic import Links
+
+Parts = dict[str, int]
+"""Nanoseconds by component."""
+
+
+def nanoseconds(seconds: float) -> int:
+    """Rounded up, the one place where seconds become integers."""
+    return ceil(seconds * 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """One layer of a kind for one microbatch, by component; and the seconds that hide data-parallel traffic."""
+
+    normal: Parts
+    recompute: Parts
+    forward: float
+    backward: float
+    normal_ns: int
+    recompute_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A form with what its integers are made of. Stages alike share their StageTime and parts."""
+
+    form: StepForm
+    fixed: tuple[Parts, ...]
+    layers: tuple[LayerParts, ...]
+    once: Parts
+    stage_layers: tuple[tuple[LayerParts, ...], ...] = ()
+    """[stage][kind] where stages stand on different cards; else empty, and `layers` are those of every stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What the forms of a layout share whatever its number of virtual stages; [kind] where a tuple."""
+
+    shard: Shard
+    links: Links
+    wait: float
+    """Share by which all passes take longer, because every rank waits for the slowest."""
+    layers: tuple[LayerParts, ...]
+    layer_ns: tuple[int, ...]
+    recompute_ns: tuple[int, ...]
+    parameters: tuple[tuple[int, int], ...]
+    rates: tails.Rates
+    ends: dict[tuple[bool, ...], tuple[Parts, tails.Weighed]]
+    """By what the stage holds; filled as it is asked for."""
+
+
+class Role(NamedTuple):
+    """What a stage has beside its layers."""
+
+    embedding: bool
+    mtp: bool
+    loss: bool
+    neighbours: int
+    """Stages with which it exchanges activations."""
+
+
+def form_key(model: Model, layout: Layout) -> tuple[object, ...]:
+    """All of a layout that its form depends on, but for what its stages stand on."""
+    return (
+        layout.tp,
+        layout.cp,
+        layout.pp,
+        layout.vpp,
+        layout.ep,
+        layout.etp,
+        layout.dp,
+        layout.zero,
+        layout.micro_batch,
+        layout.sequence_parallel,
+        layout.hsdp_replicas,
+        shard_of(layout).modules,
+        layout.recompute.granularity == "full" if model.mtp_num_layers else None,
+        ends(model, layout),
+    )
