@@ -19,6 +19,7 @@ from planner.cluster import Cluster, Fabric, NodeGroup
 from planner.hardware import load_card, parse_gpus
 from planner.implementation import Implementation
 from planner.memory.accounting import make_accounting
+from planner.memory.form import Counts
 from planner.model import MLP, Attention, Layer, Model, MoE
 from planner.solver import unequal
 from planner.solver.candidates import Pins, Space
@@ -196,3 +197,27 @@ def test_bound_of_unequal_stages_holds_for_two_kinds():
                 step = form.pipeline_ns(each) if step is None else min(step, form.pipeline_ns(each))
         assert unequal.slowest_bound(form, counts)[0] <= slowest
         assert unequal.layer_bound(form, counts, form.num_microbatches, 1) <= step
+
+
+@pytest.mark.parametrize("gpus", ["8xH100-80G+8xA100-80G", "8xA100-80G+4xA100-40G", "16xA100-80G+8xA100-40G"])
+def test_what_the_bounds_take_for_granted_holds_on_mixed_nodes(gpus):
+    """As `test_claims.py`, stage by stage on every order: more virtual stages cost no less than two and hide more of
+    the tails, recomputation makes no layer faster, a larger micro-batch lowers no peak."""
+    model, cluster, workload = load_model("13b"), parse_gpus(gpus), Workload(2048, 768)
+    accounting = make_accounting("exact", model, workload, IMPLEMENTATION, cluster)
+    timing, rng = Timing(model, workload, IMPLEMENTATION, cluster), random.Random(2)
+    groups = [group for group in Space(model, workload, IMPLEMENTATION, cluster).groups() if group.pp > 1]
+    for group in rng.sample(groups, 25):
+        layout = replace(group, zero=rng.choice((0, 1)))
+        two, more = (timing.form(replace(layout, vpp=vpp)) for vpp in (2, 5))
+        plain = timing.form(layout)
+        for stage, (base, a, b) in enumerate(zip(plain.stages, two.stages, more.stages, strict=True)):
+            assert base.layer_ns == a.layer_ns == b.layer_ns and b.fixed_ns >= a.fixed_ns
+            for fewer, many in zip(a.tails, b.tails, strict=True):
+                assert many.name == fewer.name and many.fixed_ns <= fewer.fixed_ns
+                assert all(x <= y for x, y in zip(many.layer_ns, fewer.layer_ns, strict=True))
+            if layout.num_microbatches(workload.global_batch) % 2:
+                continue  # twice the micro-batch would not divide the batch
+            twice, counts = replace(layout, micro_batch=2 * layout.micro_batch), Counts(((8,),), ((0,),))
+            peaks = [accounting.form(x, stage).peak_bytes(counts) for x in (layout, twice)]
+            assert peaks[0] <= peaks[1]
