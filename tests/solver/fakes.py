@@ -94,9 +94,10 @@ class FakeAccounting:
             again = w.transient[kind] * layout.micro_batch
             saved.append(Term("buffers", "again", again, "if_recomputed", kind))
             saved.append(Term("buffers", "backward", again // 2, "if_layer", kind))
-        step = Term("optimizer", "step", w.transient[0] // (sharding(layout) + 1), "layer", 0, 0)
+        size = w.transient[0] // (sharding(layout) + 1)
+        step = [Term("optimizer", "step", size, "layer", 0, chunk) for chunk in range(layout.vpp)]
         return StageForm(
-            (Moment("backward", (*states, *saved)), Moment("optimizer step", (*states, step))), padding_bytes=w.padding
+            (Moment("backward", (*states, *saved)), Moment("optimizer step", (*states, *step))), padding_bytes=w.padding
         )
 
     def stage_capacity_bytes(self, layout: Layout, stage: int) -> int:
