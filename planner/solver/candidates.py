@@ -106,6 +106,19 @@ class Space:
         for extended in self.extend(layout, self._order[depth]):
             yield from self._below(extended, depth + 1, stop)
 
+    def some(self) -> Layout | None:
+        """Some legal layout; None where pins and rules leave none."""
+        start, stop = self._order.index("zero"), len(self._order)
+        for group in self.groups():
+            found = next(self._below(group, start, stop), None) if self.has_virtual(group) else None
+            if found is not None:
+                return found
+        return None
+
+    def has_virtual(self, group: Layout) -> bool:
+        """Whether any number of virtual stages is left for a group; without one it has no variant."""
+        return bool(self._axes["vpp"].values(group))
+
     def most_virtual(self, group: Layout) -> int:
         """No variant of a group has more virtual stages."""
         return max(self._virtual_sizes(group), default=1)

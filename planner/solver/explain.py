@@ -91,7 +91,7 @@ def leanest(space: Space) -> list[Layout]:
         if known is None or group.micro_batch < known.micro_batch:
             smallest[key] = group
     layouts = []
-    for group in smallest.values():
+    for group in filter(space.has_virtual, smallest.values()):
         for sharded in space.extend(group, "zero"):
             for layout in space.extend(sharded, "recompute"):
                 virtual = next(space.extend(layout, "vpp"), None)
@@ -282,7 +282,7 @@ def _needed_rules(space: Space) -> tuple[Rule, ...]:
 
     def empty(rules: tuple[Rule, ...]) -> bool:
         question = (space.model, space.workload, space.implementation, space.cluster, space.pins)
-        return next(iter(Space(*question, rules=rules)), None) is None
+        return Space(*question, rules=rules).some() is None
 
     if empty(()):
         return ()

@@ -44,14 +44,14 @@ class Why:
 def why(asked: Asked, given: Pins) -> Why:
     """The answer for the choices in `given`; the rest is chosen best by search."""
     pins, excluded = _merged(asked.pins, given)
+    space = asked.space(pins)
+    if space.some() is None:
+        return replace(_rules(asked, space), given=given, excluded=excluded)
     result = asked.search(pins)
     if result.plans:
         return Why(given, excluded, plan=result.plans[0], proved=result.status is Status.OPTIMAL)
     if result.status is not Status.INFEASIBLE:
         return Why(given, excluded, proved=False)
-    space = asked.space(pins)
-    if next(iter(space), None) is None:
-        return replace(_rules(asked, space), given=given, excluded=excluded)
     overflowing = _leanest_plan(asked, pins)
     return Why(given, excluded, overflowing=overflowing, proved=overflowing is not None)
 
