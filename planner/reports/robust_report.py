@@ -60,7 +60,7 @@ def _blocks(found: Robust, memory: Measured, time: Measured) -> list[Block]:
             Text(
                 "Free: GiB beside the reserve. Regret: what a layout loses at worst against another that fits, when "
                 "each part of the step is off by "
-                "its error, alike in both (docs/adr/0005-robust-choice.md).",
+                "its error, alike in both (docs/adr/0009-robust-choice.md).",
                 "quiet",
             )
         ]

@@ -10,7 +10,7 @@ form (Kouvelis and Yu, Robust Discrete Optimization, 1997, for costs given as in
     regret(x, y) = sum over parts of (x - y) + e_t |x - y|  =  T(x) - T(y) + e_t sum |x - y|
 
 The robust layout has the least worst regret against every layout that fits as counted and is nearly as fast. What two
-layouts have in common cancels, so the error moves only what sets them apart. See docs/adr/0005-robust-choice.md.
+layouts have in common cancels, so the error moves only what sets them apart. See docs/adr/0009-robust-choice.md.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def _rules(asked: Asked, space: Space) -> Why:
     always: set[str] | None = None
     question = (asked.model, asked.workload, asked.implementation)
     for layout in islice(_completions(asked, space), MOST_COMPLETIONS):
-        if asked.late:
+        if best is not None and asked.late:
             break
         broken = tuple(broken_rules(*question, layout, asked.cluster.gpus, asked.cluster))
         ids = {rule.id for rule in broken}
@@ -93,11 +93,9 @@ def _rules(asked: Asked, space: Space) -> Why:
 def _completions(asked: Asked, space: Space) -> Iterator[Layout]:
     """Layouts with what was given and anything for the rest, legal or not."""
     lawless = Space(asked.model, asked.workload, asked.implementation, asked.cluster, space.pins, rules=())
-    found = False
-    for layout in lawless:
-        found = True
-        yield layout
-    if not found:  # even the lists of values leave nothing, as with experts of a model that has none
+    if lawless.some() is not None:
+        yield from lawless
+    else:  # even the lists of values leave nothing, as with experts of a model that has none
         pins = space.pins
         values = {
             name: value[0]
