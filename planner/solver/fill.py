@@ -59,7 +59,7 @@ def could_fit(problem: SplitProblem, lenient: bool = False) -> bool:
 
 def first_split(problem: SplitProblem) -> Split | None:
     """A split that fits and has nearly the least slowest stage, where one is easily found; a start for the solver."""
-    if problem.vpp > 1 or problem.fixed_slices is not None or problem.must_recompute:
+    if problem.vpp > 1 or problem.fixed_slices is not None or (problem.must_recompute and not problem.step.mixed):
         return None
     chain = Chain(problem)
     slowest, _ = slowest_bound(problem.step, problem.kind_counts)
@@ -67,6 +67,8 @@ def first_split(problem: SplitProblem) -> Split | None:
     if least is None:
         return None
     found = chain.fill(least + int(least * TOLERANCE) + 1)
+    if problem.must_recompute and found is not None and not any(found.recomputed):
+        return None
     return found if found is not None and problem.fits(found) else None
 
 
