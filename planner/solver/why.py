@@ -8,6 +8,7 @@ from itertools import islice
 
 from planner.layout import Layout, Recompute
 from planner.rules import BrokenRule, broken_rules
+from planner.rules.rule import divisors
 from planner.solver.asked import Asked
 from planner.solver.candidates import FREE, Pins, Space
 from planner.solver.least import TimeUp, least_peaks
@@ -80,12 +81,16 @@ def _rules(asked: Asked, space: Space) -> Why:
         if best is not None and asked.late:
             break
         broken = tuple(broken_rules(*question, layout, asked.cluster.gpus, asked.cluster))
+        if not broken:  # the search's own limits leave it out, such as more chunks than there are layers
+            always = set()
+            continue
         ids = {rule.id for rule in broken}
         always = ids if always is None else always & ids
         rank = (len(broken), simplicity(layout))
         if best is None or rank < best[0]:
             best = (rank, broken, layout)
-    assert best is not None  # there is at least one completion
+    if best is None:
+        return Why(FREE, proved=False)
     shared = tuple(rule for rule in best[1] if rule.id in (always or ()))
     return Why(FREE, broken=shared or best[1], however=bool(shared), completion=best[2])
 
@@ -103,12 +108,14 @@ def _completions(asked: Asked, space: Space) -> Iterator[Layout]:
             if (value := getattr(pins, name)) is not None
         }
         share = values.get("tp", 1) * values.get("cp", 1) * values.get("pp", 1)
-        dp = pins.dp[0] if pins.dp else max(1, asked.cluster.gpus // share)
+        room = max(1, asked.cluster.gpus // share)
         shards = values.get("tp", 1)
         divides = shards > 1 and asked.workload.seq_length % (shards * values.get("cp", 1)) == 0
         parallel = pins.sequence_parallel[0] if pins.sequence_parallel else divides
         recompute = Recompute(pins.recompute[0]) if pins.recompute else Recompute()
-        yield Layout(**values, dp=dp, sequence_parallel=parallel, recompute=recompute)
+        for pp in (values.pop("pp"),) if "pp" in values else divisors(room):
+            dp = pins.dp[0] if pins.dp else max(1, room // pp) if pins.pp is None else room
+            yield Layout(**values, pp=pp, dp=dp, sequence_parallel=parallel, recompute=recompute)
 
 
 def _leanest_plan(asked: Asked, pins: Pins) -> Plan | None:
