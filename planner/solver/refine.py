@@ -31,7 +31,10 @@ from planner.solver.linear import LinearMoment, LinearMoments
 from planner.solver.problem import Lazy, SplitProblem
 from planner.stages import split_from_counts
 from planner.timing.form import StepForm
+from planner.topology.kinds import mixed
 
+ROUNDED_NS = 16
+"""A layer's time is the sum of its parts, each rounded up to nanoseconds: two that are equal differ by less."""
 FULL = Layout(recompute=Recompute("full"))
 
 
@@ -103,7 +106,8 @@ class Refiner:
         the least time under any of their degrees, so that only what could win is timed by itself. The list is cut short
         (and `complete` false) where the monotonic clock comes to `until`."""
         nodes, batch = [], self.space.workload.global_batch
-        floor = getattr(self.timing, "layer_floor_ns", None) if self.model.is_moe else None
+        alike = not mixed(self.space.cluster)
+        floor = getattr(self.timing, "layer_floor_ns", None) if self.model.is_moe and alike else None
         level = Level.GROUP if floor is None else Level.FLOOR
         for group in self.space.groups():
             if until is not None and time.monotonic() > until:
@@ -201,7 +205,10 @@ class Refiner:
             self.statistics["pruned_by_memory"] += 1
             yield from self._slower_modes(node, too_large=True)
             return
-        bound = max(node.bound_ns, self._best_virtual(node.layout))
+        # also of what recomputes more, whose parts may be rounded up by less
+        microbatches = node.layout.num_microbatches(self.space.workload.global_batch)
+        rounded = ROUNDED_NS * microbatches * self.model.num_layers
+        bound = max(node.bound_ns, self._best_virtual(node.layout) - rounded)
         yield replace(node, bound_ns=bound, level=Level.FILLED)
 
     def _filled(self, node: Node) -> Iterator[Node]:

@@ -231,7 +231,7 @@ class Coefficients:
             "expert_parallel": nanoseconds(ep[0]),
         }
         totals = sum(normal.values()), sum(again.values())
-        found = self._layers[key] = LayerParts(normal, again, forward, backward, *totals)
+        found = self._layers[key] = LayerParts(normal, again, *hide, *totals)
         return found
 
     def layer_floor_ns(self, layout: Layout) -> tuple[int, ...]:
