@@ -66,6 +66,11 @@ def finer_options() -> Decorator:
             help="Modules whose activations wait on the host: core_attn, attn_norm, mlp_norm, moe_act, ... [none]",
         ),
         click.option(
+            "--schedule",
+            type=Choice(["1f1b", "zb-h1", "dualpipe"]),
+            help="Of the pipeline; 1f1b is interleaved with --vpp. [1f1b]",
+        ),
+        click.option(
             "--sharded-by",
             type=Choice(["fsdp2", "megatron-fsdp", "deepspeed"]),
             help="Who shards at ZeRO 2 and 3. [fsdp2]",
@@ -96,12 +101,28 @@ def with_finer_choices(question: Question, options: dict[str, Any]) -> Question:
         "offload_parameters": options["offload_parameters"] or None,
         "offload_activation_layers": options["offload_layers"],
         "offload_modules": _offload_modules(options["offload_modules"]),
+        "schedule": options["schedule"],
         "sharded_framework": (options["sharded_by"] or "").replace("-", "_") or None,
         "fp8_recipe": options["fp8_recipe"],
         "fp8_param_gather": options["fp8_param_gather"] or None,
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     return replace(question, implementation=replace(question.implementation, **given)) if given else question
+
+
+def finer_arguments(question: Question, precision: str | None) -> str:
+    """The options that state what a search chose by --allow; `precision` is what the user typed. Nothing where it
+    chose the defaults."""
+    implementation, words = question.implementation, []
+    if question.workload.precision == "fp8" != precision:  # never a default
+        words.append(f"--precision {question.workload.precision}")
+    if implementation.schedule != "1f1b":
+        words.append(f"--schedule {implementation.schedule}")
+    if implementation.optimizer_offload_fraction:
+        words.append(f"--offload-optimizer {implementation.optimizer_offload_fraction:g}")
+    if implementation.offload_parameters:
+        words.append("--offload-parameters")
+    return "".join(f" {word}" for word in words)
 
 
 def _offload_modules(text: str | None) -> tuple[str, ...] | None:

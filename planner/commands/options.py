@@ -62,8 +62,7 @@ def workload_options() -> Decorator:
         click.option(
             "--attention",
             type=Choice(["flash", "unfused"]),
-            default="flash",
-            help="unfused keeps the attention matrix for the backward pass. [flash]",
+            help="unfused keeps the attention matrix for the backward pass. [flash; unfused on cards before Ampere]",
         ),
     )
 

@@ -10,7 +10,7 @@ from planner.errors import InputError
 if TYPE_CHECKING:
     from planner.capacity.quantities import Prices
     from planner.cluster import Cluster
-    from planner.implementation import Implementation
+    from planner.implementation import AttentionKernel, Implementation
     from planner.model import Model
     from planner.workload import Optimizer, Precision, Workload
 
@@ -36,7 +36,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What else is asked of a search: another objective, the frontier, the robust choice, or why not."""
+    """What else is asked of a search: another objective, the frontier, the robust choice, why not, or more than
+    the defaults."""
 
     objective: str = "step-time"
     prices: Prices | None = None
@@ -44,6 +45,7 @@ class Variant:
     pareto_step_bytes: int | None = None
     robust: bool = False
     why: dict[str, Any] | None = None
+    allow: tuple[str, ...] = ()
 
     def check(self, flags: str | None = None) -> None:
         """Raise InputError where two of them contradict each other."""
@@ -54,13 +56,14 @@ class Variant:
                 ("--pareto", self.pareto),
                 ("--robust", self.robust),
                 ("--why", self.why is not None),
+                ("--allow", bool(self.allow)),
             )
             if given
         ]
         if len(named) > 1:
             raise InputError(
-                f"one of --objective, --pareto, --robust and --why is allowed at a time, but {' and '.join(named)} "
-                "were given."
+                "one of --objective, --pareto, --robust, --why and --allow is allowed at a time, but "
+                f"{' and '.join(named)} were given."
             )
         if self.prices is not None and self.objective != "cost":
             raise InputError(f"--gpu-hour-price needs --objective cost, but the objective is {self.objective}.")
@@ -94,7 +97,7 @@ def the_cluster(gpus: Cluster | None, cluster: Cluster | None) -> Cluster:
 
 def ask(options: dict[str, Any]) -> Question:
     """The question in a command's options (`hardware_options`, `workload_options`, `accounting_options`)."""
-    from planner.implementation import Implementation
+    from planner.implementation import BEFORE_FLASH, Implementation
     from planner.workload import Workload
 
     model: Model = options["model"]
@@ -112,9 +115,16 @@ def ask(options: dict[str, Any]) -> Question:
         defaults.append(f"global batch {global_batch} sequences: about 4 million tokens a step ({tokens:.2f} M)")
     precision = options["precision"]
     if precision is None:
-        precision = "bf16" if cluster.card.capability_bf16 else "fp16"
-        if precision == "fp16":
-            defaults.append(f"precision fp16: {cluster.card.name} has no bf16")
+        older = sorted({group.card.name for group in cluster.groups if not group.card.capability_bf16})
+        precision = "fp16" if older else "bf16"
+        if older:
+            defaults.append(f"precision fp16: {' and '.join(older)} {'have' if len(older) > 1 else 'has'} no bf16")
+    attention = options["attention"]
+    if attention is None:
+        old = sorted({g.card.name for g in cluster.groups if g.card.architecture in BEFORE_FLASH})
+        attention = "unfused" if old else "flash"
+        if old:
+            defaults.append(f"attention unfused: flash attention needs Ampere or newer, which {', '.join(old)} is not")
     accounting = options["accounting"]
     reserve_bytes = options["reserve"]
     if reserve_bytes is None:
@@ -125,7 +135,7 @@ def ask(options: dict[str, Any]) -> Question:
         workload=Workload(
             seq_length, global_batch, cast("Precision", precision), cast("Optimizer", options["optimizer"])
         ),
-        implementation=Implementation(attention=options["attention"]),
+        implementation=Implementation(attention=cast("AttentionKernel", attention)),
         accounting=accounting,
         reserve_bytes=reserve_bytes,
         defaults=tuple(defaults),

@@ -9,6 +9,7 @@ import click
 
 from planner.commands import words
 from planner.commands.exits import Exit
+from planner.commands.finer import finer_arguments
 from planner.commands.layouts import layout_arguments
 from planner.commands.options import (
     accounting_options,
@@ -22,8 +23,9 @@ from planner.commands.options import (
 from planner.commands.output import choose_format, emit, emit_flags
 from planner.commands.placed import placement_argument, placement_option, stated
 from planner.commands.question import Variant, ask
-from planner.commands.types import Choice, LayoutSpec, Parsed, Seconds, Size, Whole
+from planner.commands.types import Choice, LayoutSpec, Parsed, Seconds, Size, Values, Whole
 from planner.errors import RuleBroken
+from planner.solver.allowed import ALLOWED
 
 if TYPE_CHECKING:
     from planner.capacity.quantities import Prices
@@ -88,6 +90,12 @@ EXIT_OF_STATUS = {
     metavar="tp=8,pp=1,...",
     help="Why such a layout was not chosen: the rule it breaks, the stage that overflows, or the seconds it loses.",
 )
+@click.option(
+    "--allow",
+    type=Values("allow", ALLOWED),
+    help="What the search may use beside the defaults: a narrower precision, another pipeline schedule, the host's "
+    "memory. Each combination is searched. [nothing]",
+)
 @click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
 @click.option("--per-rank", is_flag=True, help="One entry for every GPU: where it is and what it holds.")
 @flags_option()
@@ -108,6 +116,7 @@ def search(
     pareto_step: int | None,
     robust: bool,
     why: dict[str, Any] | None,
+    allow: tuple[str, ...] | None,
     **options: Any,
 ) -> int:
     """The layouts of a model over GPUs that fit and are fastest, ranked, with a proof.
@@ -123,7 +132,7 @@ def search(
     question = ask(options)
     pinned = pins(options)
 
-    variant = Variant(objective, gpu_hour_price, pareto, pareto_step, robust, why)
+    variant = Variant(objective, gpu_hour_price, pareto, pareto_step, robust, why, allow or ())
     variant.check(flags)
 
     from planner.commands.progress import Progress
@@ -137,7 +146,8 @@ def search(
 
     def next_commands(layout: Layout) -> tuple[tuple[str, str], ...]:
         shared = words.typed(ctx, (*words.QUESTION, *words.WORKLOAD, *words.ACCOUNTING))
-        named = f"{layout_arguments(layout)}{placement_argument(layout, question.cluster)}"
+        finer = finer_arguments(question, options["precision"])
+        named = f"{layout_arguments(layout)}{placement_argument(layout, question.cluster)}{finer}"
         return (
             ("what the memory of this layout is made of", f"plan memory {shared} {named} --detail"),
             ("its arguments for a launch script", f"plan memory {shared} {named} --flags megatron"),

@@ -31,6 +31,8 @@ def answer(
     if variant.objective in ("gpus", "cost"):
         return _by_count(question, variant, pins, top, time_limit_seconds, progress, options)
     asked = _asked(question, pins, time_limit_seconds, progress)
+    if variant.allow:
+        return _allowed(question, asked, variant.allow, top, progress)
     if variant.objective == "memory":
         from planner.solver.objectives import least_memory
 
@@ -95,6 +97,22 @@ def _explained(question: Question, result: SearchResult, asked: Asked) -> Search
     if result.status is not Status.INFEASIBLE or result.explanation is not None:
         return result
     return replace(_fastest(question, asked, 1), objective=result.objective)
+
+
+def _allowed(question: Question, asked: Asked, allowed: tuple[str, ...], top: int, progress: Progress) -> Answer:
+    from planner.reports.settings_report import settings_section
+    from planner.solver.allowed import Setting, best, settings, try_all
+
+    def search(setting: Setting) -> SearchResult:
+        asks = replace(question, workload=setting.workload, implementation=setting.implementation)
+        return _asked(asks, setting.pins, asked.seconds_left, progress).search(top=top)
+
+    found = settings(question.workload, question.implementation, asked.pins, allowed)
+    tried = try_all(question.model, found, question.cluster, search)
+    chosen, result = best(tried)
+    section = settings_section(tried, chosen)
+    question = replace(question, workload=chosen.setting.workload, implementation=chosen.setting.implementation)
+    return question, _explained(question, result, asked), (section,)
 
 
 def _robust(question: Question, asked: Asked, top: int) -> Answer:

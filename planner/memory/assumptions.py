@@ -109,6 +109,10 @@ def _offloaded(impl: Implementation, cluster: Cluster, host_bytes: int) -> list[
     sentence = (
         f"offloading takes {host_bytes / 2**30:.1f} GiB of pinned host memory a rank, {node / 2**30:.0f} GiB a node"
     )
+    held = cluster.card.host_bytes_per_node
+    if held:
+        less = "more than" if node > held else "of"
+        sentence += f", {less} the {held / 2**30:,.0f} GiB of {cluster.card.name}'s reference node"
     if impl.sharded_framework == "deepspeed" and impl.optimizer_offload_fraction:
         sentence += "; DeepSpeed's whole gradients on the host between microbatches are not counted"
     return [sentence]

@@ -176,7 +176,7 @@ def _found(
     if ranks is not None:
         yield from rank_blocks(ranks)
     yield from step_blocks(best.step)
-    searched = () if pins is None else restrictions(question.model, pins)
+    searched = () if pins is None else restrictions(question.model, question.implementation, pins)
     yield from assumptions(question, best.memory.assumptions, best.step.assumptions, searched)
     commands = next_commands(best.layout)
     if commands:

@@ -157,6 +157,8 @@ CONTEXT_KERNEL = Rule(
         f"and {c.implementation.attention} attention"
     ),
 )
+
+
 def _without_flash(c: Case) -> list[str]:
     if c.cluster is None or c.implementation.attention in ("auto", "unfused"):
         return []

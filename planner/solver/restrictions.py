@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from planner.implementation import Implementation
 from planner.model import Model
 from planner.solver.space import Pins
 
 
-def restrictions(model: Model, pins: Pins) -> tuple[str, ...]:
+def restrictions(model: Model, implementation: Implementation, pins: Pins) -> tuple[str, ...]:
     """One sentence on what was searched, as far as it matters for this model and what the user left free."""
-    return ("searched: " + "; ".join(_parts(model, pins)),)
+    return ("searched: " + "; ".join(_parts(model, implementation, pins)),)
 
 
-def _parts(model: Model, pins: Pins) -> Iterator[str]:
+def _parts(model: Model, implementation: Implementation, pins: Pins) -> Iterator[str]:
     if pins.micro_batch is None:  # Space._micro_batches
         yield "micro-batches that are powers of two"
     if pins.sequence_parallel is None:  # Space._sequence_parallel
@@ -29,4 +30,7 @@ def _parts(model: Model, pins: Pins) -> Iterator[str]:
         yield "virtual chunks that differ by one layer at most, the model's first and last may hold fewer"
     if model.mtp_num_layers:  # planner.stages.split_from_counts
         yield "multi-token prediction beside the loss"
-    yield "no offloading, no hybrid sharding; padding of buckets counted at its bound"  # Refiner.problem
+    if not implementation.optimizer_offload_fraction:  # planner.solver.allowed
+        yield "no offloading"
+    yield "no hybrid sharding"
+    yield "padding of buckets counted at its bound"  # Refiner.problem

@@ -82,6 +82,8 @@ def tidy(problem: SplitProblem, split: Split) -> Split:
     unevenness = (
         longest - shortest + _off(variables.slices[0], shortest, model) + _off(variables.slices[-1], shortest, model)
     )
+    if problem.step.mixed:
+        unevenness = _unevenness_by_card(problem, variables.slices, model)
     redone = sum(variables.redo)
     model.minimize(4 * problem.layers * redone + unevenness)
     variables.hint(split)
@@ -89,6 +91,22 @@ def tidy(problem: SplitProblem, split: Split) -> Split:
     if solver.solve(model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return split
     return variables.value(solver)
+
+
+def _unevenness_by_card(
+    problem: SplitProblem, slices: list[cp_model.IntVar], model: cp_model.CpModel
+) -> cp_model.LinearExprT:
+    """How far apart the slices of stages are whose layers take equally long: others are meant to differ."""
+    alike: dict[tuple[int, ...], list[cp_model.IntVar]] = {}
+    for index, held in enumerate(slices):
+        alike.setdefault(problem.step.stages[index % problem.pp].layer_ns, []).append(held)
+    spreads = []
+    for group in alike.values():
+        longest, shortest = model.new_int_var(0, problem.layers, ""), model.new_int_var(0, problem.layers, "")
+        model.add_max_equality(longest, group)
+        model.add_min_equality(shortest, group)
+        spreads.append(longest - shortest)
+    return sum(spreads)
 
 
 def _off(edge: cp_model.IntVar, shortest: cp_model.IntVar, model: cp_model.CpModel) -> cp_model.IntVar:

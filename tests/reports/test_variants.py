@@ -221,6 +221,9 @@ def test_every_objective_has_a_unit_and_words(found) -> None:
 
 def test_restrictions_follow_the_question(question) -> None:
     """What the user pinned is not among what the search restricts itself to."""
-    free, pinned = restrictions(question.model, Pins()), restrictions(question.model, Pins(micro_batch=(3,), vpp=(1,)))
+    free, pinned = (
+        restrictions(question.model, question.implementation, Pins()),
+        restrictions(question.model, question.implementation, Pins(micro_batch=(3,), vpp=(1,))),
+    )
     assert "powers of two" in free[0] and "virtual chunks" in free[0]
     assert "powers of two" not in pinned[0] and "virtual chunks" not in pinned[0]
