@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from planner.solver.allowed import ALLOWED
 if TYPE_CHECKING:
     from planner.capacity.quantities import Prices
     from planner.layout import Layout
+    from planner.solver.result import SearchResult
     from planner.solver.space import Pins
 
 EXIT_OF_STATUS = {
@@ -153,11 +155,26 @@ def search(
             ("its arguments for a launch script", f"plan memory {shared} {named} --flags megatron"),
         )
 
+    result = _as_typed(ctx, result, question.model.name)
     if flags and result.plans:
         emit_flags(flags, question, result.plans[0].layout, format, output)
     else:
         emit(search_report(question, result, detail, per_rank, next_commands, pinned, sections), format, output)
     return EXIT_OF_STATUS[result.status]
+
+
+def _as_typed(ctx: click.Context, result: SearchResult, model_name: str) -> SearchResult:
+    """Remedies with the user's own words for the model, and with what else they asked for."""
+    if result.explanation is None or not result.explanation.hints:
+        return result
+    named = words.typed(ctx, ("model",)) or f"--model {model_name}"
+    others = words.typed(ctx, ("precision", "optimizer", "attention", *words.ACCOUNTING))
+
+    def command(text: str) -> str:
+        return f"{text.replace(f'--model {model_name}', named, 1)} {others}".rstrip()
+
+    hints = tuple(replace(hint, command=command(hint.command)) for hint in result.explanation.hints)
+    return replace(result, explanation=replace(result.explanation, hints=hints))
 
 
 def pins(options: dict[str, Any]) -> Pins:

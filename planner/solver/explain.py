@@ -17,7 +17,7 @@ from planner.memory.form import Always, Component, Counts, Moment, StageForm, mu
 from planner.memory.report import MemoryReport
 from planner.rules import RULES, Rule, broken_rules
 from planner.rules.world import WORLD
-from planner.solver.candidates import Space
+from planner.solver.candidates import FULL_BLOCK, Space
 from planner.solver.fill import least_slowest, split_bound
 from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.refine import Refiner
@@ -63,52 +63,82 @@ class Filtered:
 
 def facts(space: Space, accounting: Accounting, timing: StepTiming) -> tuple[Fact, ...]:
     """Why no layout of the space fits; the space must be infeasible."""
-    layouts = leanest(space)
+    sharded = _leanest_sharded(space)
+    layouts = [layout for each in sharded for layout in _most_recomputed(space, each)]
     if not layouts:
         return _no_legal_layout(space)
     kept = frozenset(REMOVAL)
     for component in REMOVAL:
         without = kept - {component}
-        if not _fits_any(space, Filtered(accounting, without), timing, layouts):
+        if _first_that_fits(space, Filtered(accounting, without), timing, sharded) is None:
             kept = without
     needed = Filtered(accounting, kept)
     told = _told(space, needed, min(layouts, key=lambda layout: _missing(space, needed, layout)[0]))
-    return (*told, *_elsewhere(space, needed, timing, layouts, {fact.id for fact in told}))
+    return (*told, *_elsewhere(space, needed, timing, sharded, {fact.id for fact in told}))
 
 
 def fits_with(space: Space, accounting: Accounting, timing: StepTiming, kept: frozenset[Component]) -> bool:
     """Whether any layout of the space fits when only these components are counted."""
-    return _fits_any(space, Filtered(accounting, kept), timing, leanest(space))
+    return first_that_fits(space, Filtered(accounting, kept), timing) is not None
+
+
+def first_that_fits(space: Space, accounting: Accounting, timing: StepTiming) -> Layout | None:
+    """One of the leanest layouts of the space that fits, its split left open; None where nothing does."""
+    return _first_that_fits(space, accounting, timing, _leanest_sharded(space))
 
 
 def leanest(space: Space) -> list[Layout]:
     """The variants that need least memory: the smallest micro-batch and the fewest virtual stages of every choice of
     degrees, under every ZeRO stage and recomputation."""
+    layouts = [layout for sharded in _leanest_sharded(space) for layout in _recomputed(space, sharded)]
+    # Full recomputation and much sharding first: where anything fits, they do.
+    layouts.sort(key=lambda x: (x.recompute.granularity != "full", *_sharding_order(x)))
+    return layouts
+
+
+def _leanest_sharded(space: Space) -> list[Layout]:
+    """The same without their recomputation."""
     smallest: dict[tuple[object, ...], Layout] = {}
     for group in space.groups():
         key = (group.tp, group.cp, group.pp, group.ep, group.etp, group.sequence_parallel, group.placement)
         known = smallest.get(key)
         if known is None or group.micro_batch < known.micro_batch:
             smallest[key] = group
-    layouts = []
-    for group in filter(space.has_virtual, smallest.values()):
-        for sharded in space.extend(group, "zero"):
-            for layout in space.extend(sharded, "recompute"):
-                virtual = next(space.extend(layout, "vpp"), None)
-                if virtual is not None:
-                    layouts.append(virtual)
-    # Full recomputation and much sharding first: where anything fits, they do.
-    layouts.sort(key=lambda x: (x.recompute.granularity != "full", -x.zero, -x.tp * x.pp, x.tp, x.cp, x.ep, x.etp))
-    return layouts
+    groups = filter(space.has_virtual, smallest.values())
+    return sorted((sharded for group in groups for sharded in space.extend(group, "zero")), key=_sharding_order)
 
 
-def _fits_any(space: Space, accounting: Accounting, timing: StepTiming, layouts: list[Layout]) -> bool:
+def _sharding_order(layout: Layout) -> tuple[int, ...]:
+    return (-layout.zero, -layout.tp * layout.pp, layout.tp, layout.cp, layout.ep, layout.etp)
+
+
+def _recomputed(space: Space, sharded: Layout) -> Iterator[Layout]:
+    """The layout under every legal recomputation, full recomputation first."""
+    modes = sorted(space.extend(sharded, "recompute"), key=lambda x: x.recompute.granularity != "full")
+    for layout in modes:
+        virtual = next(space.extend(layout, "vpp"), None)
+        if virtual is not None:
+            yield virtual
+
+
+def _most_recomputed(space: Space, sharded: Layout) -> Iterator[Layout]:
+    """Full recomputation alone where it is legal, since nothing needs less; else every mode."""
+    modes = list(_recomputed(space, sharded))
+    yield from [x for x in modes if x.recompute.granularity == "full"] or modes
+
+
+def _first_that_fits(space: Space, accounting: Accounting, timing: StepTiming, sharded: list[Layout]) -> Layout | None:
+    """The first of all variants that fits."""
     refiner = Refiner(space, accounting, timing)
-    for layout in layouts:
-        problem = replace(refiner.problem(layout), must_recompute=False)
-        if least_slowest(problem) is not None and split_bound(problem) is not None:
-            return True
-    return False
+    for each in sharded:
+        # what does not fit when all is recomputed and no layer needs anything for its turn does not fit at all
+        if refiner.nothing_fits(replace(each, recompute=FULL_BLOCK)):
+            continue
+        for layout in _recomputed(space, each):
+            problem = replace(refiner.problem(layout), must_recompute=False)
+            if least_slowest(problem) is not None and split_bound(problem) is not None:
+                return layout
+    return None
 
 
 def _missing(space: Space, accounting: Accounting, layout: Layout) -> tuple[int, int]:
@@ -199,7 +229,7 @@ def _told(space: Space, accounting: Filtered, layout: Layout) -> tuple[Fact, ...
 
 
 def _elsewhere(
-    space: Space, accounting: Filtered, timing: StepTiming, layouts: list[Layout], told: set[str]
+    space: Space, accounting: Filtered, timing: StepTiming, sharded: list[Layout], told: set[str]
 ) -> Iterator[Fact]:
     """Facts about parts that are needed but not alive at the peak that is told of: they rule out other layouts, or the
     same one at another moment. Each is told of a layout that would fit without it."""
@@ -207,7 +237,8 @@ def _elsewhere(
         if name not in accounting.kept or name in told:
             continue
         without = Filtered(accounting.accounting, accounting.kept - {name})
-        other = next(layout for layout in layouts if _fits_any(space, without, timing, [layout]))
+        other = _first_that_fits(space, without, timing, sharded)
+        assert other is not None
         size, stage = max(
             (sum(t.bytes * multiplier(t, counts) for t in moment.terms if t.component == name), -stage)
             for stage in range(other.pp)

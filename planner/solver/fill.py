@@ -13,7 +13,7 @@ from planner.memory.form import Counts
 from planner.solver.bounds import pipeline_bound, slowest_bound, tail_bound
 from planner.solver.linear import LinearMoment
 from planner.solver.problem import Split, SplitProblem
-from planner.solver.windows import cheapest, possible
+from planner.solver.windows import cheapest, possible, scattered
 
 TOLERANCE = 2**-14
 """The search for the least T stops at this relative distance; the bound is taken from below."""
@@ -45,7 +45,8 @@ def least_slowest(problem: SplitProblem) -> int | None:
     """The least time of the slowest stage, by counts of layers only; None when the stages cannot hold the model.
 
     With the memory of one chunk a stage it holds for any number of virtual chunks: under the interleaved schedule no
-    chunk has fewer microbatches in flight than its stage has without it.
+    chunk has fewer microbatches in flight than its stage has without it, and a stage's layers are taken from anywhere
+    in the model, not from one run of it (`Bag`).
     """
     slowest, _ = slowest_bound(problem.step, problem.kind_counts)
     return least_limit(Counted(problem).holds, slowest, problem.longest_stage_ns)
@@ -230,7 +231,11 @@ class BagMoment(NamedTuple):
 
 class Bag:
     """A stage as a bag of layers: each further one where it costs least, each recomputed one where it saves most. Never
-    more than any split needs, in bytes and in nanoseconds."""
+    more than any split needs, in bytes and in nanoseconds.
+
+    With one chunk a stage it also stands for every number of virtual stages, whose chunks jump over layers: where kinds
+    alternate, a stage can hold one kind alone. (What holds with one chunk only is `Chain`.)
+    """
 
     def __init__(self, problem: SplitProblem, stage: int, lenient: bool = False):
         self._problem, self._lenient = problem, lenient
@@ -243,7 +248,7 @@ class Bag:
         self._pure: list[int | None] = [0] * vpp
         """The kind of all layers of each chunk, where it can only be one."""
         if problem.kinds > 1:
-            slices = [possible(problem.pattern, problem.windows[c], self._each) for c in self._slices]
+            slices = [self._possible(c) for c in self._slices]
             self.kinds = tuple(sorted({kind for kinds in slices for kind in kinds}))
             self._pure = [kinds[0] if len(kinds) == 1 else None for kinds in slices]
         time = problem.step.stages[stage]
@@ -307,13 +312,28 @@ class Bag:
             0 if self._lenient else max(0, min(moment.if_recomputed[k] for k in self.kinds)),
         )
 
+    def _possible(self, index: int) -> tuple[int, ...]:
+        """Kinds of layer that a slice can hold."""
+        problem = self._problem
+        if problem.vpp > 1:
+            return possible(problem.pattern, problem.windows[index], self._each)
+        held = problem.pattern[problem.windows[index][0] : problem.layers - self._behind(index)]
+        return tuple(sorted(set(held))) or (problem.pattern[-1],)
+
+    def _behind(self, index: int) -> int:
+        """Layers that the slices behind one hold at least."""
+        problem = self._problem
+        return sum(map(problem.minimum, range(index + 1, problem.pp * problem.vpp)))
+
     def _steps(self, rows: Sequence[Sequence[int]], base: int, any_layer: int = 0, from_none: bool = False) -> Steps:
         """The least that layers cost together, [chunk][kind] each, beyond the fewest; `any_layer` once when there is
         one. Chunks hold their fewest first, or none."""
         problem, runs = self._problem, []
         for c, row, pure, least in zip(self._slices, rows, self._pure, self._minima, strict=True):
             chunk: Sequence[tuple[int, int]]
-            if pure is None:
+            if pure is None and problem.vpp == 1:
+                chunk = scattered(problem.pattern, problem.windows[c], self._behind(c), row)
+            elif pure is None:
                 chunk = cheapest(problem.pattern, problem.windows[c], self._each, row)
             else:
                 chunk = ((row[pure], self._each),)

@@ -107,7 +107,10 @@ def _larger_card(space: Space, solve: Solve) -> Iterator[Hint]:
     larger = [card for card in map(load_card, card_names()) if card.capacity_bytes > here.capacity_bytes]
     larger = [card for card in larger if card.vendor == here.vendor and space.workload.precision in card.flops]
     ours = {group.card.name for group in cluster.groups}
+    refuted = 0
     for card in sorted(larger, key=lambda card: (card.name not in ours, card.capacity_bytes, card.name)):
+        if card.capacity_bytes <= refuted:
+            continue
         groups = tuple(
             replace(group, card=card) if group.card.capacity_bytes < card.capacity_bytes else group
             for group in cluster.groups
@@ -119,6 +122,7 @@ def _larger_card(space: Space, solve: Solve) -> Iterator[Hint]:
             yield Hint(f"{_gpus(other)} hold it: {described(found[0].layout)}",
                        command(space, other, space.pins), found[0])  # fmt: skip
             return
+        refuted = card.capacity_bytes
 
 
 def command(space: Space, cluster: Cluster, pins: Pins) -> str:

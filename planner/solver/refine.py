@@ -64,6 +64,8 @@ class Node:
     """The node's group and ZeRO stage under every legal recomputation."""
     virtual: tuple[Layout, ...] = field(default=(), compare=False)
     """Layouts with fewer virtual stages that are still to be looked at, most first."""
+    tried: int = field(default=0, compare=False)
+    """How often its split was solved for, each time with more effort."""
 
 
 def simplicity(layout: Layout) -> tuple:
@@ -277,7 +279,7 @@ class Refiner:
         if self.fixed_slices is not None or not self._plain_bounds():
             return modes
         full = [x for x in modes if x.recompute.granularity == "full"]
-        if any(not could_fit(self.problem(x, step), lenient=True) for x in full):
+        if any(self.nothing_fits(x, step) for x in full):
             self.statistics["pruned_by_memory"] += 1
             return ()
         named = [x for x in modes if x.recompute.granularity == "selective"]
@@ -285,6 +287,12 @@ class Refiner:
         largest = [x for x in named if not any(modules[x] < modules[y] for y in named)]
         fitting = [modules[x] for x in largest if could_fit(self.problem(x, step), lenient=True)]
         return (*[x for x in named if any(modules[x] <= most for most in fitting)], *full)
+
+    def nothing_fits(self, full: Layout, step: StepForm | None = None) -> bool:
+        """Whether no recomputation of a layout fits, judged by this full one. Without being known it is False."""
+        if self.fixed_slices is not None or not self._plain_bounds():
+            return False
+        return not could_fit(self.problem(full, step), lenient=True)
 
     def _forms(self, layout: Layout) -> tuple[StepForm, StepForm | None]:
         """Coefficients with one virtual stage, and the least with several: the fixed time of two, the tails of most."""

@@ -9,6 +9,7 @@ proved to be no better, and the search ends.
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.problem import Split, SplitProblem
 from planner.solver.refine import Level, Node, Refiner, simplicity
 from planner.solver.result import Explanation, Plan, SearchResult, Status
+from planner.solver.split import EFFORTS
 from planner.solver.totals import solve as solve_problem
 from planner.solver.totals import tidied
 from planner.stages import split_from_counts
@@ -33,6 +35,11 @@ RUNNER_UP_EFFORT = 1200
 """Work allowed, once the best plan is proved, to find and prove the best of other degrees: chunks of stages whose
 memory is looked at. Counted, not timed, so that two runs stop at the same place; the statistic `runners_up_proved`
 says whether it was enough."""
+EFFORT_PER_SECOND = 400
+"""What a second of CP-SAT's, as it counts its steps, adds to that."""
+
+HINT_EFFORT = 12000
+"""The same for finding a fast layout of a remedy."""
 
 DIVE_SHARE = 0.35
 DIVE_GROUPS = 1000
@@ -53,15 +60,23 @@ class Found:
         return (self.step_ns, simplicity(self.layout))
 
 
+DEGREES = ("tp", "cp", "pp", "ep", "etp", "dp", "micro_batch")
+"""What makes two plans different answers; virtual stages, ZeRO stage and recomputation are variants of one."""
+
+
 def degrees(layout: Layout) -> tuple[int, ...]:
-    """What makes two plans different answers; virtual stages, ZeRO stage and recomputation are variants of one."""
-    return (layout.tp, layout.cp, layout.pp, layout.ep, layout.etp, layout.dp, layout.micro_batch)
+    """What identifies an answer."""
+    return tuple(getattr(layout, name) for name in DEGREES)
 
 
 class Search:
     """One search; `run` gives its result."""
 
     runner_up_effort = RUNNER_UP_EFFORT
+    first_is_enough = False
+    """Whether to end with the first plan that is found: the search goes by bounds, so it is a fast one."""
+    effort_limit = sys.maxsize
+    """Of a search that ends with the first: it ends without one after so much work."""
 
     def __init__(
         self,
@@ -154,6 +169,8 @@ class Search:
         total = len(queue)
         while queue:
             node = queue[0]
+            if self.first_is_enough and (self.found or self.refiner.statistics["effort"] > self.effort_limit):
+                return node.bound_ns
             if self._settled(node.bound_ns) or self._worked_enough(node.bound_ns):
                 return None
             if until is not None and time.monotonic() > (self.deadline if self.found and self.deadline else until):
@@ -165,7 +182,9 @@ class Search:
             if self.progress is not None:
                 self.progress(max(0, total - len(queue)), total, f"{self.solved} solved")
             if node.problem is not None:
-                self._solve(node)
+                harder = self._solve(node)
+                if harder is not None:
+                    heappush(queue, harder)
                 continue
             for child in self.refiner.refine(node, self._cutoff(node.layout)):
                 heappush(queue, child)
@@ -177,7 +196,7 @@ class Search:
         groups = sorted(node for node in queue if node.level <= Level.GROUP)
         assert self.deadline is not None
         for node in groups[:: max(1, len(groups) // DIVE_GROUPS)]:
-            if time.monotonic() > self.deadline:
+            if time.monotonic() > self.deadline or (self.first_is_enough and self.found):
                 return
             lean = self.refiner.lean(node)
             if lean is not None and lean.problem is not None:
@@ -205,21 +224,26 @@ class Search:
         known = self.found.get(degrees(node.layout))
         return known is not None and (node.bound_ns, node.key) > known.order
 
-    def _solve(self, node: Node, lean: bool = False) -> None:
-        """Solve a node's split; a `lean` one only looks for a plan, its group is still in the queue."""
+    def _solve(self, node: Node, lean: bool = False) -> Node | None:
+        """Solve a node's split; a `lean` one only looks for a plan, its group is still in the queue. What is not proved
+        with the effort of this turn comes back, with what was proved: meanwhile others may find what settles it."""
         assert node.problem is not None
         self.solved += 1
         seconds = None if self.deadline is None else self.deadline - time.monotonic()
-        solved = solve_problem(node.problem, self._cutoff(node.layout), seconds, node.bound_ns)
-        if solved.status in (Status.FEASIBLE, Status.UNKNOWN) and not lean:
-            bound = max(solved.lower_bound_ns, node.bound_ns)
-            self.unproved_bound = bound if self.unproved_bound is None else min(self.unproved_bound, bound)
-        if solved.split is None or solved.step_ns is None:
-            return
-        new = Found(solved.step_ns, node.layout, node.problem, solved.split)
-        known = self.found.get(degrees(node.layout))
-        if known is None or new.order < known.order:
-            self.found[degrees(node.layout)] = new
+        solved = solve_problem(node.problem, self._cutoff(node.layout), seconds, node.bound_ns, EFFORTS[node.tried])
+        self.refiner.statistics["effort"] += round(EFFORT_PER_SECOND * solved.work_seconds)
+        if solved.split is not None and solved.step_ns is not None:
+            new = Found(solved.step_ns, node.layout, node.problem, solved.split)
+            known = self.found.get(degrees(node.layout))
+            if known is None or new.order < known.order:
+                self.found[degrees(node.layout)] = new
+        if solved.status not in (Status.FEASIBLE, Status.UNKNOWN) or lean:
+            return None
+        bound = max(solved.lower_bound_ns, node.bound_ns)
+        if node.tried + 1 < len(EFFORTS):
+            return replace(node, bound_ns=bound, tried=node.tried + 1)
+        self.unproved_bound = bound if self.unproved_bound is None else min(self.unproved_bound, bound)
+        return None
 
     def _worst_kept(self) -> int | None:
         """The step time of the last plan that would be reported, once there are enough."""
@@ -284,7 +308,7 @@ def search(
         seconds = None
         if time_limit_seconds is not None:  # for all searches together
             seconds = max(0.0, time_limit_seconds - (time.monotonic() - started))
-        reserve = None if on.card is not cluster.card and accounting_name == "exact" else reserve_bytes
+        reserve = None if reserve_bytes == cluster.card.reserve_bytes and accounting_name == "exact" else reserve_bytes
         accounting = make_accounting(accounting_name, model, workload, implementation, on, reserve)
         timing = Timing(model, workload, implementation, on)
         return Search(model, workload, implementation, on, accounting, timing, using, count, seconds, progress)
@@ -293,11 +317,22 @@ def search(
     result = asked.run()
     if result.status is not Status.INFEASIBLE:
         return result
-    from planner.solver.explain import facts
+    from planner.solver.explain import facts, first_that_fits
     from planner.solver.hints import hints
 
     def solve(on: Cluster, using: Pins) -> SearchResult:
-        return prepared(on, using, 1).run()
+        """Some fast layout, or where those are long in coming the fastest that is cut like the leanest one."""
+        if time_limit_seconds is not None and time.monotonic() - started > time_limit_seconds:
+            return SearchResult(Status.UNKNOWN, (), "step_seconds", None, None)
+        other = prepared(on, using, 1)
+        leanest = first_that_fits(other.space, other.accounting, other.timing)  # much quicker than a search
+        if leanest is None:
+            return SearchResult(Status.INFEASIBLE, (), "step_seconds", None, None)
+        other.first_is_enough, other.effort_limit = True, HINT_EFFORT
+        found = other.run()
+        if found.plans:
+            return found
+        return prepared(on, replace(using, **{name: (getattr(leanest, name),) for name in DEGREES}), 1).run()
 
     explanation = Explanation(facts(asked.space, asked.accounting, asked.timing), hints(asked.space, solve))
     return replace(result, explanation=explanation)

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from ortools.sat.python import cp_model
 
 SEED = 5
-DETERMINISTIC_SECONDS = 20.0
-"""Work allowed to one solve, counted by CP-SAT in steps and not by the clock: two runs stop at the same place."""
 TIDY_SECONDS = 0.5
-"""The same for choosing among equally fast splits."""
+"""Work allowed to choosing among equally fast splits, counted as in `EFFORTS`."""
+
+EFFORTS = (2.0, 20.0)
+"""Work allowed to one solve, in seconds as CP-SAT counts its steps and not by the clock: two runs stop at the same
+place. One after another, as long as a problem is neither solved nor proved to be worse than what was found meanwhile.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Solved:
     split: Split | None
     step_ns: int | None
     lower_bound_ns: int
+    work_seconds: float = 0.0
+    """As CP-SAT counts its steps."""
 
 
 def solve_split(
@@ -34,6 +39,7 @@ def solve_split(
     hint: Split | None = None,
     seconds: float | None = None,
     at_least_ns: int = 0,
+    effort: float = EFFORTS[-1],
 ) -> Solved:
     """The fastest split of the problem. INFEASIBLE also means: none is as fast as `cutoff_ns`.
 
@@ -48,10 +54,11 @@ def solve_split(
     model.minimize(step)
     if hint is not None:
         variables.hint(hint)
-    solver = new_solver(DETERMINISTIC_SECONDS, seconds)
+    solver = new_solver(effort, seconds)
     status = solver.solve(model)
+    work = solver.response_proto.deterministic_time
     if status == cp_model.INFEASIBLE:
-        return Solved(Status.INFEASIBLE, None, None, 0 if cutoff_ns is None else cutoff_ns + 1)
+        return Solved(Status.INFEASIBLE, None, None, 0 if cutoff_ns is None else cutoff_ns + 1, work)
     bound = max(0, round(solver.best_objective_bound))
     if status == cp_model.OPTIMAL:
         split = variables.value(solver)
@@ -59,13 +66,13 @@ def solve_split(
         # tables relax the memory: what they allow beyond the bound is no split yet
         if max(step_ns, at_least_ns if problem.tables else 0) != round(solver.objective_value):
             raise AssertionError(f"the constraint model says {solver.objective_value} ns, its own split {step_ns} ns")
-        return Solved(Status.OPTIMAL, split, step_ns, step_ns)
+        return Solved(Status.OPTIMAL, split, step_ns, step_ns, work)
     if status == cp_model.FEASIBLE:
         split = variables.value(solver)
-        return Solved(Status.FEASIBLE, split, problem.step_ns(split), bound)
+        return Solved(Status.FEASIBLE, split, problem.step_ns(split), bound, work)
     if status == cp_model.MODEL_INVALID:
         raise AssertionError(f"the constraint model is invalid: {model.validate()}")
-    return Solved(Status.UNKNOWN, None, None, bound)
+    return Solved(Status.UNKNOWN, None, None, bound, work)
 
 
 def tidy(problem: SplitProblem, split: Split) -> Split:
@@ -130,7 +137,7 @@ def _build(problem: SplitProblem, limit_ns: int):
     return model, variables, step_time(model, problem, variables, limit_ns)
 
 
-def new_solver(deterministic_seconds: float = DETERMINISTIC_SECONDS, seconds: float | None = None) -> cp_model.CpSolver:
+def new_solver(deterministic_seconds: float, seconds: float | None = None) -> cp_model.CpSolver:
     from ortools.sat.python import cp_model
 
     solver = cp_model.CpSolver()

@@ -84,7 +84,9 @@ def best_spread(problem: SplitProblem, stage: int, layers: int) -> Spread | None
         alive = cp_model.LinearExpr.weighted_sum([*held, *again, some], [*sizes, moment.if_recomputed[0]])
         model.add(alive + once <= problem.limits[stage])
     model.minimize(sum(again))
-    solver = new_solver()
-    if solver.solve(model) != cp_model.OPTIMAL:
+    solver = new_solver(float("inf"))  # one stage: a few integers
+    status = solver.solve(model)
+    if status == cp_model.INFEASIBLE:
         return None
+    assert status == cp_model.OPTIMAL, solver.status_name(status)
     return Spread(tuple(solver.value(n) for n in held), sum(solver.value(n) for n in again))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from planner.solver.fill import Counted, first_split
 from planner.solver.problem import Split, SplitProblem
 from planner.solver.result import Status
-from planner.solver.split import Solved, solve_split, tidy
+from planner.solver.split import EFFORTS, Solved, solve_split, tidy
 from planner.solver.spread import Spread, best_spread, simple_spread
 
 
@@ -31,11 +31,11 @@ class Totals:
     def apply(problem: SplitProblem) -> bool:
         return problem.vpp > 1 and problem.kinds == 1 and problem.fixed_slices is None
 
-    def solve(self, cutoff_ns: int | None, seconds: float | None, at_least_ns: int) -> Solved:
+    def solve(self, cutoff_ns: int | None, seconds: float | None, at_least_ns: int, effort: float) -> Solved:
         """The fastest split; INFEASIBLE also where none is as fast as the cutoff."""
         while all(any(redo is not None for redo in table) for table in self._tables):
             before = self._reduced()
-            solved = solve_split(before, cutoff_ns, None, seconds, at_least_ns)
+            solved = solve_split(before, cutoff_ns, None, seconds, at_least_ns, effort)
             if solved.split is None:
                 return solved
             split = self._spread_out(solved.split)
@@ -46,7 +46,7 @@ class Totals:
             if solved.status is not Status.OPTIMAL:
                 return Solved(Status.UNKNOWN, None, None, solved.lower_bound_ns)
             if self._reduced().tables == before.tables:
-                return solve_split(self.problem, cutoff_ns, None, seconds, at_least_ns)
+                return solve_split(self.problem, cutoff_ns, None, seconds, at_least_ns, effort)
         return Solved(Status.INFEASIBLE, None, None, 0 if cutoff_ns is None else cutoff_ns + 1)
 
     def tidy(self, split: Split) -> Split:
@@ -86,12 +86,18 @@ class Totals:
         return None if refused else Split(tuple(slices), stages.recomputed)
 
 
-def solve(problem: SplitProblem, cutoff_ns: int | None, seconds: float | None, at_least_ns: int = 0) -> Solved:
+def solve(
+    problem: SplitProblem,
+    cutoff_ns: int | None,
+    seconds: float | None,
+    at_least_ns: int = 0,
+    effort: float = EFFORTS[-1],
+) -> Solved:
     """The fastest split of a problem; INFEASIBLE also where none is as fast as the cutoff. `at_least_ns` is a bound
     already proved."""
     if Totals.apply(problem):
-        return Totals(problem).solve(cutoff_ns, seconds, at_least_ns)
-    return solve_split(problem, cutoff_ns, first_split(problem), seconds, at_least_ns)
+        return Totals(problem).solve(cutoff_ns, seconds, at_least_ns, effort)
+    return solve_split(problem, cutoff_ns, first_split(problem), seconds, at_least_ns, effort)
 
 
 def tidied(problem: SplitProblem, split: Split) -> Split:

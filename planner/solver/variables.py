@@ -42,6 +42,7 @@ class SplitVariables:
         self._redone_in_slice = self._redone_slices()
         self._layers, self._recomputed = self._by_kind()
         self._indicators: dict[tuple[str, int, int], cp_model.IntVar] = {}
+        self._held, self._redone = self._stage_totals()
 
     def layers_of(self, stage: int, chunk: int, kind: int) -> Linear:
         """Layers of a kind in one chunk of a stage."""
@@ -53,11 +54,11 @@ class SplitVariables:
 
     def stage_layers(self, stage: int, kind: int) -> Linear:
         """Layers of a kind on a stage."""
-        return sum(self.layers_of(stage, v, kind) for v in range(self.problem.vpp))
+        return self._held[stage][kind]
 
     def stage_recomputed(self, stage: int, kind: int) -> Linear:
         """Recomputed layers of a kind on a stage."""
-        return sum(self.recomputed_of(stage, v, kind) for v in range(self.problem.vpp))
+        return self._redone[stage][kind]
 
     def recomputes_any(self, stage: int, kind: int) -> cp_model.IntVar:
         """Whether the stage recomputes any layer of a kind."""
@@ -130,6 +131,28 @@ class SplitVariables:
             counts.append(count)
         counts.append(position - sum(counts))
         return counts
+
+    def _stage_totals(self) -> tuple[list[list[Linear]], list[list[Linear]]]:
+        """Layers and recomputed layers of each stage, [stage][kind]. Of several kinds over several chunks they are
+        unknowns of their own: all that time asks for is these few numbers, and a proof gets on by deciding them."""
+        problem = self.problem
+        stages, kinds = range(problem.pp), range(problem.kinds)
+        held, redone = (
+            [[sum(table[c][k] for c in range(s, self.num_slices, problem.pp)) for k in kinds] for s in stages]
+            for table in (self._layers, self._recomputed)
+        )
+        if problem.kinds == 1 or problem.vpp == 1:
+            return held, redone
+        for what, table in (("layers", held), ("recomputed", redone)):
+            for stage, row in enumerate(table):
+                for kind, total in enumerate(row):
+                    if isinstance(total, int):
+                        continue
+                    row[kind] = self.model.new_int_var(0, problem.kind_counts[kind], f"{what}_{stage}_kind_{kind}")
+                    self.model.add(row[kind] == total)
+        for kind in kinds:
+            self.model.add(sum(row[kind] for row in held) == problem.kind_counts[kind])
+        return held, redone
 
     def _indicator(self, what: str, stage: int, kind: int, count: Linear) -> cp_model.IntVar:
         key = (what, stage, kind)

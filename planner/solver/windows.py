@@ -38,6 +38,13 @@ def possible(pattern: Counts, window: Window, most: int) -> Counts:
     return tuple(sorted(set(pattern[window[0] : window[1] + most]))) or (pattern[-1],)
 
 
+def scattered(pattern: Counts, window: Window, behind: int, weights: Sequence[int]) -> Runs:
+    """(weight, how many) of each further layer of a stage whose layers may come from anywhere between its earliest
+    start and the `behind` layers that others must hold behind it, as with virtual stages: the lightest kinds first."""
+    held = pattern[window[0] : len(pattern) - behind]
+    return tuple(sorted((weights[kind], held.count(kind)) for kind in set(held)))
+
+
 @lru_cache(maxsize=16384)
 def leaning(pattern: Counts, window: Window, most: int, kind: int) -> Runs:
     """The kinds of a slice's layers when it begins where it holds most of `kind`, of two kinds: at every length no

@@ -1,0 +1,72 @@
+"""Bags of layers, by which splits are bounded before they are solved, against splits with virtual stages."""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fakes import FakeAccounting, FakeTiming, Weights, toy_cluster, toy_model
+
+from planner.implementation import Implementation
+from planner.layout import NO_RECOMPUTE, Layout
+from planner.solver.candidates import FULL_BLOCK, Space
+from planner.solver.fill import least_slowest
+from planner.solver.problem import Split
+from planner.solver.refine import Refiner
+from planner.workload import Workload
+
+PATTERNS = [(0, 1) * 4, (0, 0, 1, 1) * 2, (0, 0, 0, 1, 1, 1, 1, 1), (1, 0, 0) * 3, (0,) * 8]
+
+
+def random_split(problem, rng):
+    """Some split that the problem allows, memory apart."""
+    slices = range(problem.pp * problem.vpp)
+    sizes = [problem.minimum(index) for index in slices]
+    while sum(sizes) < problem.layers:
+        sizes[rng.choice([i for i in slices if sizes[i] < problem.maximum])] += 1
+    held = [sum(sizes[stage :: problem.pp]) for stage in range(problem.pp)]
+    redone = [rng.randint(0, n) if problem.may_recompute else 0 for n in held]
+    return Split(tuple(sizes), tuple(redone))
+
+
+def slowest_ns(problem, split):
+    """The time of the slowest stage."""
+    totals = [[tuple(map(sum, zip(*x, strict=True))) for x in (c.layers, c.recomputed)] for c in problem.counts(split)]
+    return max(problem.step.microbatch_ns(stage, *both) for stage, both in enumerate(totals))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: "".join(map(str, p)))
+@pytest.mark.parametrize("recompute", [NO_RECOMPUTE, FULL_BLOCK], ids=["none", "full"])
+def test_without_virtual_stages_a_stage_holds_no_less(pattern, recompute):
+    """No split over virtual stages that fits has a faster slowest stage than the bag of the plain pipeline, though its
+    chunks may pick layers of one kind alone."""
+    rng, compared, tight = random.Random(7), 0, 0
+    for _ in range(300):
+        weights = Weights(
+            state=(rng.randint(1, 60), rng.randint(1, 200)),
+            activation=(rng.randint(5, 60), rng.randint(5, 60)),
+            layer_ns=(rng.randint(1, 3000), rng.randint(1, 3000)),
+            capacity=rng.randint(300, 1500),
+        )
+        model, workload = toy_model(pattern), Workload(16, 8)
+        accounting, timing = FakeAccounting(model, workload, weights), FakeTiming(model, workload, weights)
+        space = Space(model, workload, Implementation(), toy_cluster(4), rules=())
+        refiner = Refiner(space, accounting, timing)
+        layout = Layout(pp=rng.choice((2, 4)), vpp=rng.choice((2, 3, 4)), dp=1, recompute=recompute)
+        if layout.pp * layout.vpp > len(pattern):
+            continue
+        problem = refiner.problem(layout)
+        bound = least_slowest(refiner.problem(replace(layout, vpp=1), timing.form(layout)))
+        for _ in range(20):
+            split = random_split(problem, rng)
+            if problem.fits(split):
+                assert bound is not None and bound <= slowest_ns(problem, split)
+                compared += 1
+                tight += 20 * bound >= 19 * slowest_ns(problem, split)
+    assert compared > 200 and tight
