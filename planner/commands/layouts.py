@@ -44,6 +44,7 @@ def given_layout(question: Question, options: dict[str, Any]) -> tuple[Question,
         etp=one("etp", tp if question.model.is_moe else 1),
         dp=one("dp", max(1, question.cluster.gpus // (tp * cp * pp))),
         zero=one("zero", 1),
+        hsdp_replicas=one("hsdp_replicas", 1),
         micro_batch=one("micro_batch", 1),
         sequence_parallel=tp > 1 if parallel is None else parallel,
         recompute=given_recompute(options, pp),
@@ -133,7 +134,10 @@ def layout_arguments(layout: Layout) -> str:
     ]
     if layout.ep > 1 or layout.etp > 1:
         arguments.append(f"--etp {layout.etp}")
-    arguments += [f"--zero {layout.zero}", f"--micro-batch {layout.micro_batch}"]
+    arguments.append(f"--zero {layout.zero}")
+    if layout.hsdp_replicas > 1:
+        arguments.append(f"--hsdp-replicas {layout.hsdp_replicas}")
+    arguments.append(f"--micro-batch {layout.micro_batch}")
     if layout.recompute.granularity != "none":
         arguments.append(f"--recompute {layout.recompute.granularity}")
     if layout.recompute.granularity == "selective":

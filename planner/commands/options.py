@@ -87,6 +87,7 @@ def layout_options(many: bool, free: str) -> Decorator:
             type=Values("zero", (0, 1, 2, 3), many),
             help="Sharded over data parallelism: 1 optimizer, 2 and gradients, 3 and weights.",
         ),
+        degree("hsdp-replicas", "With ZeRO 2 and 3: groups that shard by themselves and replicate one another."),
         click.option(
             "--recompute",
             type=Values("recompute", ("none", "selective", "full"), many),

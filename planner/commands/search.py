@@ -181,7 +181,7 @@ def pins(options: dict[str, Any]) -> Pins:
     """What the user fixed or restricted; the stage split fixes pp and vpp as well."""
     from planner.solver.space import Pins
 
-    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "micro_batch", "recompute")
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "hsdp_replicas", "micro_batch", "recompute")
     given = {name: options[name] for name in names}
     counts = options["stage_layers"]
     if counts:

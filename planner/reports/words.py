@@ -34,7 +34,8 @@ def layout_words(layout: Layout) -> str:
     words.append(f"DP {layout.dp}")
     if layout.ep > 1 or layout.etp > 1:
         words.append(f"EP {layout.ep} x expert TP {layout.etp}")
-    words += [f"ZeRO {layout.zero}", f"micro-batch {layout.micro_batch}"]
+    sharded = f" in {layout.hsdp_replicas} replicas" if layout.hsdp_replicas > 1 else ""
+    words += [f"ZeRO {layout.zero}{sharded}", f"micro-batch {layout.micro_batch}"]
     if layout.recompute.granularity != "none":
         words.append(f"recompute {layout.recompute}")
     return " · ".join(words)

@@ -5,6 +5,7 @@ Each rule is asked as soon as the last field that it reads is set, so a broken r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -55,7 +56,7 @@ class Space:
         self.world = cluster.gpus
         self._selective = selective_sets(model, implementation)
         self._case = Case(model, workload, implementation, Layout(), self.world, cluster)
-        waiting = [rule for rule in rules if "stages" not in rule.reads and "hsdp_replicas" not in rule.reads]
+        waiting = [rule for rule in rules if "stages" not in rule.reads]
         self._always = tuple(rule for rule in waiting if not rule.reads)
         assigned: set[str] = set()
         self._axes: dict[str, Axis] = {}
@@ -70,6 +71,7 @@ class Space:
             "etp": self._expert_tensor_sizes,
             "micro_batch": self._micro_batches,
             "zero": self._zero_stages,
+            "hsdp_replicas": self._replicas,
             "recompute": self._recomputes,
             "vpp": self._virtual_sizes,
         }
@@ -178,6 +180,15 @@ class Space:
         """With nothing to shard over, ZeRO changes nothing: the lowest stage that is allowed stands for all."""
         stages = self._pinned("zero", [0, 1, 2, 3])
         return stages[:1] if layout.dp * layout.cp == 1 and layout.edp == 1 else stages
+
+    def _replicas(self, layout: Layout) -> list[int]:
+        """Under ZeRO 2 and 3: sharded over all ranks, or over those of a node (HSDP), unless the user says otherwise."""
+        if self.pins.hsdp_replicas is not None:
+            return sorted(set(self.pins.hsdp_replicas))
+        ranks, node = layout.dp * layout.cp, self.cluster.groups[0].gpus_per_node
+        each = math.gcd(ranks, max(1, node // layout.tp))
+        alone = layout.zero < 2 or layout.ep > 1 or mixed(self.cluster) or each in (1, ranks)
+        return [1] if alone else [1, ranks // each]
 
     def _recomputes(self, layout: Layout) -> list[Recompute]:
         allowed = self.pins.recompute or ("none", "selective", "full")

@@ -105,7 +105,13 @@ def _leanest_sharded(space: Space) -> list[Layout]:
         if known is None or group.micro_batch < known.micro_batch:
             smallest[key] = group
     groups = filter(space.has_virtual, smallest.values())
-    return sorted((sharded for group in groups for sharded in space.extend(group, "zero")), key=_sharding_order)
+    sharded = (x for group in groups for each in space.extend(group, "zero") for x in _over_most_ranks(space, each))
+    return sorted(sharded, key=_sharding_order)
+
+
+def _over_most_ranks(space: Space, layout: Layout) -> list[Layout]:
+    """The layout with the fewest legal replicas of its shards."""
+    return sorted(space.extend(layout, "hsdp_replicas"), key=lambda x: x.hsdp_replicas)[:1]
 
 
 def _sharding_order(layout: Layout) -> tuple[int, ...]:
@@ -265,6 +271,7 @@ def described(layout: Layout) -> str:
     """The degrees of a layout that are not 1, in words."""
     named = [f"{n} {getattr(layout, n)}" for n in ("tp", "cp", "pp", "ep", "etp", "dp") if getattr(layout, n) > 1]
     named += [f"zero {layout.zero}"] if layout.zero else []
+    named += [f"{layout.hsdp_replicas} HSDP replicas"] if layout.hsdp_replicas > 1 else []
     named += [f"micro-batch {layout.micro_batch}"]
     named += [f"{layout.recompute.granularity} recomputation"] if layout.recompute.granularity != "none" else []
     return ", ".join(named)

@@ -15,7 +15,7 @@ Solve = Callable[[Cluster, Pins], SearchResult]
 """The fastest layout on another cluster or with other pins."""
 DOUBLINGS = 7
 MOST_HINTS = 4
-FREED = ("recompute", "zero", "micro_batch", "pp", "tp", "cp", "ep", "vpp")
+FREED = ("recompute", "zero", "hsdp_replicas", "micro_batch", "pp", "tp", "cp", "ep", "vpp")
 """Pins that may be what stands in the way, the cheapest to give up first."""
 
 

@@ -75,7 +75,7 @@ def simplicity(layout: Layout) -> tuple:
     size, experts = layout.tp * layout.cp * layout.pp, layout.ep * layout.etp
     degrees = (size, experts, layout.micro_batch, layout.pp, layout.cp, layout.tp, layout.etp)
     last = (layout.sequence_parallel, r.modules, layout.placement)
-    return (rank, len(r.modules), layout.vpp, layout.zero, *degrees, *last)
+    return (rank, len(r.modules), layout.vpp, layout.zero, layout.hsdp_replicas, *degrees, *last)
 
 
 class Refiner:
@@ -163,8 +163,9 @@ class Refiner:
                 bound = layer_bound(self._times(group), self.counts, group.num_microbatches(batch), group.pp, virtual)
                 yield replace(node, bound_ns=max(bound, node.bound_ns), level=Level.GROUP)
             case Level.GROUP:
-                for layout in self.space.extend(node.layout, "zero"):
-                    yield from self._zero(replace(node, layout=layout))
+                for sharded in self.space.extend(node.layout, "zero"):
+                    for layout in self.space.extend(sharded, "hsdp_replicas"):
+                        yield from self._zero(replace(node, layout=layout))
             case Level.RECOMPUTE:
                 yield from self._recompute(node)
             case Level.FILLED:
@@ -175,6 +176,8 @@ class Refiner:
     def lean(self, node: Node) -> Node | None:
         """One variant of a group that needs little memory, ready to be solved; None where it does not fit."""
         sharded = list(self.space.extend(node.layout, "zero"))
+        sharded = list(self.space.extend(sharded[-1], "hsdp_replicas")) if sharded else []
+        sharded.sort(key=lambda x: -x.hsdp_replicas)
         modes = list(self.space.extend(sharded[-1], "recompute")) if sharded else []
         for layout in self.space.extend(modes[-1], "vpp") if modes else ():
             problem = self.problem(layout)
@@ -331,7 +334,7 @@ class Refiner:
 
     def _known_too_large(self, layout: Layout) -> bool:
         """Whether a smaller micro-batch was found not to fit."""
-        known = self._held.get((_family(layout), layout.zero, layout.recompute), {})
+        known = self._held.get((_family(layout), *_sharding(layout)), {})
         return any(size < layout.micro_batch and not holds for size, holds in known.items())
 
     def _plain_bounds(self, layout: Layout = FULL) -> bool:
@@ -343,7 +346,7 @@ class Refiner:
         """Whether the group's memory could hold the model at this micro-batch, judged at smaller ones first: what does
         not fit with a small micro-batch does not with a larger one."""
         smallest = self._smallest.get(_family(layout), layout.micro_batch)
-        known = self._held.setdefault((_family(layout), layout.zero, layout.recompute), {})
+        known = self._held.setdefault((_family(layout), *_sharding(layout)), {})
         micro_batch = smallest
         while micro_batch < layout.micro_batch:
             if micro_batch not in known:
@@ -382,6 +385,10 @@ class Refiner:
             self._moments[key] = (form, self._linear.of(form, vpp))
             self.statistics["effort"] += vpp
         return self._moments[key][1]
+
+
+def _sharding(layout: Layout) -> tuple[object, ...]:
+    return (layout.zero, layout.hsdp_replicas, layout.recompute)
 
 
 def _family(layout: Layout) -> tuple[object, ...]:

@@ -32,5 +32,6 @@ def _parts(model: Model, implementation: Implementation, pins: Pins) -> Iterator
         yield "multi-token prediction beside the loss"
     if not implementation.optimizer_offload_fraction:  # planner.solver.allowed
         yield "no offloading"
-    yield "no hybrid sharding"
+    if pins.hsdp_replicas is None:  # Space._replicas
+        yield "hybrid sharding within a node only"
     yield "padding of buckets counted at its bound"  # Refiner.problem

@@ -30,6 +30,7 @@ class Pins:
     sequence_parallel: tuple[bool, ...] | None = None
     stage_layers: Sequence[int] | Sequence[Sequence[int]] | None = None
     placement: tuple[int, ...] | None = None
+    hsdp_replicas: tuple[int, ...] | None = None
     recompute_modules: tuple[tuple[str, ...], ...] | None = None
     """The sets of modules that selective recomputation may name."""
 

@@ -30,6 +30,17 @@ def degrees(cluster, model, workload, implementation, micro_batches=(1, 2, 4, 8,
                 judged = layout if recompute.granularity != "full" else layout_with(layout, (1,) * pp)
                 if not broken_rules(model, workload, implementation, judged, world, cluster):
                     yield layout
+                    yield from hybrid(layout, cluster)
+
+
+def hybrid(layout: Layout, cluster) -> Iterator[Layout]:
+    """The same sharded over the ranks of a node only, where there are several nodes."""
+    from dataclasses import replace
+
+    node, ranks = cluster.groups[0].gpus_per_node, layout.dp * layout.cp
+    inside = max(n for n in range(1, ranks + 1) if ranks % n == 0 and max(1, node // layout.tp) % n == 0)
+    if layout.zero >= 2 and layout.ep == 1 and len(cluster.groups) == 1 and 1 < inside < ranks:
+        yield replace(layout, hsdp_replicas=ranks // inside)
 
 
 def layout_with(layout: Layout, redo: tuple[int, ...]) -> Layout:
