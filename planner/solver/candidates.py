@@ -182,7 +182,7 @@ class Space:
         return stages[:1] if layout.dp * layout.cp == 1 and layout.edp == 1 else stages
 
     def _replicas(self, layout: Layout) -> list[int]:
-        """Under ZeRO 2 and 3: sharded over all ranks, or over those of a node (HSDP), unless the user says otherwise."""
+        """Under ZeRO 2 and 3: sharded over all ranks, or over those of a node (HSDP), unless the user says."""
         if self.pins.hsdp_replicas is not None:
             return sorted(set(self.pins.hsdp_replicas))
         ranks, node = layout.dp * layout.cp, self.cluster.groups[0].gpus_per_node
