@@ -6,6 +6,6 @@ file that carries the result.
 `--cluster`.
 """
 
-from planner.calibration.factors import Factors, factors_of
+from planner.timing.factors import Factors, factors_of
 
 __all__ = ["Factors", "factors_of"]

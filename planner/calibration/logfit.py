@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.calibration.factors import FACTOR_RANGE, FACTORS, SUFFIX, factors_of
 from planner.calibration.least_squares import Estimate, fit
 from planner.calibration.runs import Run, predict
 from planner.cluster import Cluster
+from planner.timing.factors import FACTOR_RANGE, FACTORS, SUFFIX, factors_of
 
 PRIORS = {"compute": 0.10, "memory": 0.15, "scale_up": 0.15, "network": 0.25, "host": 0.40}
 """How far machines of one kind differ in each [standard deviation of the logarithm], from the scatter of the published

@@ -237,7 +237,7 @@ def _write(output: str, text: str) -> None:
         return
     from pathlib import Path
 
-    from planner.commands.output import write_atomically
+    from planner.atomic import write_atomically
 
     try:
         write_atomically(Path(output), text)

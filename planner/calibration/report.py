@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from planner.calibration.curves import Constant
-from planner.calibration.factors import SUFFIX
 from planner.calibration.least_squares import Estimate
 from planner.calibration.logfit import Fitted
 from planner.calibration.recording import Recording
@@ -17,9 +16,10 @@ from planner.calibration.runs import Run
 from planner.cluster import Cluster
 from planner.reports.blocks import Block, Fields, Heading, Items, Report, Table, Text
 from planner.reports.body import VERSION
-from planner.reports.units import gib, percent, plural, seconds
 from planner.reports.validation_report import signed
 from planner.reports.words import layout_words
+from planner.timing.factors import SUFFIX
+from planner.units import gib, percent, plural, seconds
 
 Parts = tuple[dict[str, Any], list[Block], list[dict[str, Any]]]
 """Data, blocks and flat rows."""

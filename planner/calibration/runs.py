@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from planner.calibration.factors import FACTORS, SUFFIX, factors_of
 from planner.calibration.log import MemoryRecord, TrainingLog
 from planner.calibration.summary import WARM_UP, Summary, summarise
 from planner.cluster import Cluster
@@ -13,6 +12,7 @@ from planner.errors import InputError
 from planner.interop.megatron import MegatronLaunch
 from planner.memory.accounting import make_accounting
 from planner.parameters import parameters
+from planner.timing.factors import FACTORS, SUFFIX, factors_of
 from planner.timing.step import Timing
 
 LIKELY = (0.3, 3.0)

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from planner.calibration.factors import constants_of, factors_of
 from planner.cluster import Cluster, NodeGroup
 from planner.errors import InputError
 from planner.hardware import specs
 from planner.hardware.clusters import cluster_from
+from planner.timing.factors import constants_of, factors_of
 
 
 class _Plain(yaml.SafeDumper):

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from planner.reports.units import size
+from planner.units import size
 
 if TYPE_CHECKING:
     from planner.capacity.case import Case, Rounds
     from planner.capacity.scenario import Outcome
-    from planner.commands.question import Question
     from planner.memory.report import StageMemory
+    from planner.question import Question
 
 Kind = Literal["states", "activations", "buffers", "batch", "rule", "unknown"]
 GROUPS: dict[Kind, tuple[str, ...]] = {

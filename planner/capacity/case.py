@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from planner.cluster import Card, Cluster
-    from planner.commands.question import Question
     from planner.model import Model
+    from planner.question import Question
 
     T = TypeVar("T")
     Rounds = Generator[list[Scenario], list[Outcome], T]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from planner.capacity.case import Rounds
     from planner.cluster import Cluster
-    from planner.commands.question import Question
+    from planner.question import Question
     from planner.solver.space import Pins
 
     T = TypeVar("T")

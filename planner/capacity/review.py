@@ -19,8 +19,8 @@ from planner.solver.space import FREE, Pins
 if TYPE_CHECKING:
     from planner.capacity.case import Rounds
     from planner.cluster import Card
-    from planner.commands.question import Question
     from planner.model import Model
+    from planner.question import Question
 
 DOUBLINGS = 6
 """Counts of a default sweep beyond the fewest GPUs, before it is known whether the knee or the deadline need more."""

@@ -10,7 +10,7 @@ from planner.solver.result import Plan, SearchResult, Status
 from planner.solver.space import FREE, Pins
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question
+    from planner.question import Question
 
 
 @dataclass(frozen=True, slots=True)

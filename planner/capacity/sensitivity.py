@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from planner.capacity.economics import TIME_ERROR, Terms, Training, training
-from planner.reports.units import percent, size
+from planner.units import percent, size
 
 if TYPE_CHECKING:
     from planner.capacity.case import Case, Rounds
     from planner.capacity.scenario import Outcome, Scenario
     from planner.cluster import Card
-    from planner.commands.question import Question
+    from planner.question import Question
 
 
 @dataclass(frozen=True, slots=True)

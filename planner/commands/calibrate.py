@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from planner.atomic import write_atomically
 from planner.commands.options import hardware_options, model_option
-from planner.commands.output import OutputFile, emit, write_atomically
+from planner.commands.output import OutputFile, emit
 from planner.commands.types import Choice, Whole
 from planner.errors import InputError
 from planner.reports import FORMATS

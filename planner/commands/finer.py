@@ -15,7 +15,7 @@ from planner.commands.types import Choice, StageLayers, Whole
 from planner.errors import InputError
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question
+    from planner.question import Question
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

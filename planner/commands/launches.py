@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.commands.placed import placed
-from planner.commands.question import Question
 from planner.errors import InputError, NotModelled, PlannerError
+from planner.question import Question
 from planner.reports.check_report import Broken, Checked
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from planner.commands.placed import placed
-from planner.commands.question import Question
 from planner.errors import InputError, RuleBroken
+from planner.question import Question
 
 if TYPE_CHECKING:
     from planner.layout import Layout, Recompute, Stage

@@ -21,8 +21,8 @@ from planner.commands.options import (
 )
 from planner.commands.output import choose_format, emit, emit_flags
 from planner.commands.placed import placement_option
-from planner.commands.question import Question, ask
 from planner.errors import NotModelled
+from planner.question import Question, ask
 
 if TYPE_CHECKING:
     from planner.layout import Layout

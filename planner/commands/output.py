@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import stat
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from planner.atomic import write_atomically
 from planner.errors import InputError
 from planner.reports import EXTENSIONS, Report, render
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question
     from planner.layout import Layout
+    from planner.question import Question
 
 PIPE_WIDTH = 100
 """Columns of the table in a pipe or a file, where no terminal says a width; COLUMNS overrides it."""
@@ -79,21 +77,6 @@ def emit_flags(framework: str, question: Question, layout: Layout, format: str, 
         click.echo(f"Note: {note}", err=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write the whole file under another name beside it, then rename: a reader never sees half of it."""
-    target = path.resolve()
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        os.chmod(temporary, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
 def page_width() -> int:
     """COLUMNS, else the terminal's width, else PIPE_WIDTH."""
     if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
@@ -109,9 +92,3 @@ def wants_colour() -> bool:
 def _is_special(path: Path) -> bool:
     """A device or a pipe such as /dev/stdout, which cannot be replaced by renaming."""
     return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

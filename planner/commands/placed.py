@@ -13,8 +13,8 @@ from planner.errors import InputError, NotModelled, PlannerError
 
 if TYPE_CHECKING:
     from planner.cluster import Cluster
-    from planner.commands.question import Question
     from planner.layout import Layout
+    from planner.question import Question
     from planner.topology.kinds import Placement
 
 

@@ -23,9 +23,9 @@ from planner.commands.options import (
 )
 from planner.commands.output import choose_format, emit, emit_flags
 from planner.commands.placed import placement_argument, placement_option, stated
-from planner.commands.question import Variant, ask
 from planner.commands.types import Choice, LayoutSpec, Parsed, Seconds, Size, Values, Whole
 from planner.errors import RuleBroken
+from planner.question import Variant, ask
 from planner.solver.allowed import ALLOWED
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from planner.solver.result import SearchResult, Status
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question, Variant
+    from planner.question import Question, Variant
     from planner.reports.search_report import Section
     from planner.solver.asked import Asked
     from planner.solver.search import Progress

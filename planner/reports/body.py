@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from planner.cluster import Cluster
-    from planner.commands.question import Question
     from planner.layout import Layout
     from planner.memory.report import MemoryReport, Piece, StageMemory
     from planner.model import Model
+    from planner.question import Question
     from planner.timing.report import StepTime
     from planner.workload import Workload
 

@@ -10,8 +10,8 @@ from planner.capacity.economics import DAY_SECONDS
 from planner.reports.blocks import Block, Chart, Text
 from planner.reports.capacity_words import days, money
 from planner.reports.sections import peak_words
-from planner.reports.units import count, plural
 from planner.reports.words import split_words
+from planner.units import count, plural
 
 if TYPE_CHECKING:
     from planner.capacity.review import Point, Review, Side

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from planner.capacity.limits import Limit
     from planner.capacity.review import Asked, Point, Review, Side
     from planner.capacity.sensitivity import Sensitivity
-    from planner.commands.question import Question
+    from planner.question import Question
     from planner.solver.result import Plan
 
 

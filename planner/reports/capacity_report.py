@@ -18,8 +18,8 @@ from planner.reports.capacity_tables import (
     side_by_side,
 )
 from planner.reports.capacity_words import days, money
-from planner.reports.units import count, percent, plural, seconds, size
 from planner.reports.words import layout_words, memory_words, model_words, split_words, workload_words
+from planner.units import count, percent, plural, seconds, size
 
 if TYPE_CHECKING:
     from planner.capacity.review import Point, Review, Side

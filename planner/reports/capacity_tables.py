@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from planner.reports.blocks import Table
 from planner.reports.capacity_words import days, money
-from planner.reports.units import count, gib, percent, seconds
+from planner.units import count, gib, percent, seconds
 
 if TYPE_CHECKING:
     from planner.capacity.economics import Terms, Training

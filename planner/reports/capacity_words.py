@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.reports.units import count
+from planner.units import count
 
 
 def days(number: float) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.memory.form import COMPONENTS
 from planner.reports.sections import fold, stage_name
-from planner.reports.units import GIB
+from planner.units import GIB
 
 if TYPE_CHECKING:
     from planner.memory.report import MemoryReport

@@ -10,8 +10,8 @@ from planner.reports.charts import PALETTE, figure, svg
 
 if TYPE_CHECKING:
     from planner.cluster import Cluster
-    from planner.commands.question import Question
     from planner.layout import Layout
+    from planner.question import Question
     from planner.timing.schedule import Operation
 
 MOST_PASSES = 64

@@ -17,13 +17,13 @@ from planner.reports.sections import (
     step_blocks,
     understood,
 )
-from planner.reports.units import gib, plural, seconds
 from planner.reports.words import layout_words, split_words
+from planner.units import gib, plural, seconds
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question
     from planner.layout import Layout
     from planner.memory.report import MemoryReport
+    from planner.question import Question
     from planner.timing.report import StepTime
 
 

@@ -10,7 +10,7 @@ from planner.errors import InputError
 from planner.memory.form import COMPONENTS
 from planner.reports import body
 from planner.reports.blocks import Block, Fields, Heading, Report, Table, Text
-from planner.reports.units import gib, seconds, size
+from planner.units import gib, seconds, size
 
 INPUTS = (
     ("model", ("model", "name")),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.reports.blocks import Block, Heading, Table, Text
 from planner.reports.search_report import Section
-from planner.reports.units import seconds
+from planner.units import seconds
 
 if TYPE_CHECKING:
     from planner.capacity.counts import Count, Counted

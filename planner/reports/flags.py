@@ -17,8 +17,8 @@ from planner.reports.body import layout as layout_body
 from planner.reports.words import placement_words
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question
     from planner.layout import Layout
+    from planner.question import Question
 
 
 def flags_report(framework: str, question: Question, layout: Layout) -> tuple[Report, tuple[str, ...]]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from planner.reports import body
 from planner.reports.blocks import Block, Chart, Heading, Items, Table, Text
 from planner.reports.search_report import Section
-from planner.reports.units import gib, percent, seconds, size
 from planner.reports.words import layout_words
+from planner.units import gib, percent, seconds, size
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question
+    from planner.question import Question
     from planner.solver.frontier import Frontier, Point, Trade, Turned
     from planner.solver.result import Plan
 

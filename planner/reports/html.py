@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html import escape
 
 from planner.reports.blocks import Bars, Block, Chart, Code, Command, Fields, Heading, Items, Report, Table, Text
-from planner.reports.units import gib
+from planner.units import gib
 
 LONG_CELL = 28
 """Characters of a cell that may be broken into lines."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from planner.reports import body
 from planner.reports.blocks import Block, Heading, Items, Report, Table, Text
-from planner.reports.units import count, gib, rate
+from planner.units import count, gib, rate
 
 if TYPE_CHECKING:
     from planner.cluster import Card, Cluster

@@ -19,9 +19,9 @@ from planner.reports.sections import (
 from planner.reports.words import gpus_words, layout_words, split_words
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question
     from planner.layout import Layout
     from planner.memory.report import MemoryReport
+    from planner.question import Question
     from planner.timing.report import StepTime
 
 

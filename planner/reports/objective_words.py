@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from planner.reports.units import percent, plural, seconds, size
 from planner.solver.result import Status
+from planner.units import percent, plural, seconds, size
 
 if TYPE_CHECKING:
     from planner.solver.result import Plan, SearchResult

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from planner.reports.blocks import Block, Heading, Table
-from planner.reports.units import gib
+from planner.units import gib
 
 if TYPE_CHECKING:
     from planner.cluster import Cluster

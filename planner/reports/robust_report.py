@@ -8,11 +8,11 @@ from planner.reports import body
 from planner.reports.blocks import Block, Heading, Items, Table, Text
 from planner.reports.objective_words import signed
 from planner.reports.search_report import Section
-from planner.reports.units import gib, percent, plural, seconds, size
 from planner.reports.words import layout_words
+from planner.units import gib, percent, plural, seconds, size
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question
+    from planner.question import Question
     from planner.solver.robust import Judged, Robust
     from planner.validation.measured import Measured
 

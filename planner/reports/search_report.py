@@ -27,14 +27,14 @@ from planner.reports.sections import (
     step_blocks,
     understood,
 )
-from planner.reports.units import gib, percent, plural, seconds, size
 from planner.reports.words import gpus_words, layout_words, margin_words, split_words
 from planner.solver.restrictions import restrictions
 from planner.solver.result import Status
+from planner.units import gib, percent, plural, seconds, size
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question
     from planner.layout import Layout
+    from planner.question import Question
     from planner.solver.result import Plan, SearchResult
     from planner.solver.space import Pins
 

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from planner.memory.form import COMPONENTS
 from planner.reports.blocks import Bars, Block, Fields, Heading, Items, Table, Text
-from planner.reports.units import count, gib, percent, seconds, size
 from planner.reports.words import cluster_words, memory_words, model_words, placement_words, workload_words
+from planner.units import count, gib, percent, seconds, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from planner.cluster import Cluster
-    from planner.commands.question import Question
     from planner.layout import Layout
     from planner.memory.report import MemoryReport, StageMemory
+    from planner.question import Question
     from planner.timing.report import StepTime
 
 MOST_COLUMNS = 8

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from planner.reports.blocks import Block, Heading, Table, Text
 from planner.reports.search_report import Section
-from planner.reports.units import gib, seconds
 from planner.reports.words import margin_words
 from planner.solver.result import Status
+from planner.units import gib, seconds
 
 if TYPE_CHECKING:
     from planner.solver.allowed import Tried

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.reports.blocks import Block, Heading, Items, Report, Table, Text
 from planner.reports.body import VERSION
-from planner.reports.units import percent, plural
+from planner.units import percent, plural
 
 if TYPE_CHECKING:
     from planner.validation.memory import MemoryRow, MemoryValidation

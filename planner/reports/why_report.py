@@ -9,12 +9,12 @@ from planner.reports.blocks import Block, Heading, Items, Table, Text
 from planner.reports.objective_words import choices_body, named
 from planner.reports.search_report import Section
 from planner.reports.sections import memory_blocks, peak_words
-from planner.reports.units import percent, seconds, size
 from planner.reports.words import layout_words, split_words
 from planner.solver.why import lost_by_part, same_choice
+from planner.units import percent, seconds, size
 
 if TYPE_CHECKING:
-    from planner.commands.question import Question
+    from planner.question import Question
     from planner.solver.result import Plan, SearchResult
     from planner.solver.why import Why
 

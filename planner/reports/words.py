@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from planner.reports.units import count, percent, plural, rate, size
+from planner.units import count, percent, plural, rate, size
 
 if TYPE_CHECKING:
     from planner.cluster import Cluster
-    from planner.commands.question import Question
     from planner.layout import Layout
     from planner.model import Attention, LatentAttention, Layer, Model
+    from planner.question import Question
 
 _LINKS = {
     "nvlink": "NVLink",

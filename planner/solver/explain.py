@@ -23,6 +23,8 @@ from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.refine import Refiner
 from planner.solver.result import Fact
 from planner.solver.shares import shared_out
+from planner.solver.split import EFFORTS
+from planner.solver.totals import solve
 from planner.topology.kinds import mixed
 from planner.topology.standing import standing
 
@@ -142,8 +144,15 @@ def _first_that_fits(space: Space, accounting: Accounting, timing: StepTiming, s
             continue
         for layout in _recomputed(space, each):
             problem = replace(refiner.problem(layout), must_recompute=False)
-            if least_slowest(problem) is not None and split_bound(problem) is not None:
+            if least_slowest(problem) is None:
+                continue
+            if split_bound(problem) is not None:
                 return layout
+            if problem.kinds > 1 and layout.pp > 1:  # virtual stages can pick the lighter kind
+                for chunked in space.extend(layout, "vpp"):
+                    problem = replace(refiner.problem(chunked), must_recompute=False)
+                    if split_bound(problem) is not None and solve(problem, None, None, effort=EFFORTS[0]).split:
+                        return chunked
     return None
 
 

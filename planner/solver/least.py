@@ -40,9 +40,14 @@ class Least:
         return replace(pins, **{name: tuple(sorted({getattr(x, name) for x in alike})) for name in DEGREES})
 
 
-def least_peaks(asked: Asked, count: int = 1, pins: Pins | None = None, within_capacity: bool = True) -> list[Least]:
+def least_peaks(
+    asked: Asked, count: int = 1, pins: Pins | None = None, within_capacity: bool = True, chunked: bool = False
+) -> list[Least]:
     """Up to `count` least limits of different degrees, ascending; none when nothing fits. A smaller limit than the
     first is refuted for every layout of the space: filling the stages never takes more than any split needs.
+
+    Where kinds of layer differ that is meant without virtual stages, unless `chunked`: a limit that refutes those too,
+    and that no layout may reach.
 
     `within_capacity` False asks what would be needed if cards were as large as one likes. Raises TimeUp when the
     asked time ran out, since the answer would not be proved.
@@ -55,7 +60,7 @@ def least_peaks(asked: Asked, count: int = 1, pins: Pins | None = None, within_c
     for order, layout in enumerate(leanest(space)):
         if asked.late:
             raise TimeUp
-        limit = _Limit(asked, replace(refiner.problem(layout), must_recompute=False), layout, within_capacity)
+        limit = _Limit(asked, replace(refiner.problem(layout), must_recompute=False), layout, within_capacity, chunked)
         key, first = degrees(layout), min(best.values(), default=None)
         if first is not None and limit.holds(first[0]):
             if not limit.holds(first[0] - 1):
@@ -86,15 +91,16 @@ def degrees(layout: Layout) -> tuple[int, ...]:
 class _Limit:
     """Limits in bytes of one variant."""
 
-    def __init__(self, asked: Asked, problem: SplitProblem, layout: Layout, within_capacity: bool):
+    def __init__(self, asked: Asked, problem: SplitProblem, layout: Layout, within_capacity: bool, chunked: bool):
         self._asked, self._problem, self._layout, self._within = asked, problem, layout, within_capacity
+        self._chunked = chunked
         self._known: dict[int, bool] = {}
 
     def holds(self, bytes: int) -> bool:
         """Whether the stages could hold the model with no card filled beyond so many bytes."""
         if bytes not in self._known:
             limits = Lazy(self._layout.pp, lambda stage: self._stage_limit(stage, bytes))
-            self._known[bytes] = _could_hold(replace(self._problem, limits=limits))
+            self._known[bytes] = _could_hold(replace(self._problem, limits=limits), self._chunked)
         return self._known[bytes]
 
     def _stage_limit(self, stage: int, bytes: int) -> int:
@@ -120,8 +126,10 @@ class _Limit:
         return high
 
 
-def _could_hold(problem: SplitProblem) -> bool:
-    """Whether the stages could hold the model; exact with one chunk a stage."""
+def _could_hold(problem: SplitProblem, chunked: bool) -> bool:
+    """Whether the stages could hold the model. Exact with one chunk a stage, unless kinds of layer differ and virtual
+    stages (`chunked`) could pick those that are lighter."""
     if not could_fit(problem):
         return False
-    return problem.vpp > 1 or problem.fixed_slices is not None or Chain(problem).holds(problem.longest_stage_ns)
+    inexact = problem.vpp > 1 or problem.fixed_slices is not None or (chunked and problem.kinds > 1)
+    return inexact or Chain(problem).holds(problem.longest_stage_ns)

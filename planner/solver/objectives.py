@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner.solver.asked import Asked
-from planner.solver.least import Least, TimeUp, least_peaks
+from planner.solver.least import Least, TimeUp, degrees, least_peaks
 from planner.solver.result import Plan, SearchResult, Status
 
 PEAK = "peak_bytes"
@@ -20,27 +20,44 @@ def least_memory(asked: Asked, top: int = 5) -> SearchResult:
     the stages by memory alone, and time is searched among all degrees that reach it. INFEASIBLE when nothing fits.
     """
     try:
-        ranked = least_peaks(asked, top)
+        ranked = least_peaks(asked, max(2, top))
+        chunked = _chunked(asked)
     except TimeUp:
         fastest = asked.search()
         status = Status.FEASIBLE if fastest.plans else Status.UNKNOWN
         return replace(fastest, status=status, objective=PEAK, value=_peak(fastest.plans[:1]), lower_bound=None)
     candidates = sum(1 for _ in asked.space().groups())
+    ranked = ranked or [chunked] if chunked is not None else ranked
     if not ranked:
         return SearchResult(Status.INFEASIBLE, (), PEAK, None, None, statistics={"candidates": candidates})
     plans: list[Plan] = []
     proved, bound = True, ranked[0].limit_bytes
-    for place, least in enumerate(ranked):
+    others = ranked[1].limit_bytes if len(ranked) > 1 else None
+    for place, least in enumerate(ranked[:top]):
         result, refuted = _fastest(asked, least)
         plans += result.plans[:1]
         if place == 0:
             proved = result.status is Status.OPTIMAL and refuted <= least.limit_bytes
-            bound = max(bound, refuted)
+            bound = max(bound, refuted if others is None else min(refuted, others))
+    if chunked is not None and chunked.limit_bytes < bound:
+        bound, proved = chunked.limit_bytes, False
+        if plans and degrees(chunked.layout) not in [degrees(least.layout) for least in ranked[:top]]:
+            result, _ = _fastest(asked, chunked)
+            plans += result.plans[:1]
     plans.sort(key=lambda plan: (peak_bytes(plan), plan.step.step_ns))
-    status = Status.OPTIMAL if proved else Status.FEASIBLE if plans else Status.UNKNOWN
+    del plans[top:]
     value = _peak(plans[:1])
+    proved = proved or value == bound
     lower = bound if value is None else min(bound, value)
+    status = Status.OPTIMAL if proved else Status.FEASIBLE if plans else Status.UNKNOWN
     return SearchResult(status, tuple(plans), PEAK, value, lower, statistics={"candidates": candidates})
+
+
+def _chunked(asked: Asked) -> Least | None:
+    """The least limit where virtual stages may pick the lighter of several kinds of layer; None where they cannot."""
+    if len(asked.model.layer_kinds) == 1 or asked.pins.vpp == (1,):
+        return None
+    return next(iter(least_peaks(asked, chunked=True)), None)
 
 
 def _fastest(asked: Asked, least: Least) -> tuple[SearchResult, int]:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from planner.calibration.factors import calibrated
 from planner.cluster import Cluster
+from planner.timing.factors import calibrated
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,12 +12,12 @@ from planner.capacity.economics import Terms
 from planner.capacity.review import Asked, Review, review
 from planner.capacity.scenario import Outcome, Scenario
 from planner.cluster import Cluster
-from planner.commands.question import Question
 from planner.hardware import load_card
 from planner.implementation import Implementation
 from planner.layout import Chunk, Layout
 from planner.memory.report import MemoryReport, StageMemory
 from planner.model import MLP, Attention, Layer, Model
+from planner.question import Question
 from planner.solver.result import Plan, Status
 from planner.timing.report import StepTime
 from planner.workload import Workload

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.commands.question import DEFAULT_TOKENS, default_global_batch
+from planner.question import DEFAULT_TOKENS, default_global_batch
 
 QUICK = (
     "--model", "13b", "--gpus", "8xA100-80G", "--global-batch", "64", "--micro-batch", "1", "--vpp", "1",

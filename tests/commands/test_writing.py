@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from planner.commands import output
+from planner.atomic import write_atomically
 
 MEMORY = ("memory", "--model", "13b", "--gpus", "8xA100-80G", "--tp", "2")
 
@@ -64,7 +64,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError):
-        output.write_atomically(path, "new")
+        write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -75,7 +75,7 @@ def test_a_written_file_keeps_its_mode_and_its_link(tmp_path: Path) -> None:
     target.write_text("old")
     target.chmod(0o640)
     link.symlink_to(target)
-    output.write_atomically(link, "new")
+    write_atomically(link, "new")
     assert link.is_symlink() and target.read_text() == "new"
     assert target.stat().st_mode & 0o777 == 0o640
 

@@ -8,11 +8,11 @@ from fractions import Fraction
 import pytest
 
 from planner.cluster import Card, Cluster, Fabric, NodeGroup
-from planner.commands.question import Question
 from planner.implementation import Implementation
 from planner.layout import Chunk, Layout
 from planner.memory.report import MemoryReport, Piece, StageMemory
 from planner.model import MLP, Attention, Layer, Model
+from planner.question import Question
 from planner.solver.result import Explanation, Fact, Hint, Plan, SearchResult, Status
 from planner.timing.report import StepTime
 from planner.workload import Workload

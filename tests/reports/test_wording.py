@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from planner import units
 from planner.layout import Layout
 from planner.memory.report import MemoryReport
-from planner.reports import render, units
+from planner.reports import render
 from planner.reports.memory_report import memory_report
 from planner.reports.search_report import search_report
 from planner.solver.result import SearchResult, Status
