@@ -1,6 +1,7 @@
 """Cold search times at the scale of real clusters: `python benchmarks/search.py [NAME...]`.
 
-Each case runs in a process of its own and prints its candidates, what the bounds left, the solves and the seconds.
+The last cases are hard for another reason than size: layers of two kinds in turn or five to one, and no layout that
+fits, which is explained. Each case runs in a process of its own and prints its candidates, what the bounds left, the solves and the seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ CASES = {
     "deepseek": ("deepseek-v3", "2048xH800-80G", 4096, 15360),
     "1t": ("megatron-1t", "3072xA100-80G", 2048, 3072),
     "100k": ("llama-3.1-405b", "100000xH100-80G", 8192, 12500),
+    "in turn": ("gpt-oss-20b", "8xH100-80G", 4096, 1024),
+    "5 to 1": ("gemma-3-4b", "16xH100-80G", 32768, 128),
+    "too large": ("gpt3-175b", "8xA100-80G", 2048, 2048),
 }
 COLUMNS = ("groups", "refined", "pruned_by_memory", "left_by_bound", "solved", "runners_up_proved")
 
