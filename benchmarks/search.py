@@ -1,7 +1,8 @@
 """Cold search times at the scale of real clusters: `python benchmarks/search.py [NAME...]`.
 
 The last cases are hard for another reason than size: layers of two kinds in turn or five to one, and no layout that
-fits, which is explained. Each case runs in a process of its own and prints its candidates, what the bounds left, the solves and the seconds.
+fits, which is explained. Each case runs in a process of its own and prints its candidates, what the bounds left, the
+solves and the seconds.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import click
 
 from planner.commands import words
 from planner.commands.exits import Exit
+from planner.commands.layouts import pins
 from planner.commands.options import accounting_options, layout_options, output_options, workload_options
 from planner.commands.output import choose_format, emit
-from planner.commands.search import pins
 from planner.commands.types import CARD, MODEL, Loaded, Parsed, Seconds, Whole
 from planner.errors import InputError
 from planner.question import Question, ask

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from planner.commands.placed import placed
+from planner.commands.placed import placed, stated
 from planner.errors import InputError, RuleBroken
 from planner.question import Question
 
 if TYPE_CHECKING:
     from planner.layout import Layout, Recompute, Stage
     from planner.model import Model
+    from planner.solver.space import Pins
 
 
 def given_layout(question: Question, options: dict[str, Any]) -> tuple[Question, Layout]:
@@ -110,6 +111,29 @@ def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
     if len(layers) != pp or isinstance(layers[0], tuple):
         raise InputError(f"--recompute-layers must name one number for each of {pp} stages, but names {len(layers)}.")
     return Recompute("full", method="block", num_layers=None, stage_layers=layers)
+
+
+def pins(options: dict[str, Any]) -> Pins:
+    """What the user fixed or restricted; the stage split fixes pp and vpp as well."""
+    from planner.solver.space import Pins
+
+    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "hsdp_replicas", "micro_batch", "recompute")
+    given = {name: options[name] for name in names}
+    counts = options["stage_layers"]
+    if counts:
+        implied = {"pp": len(counts), "vpp": len(counts[0]) if isinstance(counts[0], tuple) else 1}
+        for name, value in implied.items():
+            if given[name] is not None and value not in given[name]:
+                allowed = ", ".join(map(str, given[name]))
+                raise RuleBroken(f"--stage-layers means {name} {value}, but --{name} allows {allowed}.")
+            given[name] = (value,)
+    parallel = options["sequence_parallel"]
+    return Pins(
+        **given,
+        sequence_parallel=None if parallel is None else (parallel,),
+        stage_layers=counts,
+        placement=stated(options.get("placement"), options.get("gpus") or options.get("cluster")),
+    )
 
 
 def fill_batch(question: Question, layout: Layout) -> Question:

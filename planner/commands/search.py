@@ -11,7 +11,7 @@ import click
 from planner.commands import words
 from planner.commands.exits import Exit
 from planner.commands.finer import finer_arguments
-from planner.commands.layouts import layout_arguments
+from planner.commands.layouts import layout_arguments, pins
 from planner.commands.options import (
     accounting_options,
     flags_option,
@@ -22,9 +22,8 @@ from planner.commands.options import (
     workload_options,
 )
 from planner.commands.output import choose_format, emit, emit_flags
-from planner.commands.placed import placement_argument, placement_option, stated
+from planner.commands.placed import placement_argument, placement_option
 from planner.commands.types import Choice, LayoutSpec, Parsed, Seconds, Size, Values, Whole
-from planner.errors import RuleBroken
 from planner.question import Variant, ask
 from planner.solver.allowed import ALLOWED
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from planner.capacity.quantities import Prices
     from planner.layout import Layout
     from planner.solver.result import SearchResult
-    from planner.solver.space import Pins
 
 EXIT_OF_STATUS = {
     "optimal": Exit.OK,
@@ -175,26 +173,3 @@ def _as_typed(ctx: click.Context, result: SearchResult, model_name: str) -> Sear
 
     hints = tuple(replace(hint, command=command(hint.command)) for hint in result.explanation.hints)
     return replace(result, explanation=replace(result.explanation, hints=hints))
-
-
-def pins(options: dict[str, Any]) -> Pins:
-    """What the user fixed or restricted; the stage split fixes pp and vpp as well."""
-    from planner.solver.space import Pins
-
-    names = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "hsdp_replicas", "micro_batch", "recompute")
-    given = {name: options[name] for name in names}
-    counts = options["stage_layers"]
-    if counts:
-        implied = {"pp": len(counts), "vpp": len(counts[0]) if isinstance(counts[0], tuple) else 1}
-        for name, value in implied.items():
-            if given[name] is not None and value not in given[name]:
-                allowed = ", ".join(map(str, given[name]))
-                raise RuleBroken(f"--stage-layers means {name} {value}, but --{name} allows {allowed}.")
-            given[name] = (value,)
-    parallel = options["sequence_parallel"]
-    return Pins(
-        **given,
-        sequence_parallel=None if parallel is None else (parallel,),
-        stage_layers=counts,
-        placement=stated(options.get("placement"), options.get("gpus") or options.get("cluster")),
-    )

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ortools.sat.python import cp_model
 
-from planner.solver.fill import Counted
+from planner.solver.bags import Counted
 from planner.solver.linear import LinearMoment
 from planner.solver.problem import SplitProblem
 from planner.solver.variables import Linear, SplitVariables

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner.solver.fill import Counted, first_split
+from planner.solver.bags import Counted
+from planner.solver.fill import first_split
 from planner.solver.problem import Split, SplitProblem
 from planner.solver.result import Status
 from planner.solver.split import EFFORTS, Solved, solve_split, tidy
