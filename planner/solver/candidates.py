@@ -179,7 +179,8 @@ class Space:
     def _zero_stages(self, layout: Layout) -> list[int]:
         """With nothing to shard over, ZeRO changes nothing: the lowest stage that is allowed stands for all."""
         stages = self._pinned("zero", [0, 1, 2, 3])
-        return stages[:1] if layout.dp * layout.cp == 1 and layout.edp == 1 else stages
+        experts = self.model.is_moe and layout.edp > 1
+        return stages if layout.dp * layout.cp > 1 or experts else stages[:1]
 
     def _replicas(self, layout: Layout) -> list[int]:
         """Under ZeRO 2 and 3: sharded over all ranks, or over those of a node (HSDP), unless the user says."""

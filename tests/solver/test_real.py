@@ -24,8 +24,6 @@ def agrees(seed: int) -> Status:
     model, workload, implementation, cluster, accounting, timing = case
     result = Search(*case, top=3).run()
     layouts = degrees(cluster, model, workload, implementation, micro_batches=(1, 2, 4, 8))
-    # with nothing to shard over, ZeRO is no choice
-    layouts = (x for x in layouts if x.zero == 0 or (x.dp * x.cp, x.edp) != (1, 1))
     expected = best_ns(layouts, model, accounting, timing)
     assert result.status is (Status.INFEASIBLE if expected is None else Status.OPTIMAL), seed
     for plan in result.plans[:1]:
