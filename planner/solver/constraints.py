@@ -76,6 +76,9 @@ class RecomputesEnough:
             tables = tuple(counted.least_recomputed(stage) for stage in range(problem.pp))
         for stage, least in enumerate(tables):
             fits = [n for n, redo in enumerate(least) if redo is not None]
+            if not fits:
+                model.add_bool_or([])  # no number of layers: nothing fits
+                return
             total = model.new_int_var_from_domain(cp_model.Domain.from_values(fits), f"layers_of_stage_{stage}")
             model.add(total == sum(variables.slices[stage :: problem.pp]))
             if problem.may_recompute:

@@ -77,6 +77,19 @@ def test_agrees_with_brute_force(pattern, gpus, batch, weights):
     assert len({identity(plan.layout) for plan in result.plans}) == len(result.plans)
 
 
+def test_a_stage_that_holds_no_number_of_layers_is_no_error():
+    """Where virtual stages leave a stage no number of layers that fits, the problem has no split, and others may."""
+    weights = Weights(
+        state=(2, 125), activation=(5, 24), kept=0, transient=(1, 14), embedding=15, head=41, capacity=100,
+        layer_ns=(378, 1512), recompute_ns=(20, 343), embedding_ns=140, head_ns=1156, hop_ns=40, tail_ns=416,
+        hidden_ns=521, slow_tp=0, padding=0,
+    )  # fmt: skip
+    model, workload, implementation, cluster, accounting, timing = case = instance((0, 1, 0, 0), 2, 4, weights)
+    result = Search(*case, top=1).run()
+    expected = best_ns(degrees(cluster, model, workload, implementation), model, accounting, timing)
+    assert (result.plans[0].step.step_ns if result.plans else None) == expected
+
+
 def test_enumerates_what_the_rules_allow():
     """The staged enumeration gives exactly the layouts that plain enumeration under the rules gives."""
     model, workload, implementation, cluster, *_ = instance((0, 1), 4, 4, Weights())
