@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("reproducible", derandomize=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A commit passes or fails by what it changes: examples are drawn anew by the slow suite only."""
+    if "not slow" in config.option.markexpr:
+        settings.load_profile("reproducible")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

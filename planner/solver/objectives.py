@@ -27,10 +27,12 @@ def least_memory(asked: Asked, top: int = 5) -> SearchResult:
         status = Status.FEASIBLE if fastest.plans else Status.UNKNOWN
         return replace(fastest, status=status, objective=PEAK, value=_peak(fastest.plans[:1]), lower_bound=None)
     candidates = sum(1 for _ in asked.space().groups())
-    ranked = ranked or [chunked] if chunked is not None else ranked
-    if not ranked:
-        return SearchResult(Status.INFEASIBLE, (), PEAK, None, None, statistics={"candidates": candidates})
     plans: list[Plan] = []
+    if not ranked:
+        fastest = asked.search() if chunked is not None else None
+        if chunked is None or fastest is None or fastest.status is Status.INFEASIBLE:
+            return SearchResult(Status.INFEASIBLE, (), PEAK, None, None, statistics={"candidates": candidates})
+        ranked, plans = [chunked], list(fastest.plans[:1])
     proved, bound = True, ranked[0].limit_bytes
     others = ranked[1].limit_bytes if len(ranked) > 1 else None
     for place, least in enumerate(ranked[:top]):
