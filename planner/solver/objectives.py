@@ -29,10 +29,10 @@ def least_memory(asked: Asked, top: int = 5) -> SearchResult:
     candidates = sum(1 for _ in asked.space().groups())
     plans: list[Plan] = []
     if not ranked:
-        fastest = asked.search() if chunked is not None else None
-        if chunked is None or fastest is None or fastest.status is Status.INFEASIBLE:
+        searched = asked.search() if chunked is not None else None
+        if chunked is None or searched is None or searched.status is Status.INFEASIBLE:
             return SearchResult(Status.INFEASIBLE, (), PEAK, None, None, statistics={"candidates": candidates})
-        ranked, plans = [chunked], list(fastest.plans[:1])
+        ranked, plans = [chunked], list(searched.plans[:1])
     proved, bound = True, ranked[0].limit_bytes
     others = ranked[1].limit_bytes if len(ranked) > 1 else None
     for place, least in enumerate(ranked[:top]):
