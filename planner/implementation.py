@@ -87,6 +87,10 @@ class Implementation:
     deallocate_pipeline_outputs: bool = True
     calculate_per_token_loss: bool = False
     framework: Literal["megatron", "megatron-deepspeed"] = "megatron"
+    launch_blocking: bool = False
+    """CUDA_LAUNCH_BLOCKING=1: the host waits for each operation, so that nothing overlaps and every launch shows."""
+    device_max_connections: int | None = None
+    """CUDA_DEVICE_MAX_CONNECTIONS; None is whatever the layout needs."""
     deterministic: bool = False
     """--deterministic-mode: larger cuBLAS workspaces, other attention kernels on some cards."""
     attention_mask_in_dataloader: bool = True

@@ -77,6 +77,14 @@ EXAMPLES = {
     ),
     "context-divides": (case(cp=5), case(cp=4)),
     "context-needs-fused-attention": (case(implementation=UNFUSED, cp=2), case(cp=2)),
+    "device-connections": (
+        case(implementation=Implementation(device_max_connections=8), cluster=cluster(bf16=1.0), tp=2),
+        case(implementation=Implementation(device_max_connections=8), cluster=cluster("blackwell", bf16=1.0), tp=2),
+    ),
+    "fsdp-connections": (
+        case(implementation=Implementation(device_max_connections=1), dp=2, zero=3),
+        case(implementation=Implementation(device_max_connections=8), dp=2, zero=3),
+    ),
     "flash-attention-card": (
         case(cluster=cluster("volta", bf16=1e12), implementation=Implementation(attention="flash")),
         case(cluster=cluster("volta", bf16=1e12), implementation=Implementation(attention="auto")),

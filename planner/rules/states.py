@@ -112,6 +112,18 @@ FSDP2_UNTIED = Rule(
     lambda c: not _fsdp2(c) or not c.model.tied,
     lambda c: f"zero is {c.layout.zero} and {c.model.name} ties its head to the embedding",
 )
+FSDP_CONNECTIONS = Rule(
+    "fsdp-connections",
+    "torch FSDP2 and Megatron-FSDP need CUDA_DEVICE_MAX_CONNECTIONS other than 1",
+    "megatron/training/arguments.py: validate_args (use_torch_fsdp2, use_megatron_fsdp)",
+    ("zero",),
+    lambda c: (
+        c.layout.zero < 2
+        or c.implementation.sharded_framework == "deepspeed"
+        or c.implementation.device_max_connections != 1
+    ),
+    lambda c: f"it is 1 and zero is {c.layout.zero}",
+)
 FSDP2_FP16 = Rule(
     "fsdp2-fp16",
     "zero 2 and 3 by torch FSDP2 exclude fp16",
@@ -201,6 +213,7 @@ STATE_RULES = (
     FSDP2_EXPERTS,
     FSDP2_UNTIED,
     FSDP2_FP16,
+    FSDP_CONNECTIONS,
     DEEPSPEED_EXPERTS,
     FSDP_OPTIMIZER,
     PRECISION_AWARE,

@@ -174,6 +174,26 @@ FLASH_CARD = Rule(
     lambda c: f"attention is {c.implementation.attention} and {', '.join(_without_flash(c))} has no kernel for it",
     lambda c: "unfused would do",
 )
+BEFORE_BLACKWELL = ("volta", "turing", "ampere", "ada", "hopper")
+
+
+def _one_connection(c: Case) -> bool:
+    """Whether Megatron's check of the variable passes, as far as the launch and the cards are known."""
+    given, layout, i = c.implementation.device_max_connections, c.layout, c.implementation
+    if given in (None, 1) or max(layout.tp, layout.cp) == 1 or layout.zero >= 2 or i.framework != "megatron":
+        return True
+    older = c.cluster is not None and any(g.card.architecture in BEFORE_BLACKWELL for g in c.cluster.groups)
+    return i.overlap_moe_expert_parallel_comm or not older
+
+
+ONE_CONNECTION = Rule(
+    "device-connections",
+    "before Blackwell, tp > 1 and cp > 1 need CUDA_DEVICE_MAX_CONNECTIONS=1",
+    "megatron/training/arguments.py: validate_args",
+    ("tp", "cp", "zero"),
+    _one_connection,
+    lambda c: f"it is {c.implementation.device_max_connections}, tp is {c.layout.tp} and cp is {c.layout.cp}",
+)
 POSITIONS = Rule(
     "sequence-positions",
     "seq_length must not exceed the learned position table",
@@ -196,5 +216,6 @@ TENSOR_RULES = (
     CONTEXT_DIVIDES,
     CONTEXT_KERNEL,
     FLASH_CARD,
+    ONE_CONNECTION,
     POSITIONS,
 )

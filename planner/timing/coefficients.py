@@ -59,6 +59,11 @@ def slowest_device(cluster: Cluster, precision: str) -> Device:
     return min(devices, key=lambda device: device.flops(precision))
 
 
+def one_at_a_time(device: Device) -> Device:
+    """The device when each operation waits for the one before: what would be hidden costs all of its time."""
+    return replace(device, efficiency=replace(device.efficiency, overlap_tax=1.0))
+
+
 class Coefficients:
     """Makes the forms of one model, workload and implementation on one cluster."""
 
@@ -66,6 +71,8 @@ class Coefficients:
         self.model, self.workload = model, workload
         self.implementation, self.cluster = implementation, cluster
         self.device = slowest_device(cluster, workload.precision)
+        if implementation.launch_blocking:
+            self.device = one_at_a_time(self.device)
         self._compute: dict[tuple[Shard, int], LayerCompute] = {}
         self._layers: dict[tuple[object, ...], LayerParts] = {}
         self._ranks_per_node = max(group.gpus_per_node for group in cluster.groups)
@@ -210,8 +217,9 @@ class Coefficients:
         forward = c.forward + tp[0] + cp[0] + ep[0]
         backward = c.backward + c.selective + tp[1] + cp[1] + ep[1]
         count = self._layer_parameters(shard, kind)
-        host = c.host_seconds(e)
-        launch = (max(0.0, host[0] - forward), max(0.0, host[1] - backward))
+        launch = host = c.host_seconds(e)
+        if not self.implementation.launch_blocking:
+            launch = (max(0.0, host[0] - forward), max(0.0, host[1] - backward))
         # hidden behind all the time that a layer takes, the host's included: so no recomputation makes a layer faster
         hide = forward + launch[0], backward + launch[1]
         dp = layer_sharded_data(count, *hide, layout.zero, self.implementation, links, self.device)

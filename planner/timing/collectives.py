@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from math import log2
 
+from planner.implementation import Implementation
 from planner.timing.efficiency import SWITCHED_GPUS, Efficiency
 from planner.topology import GroupLink
 
@@ -74,6 +75,18 @@ def send_seconds(link: GroupLink, sent_bytes: float, e: Efficiency) -> float:
         return 0.0
     rate = link.intra_bytes_per_second * e.scale_up if link.inside else link.inter_bytes_per_second * e.network
     return sent_bytes / rate + link.latency_seconds + e.collective_seconds
+
+
+def reduces_whole(implementation: Implementation, zero: int) -> bool:
+    """Whether gradients that are kept in shards are all-reduced and then cut, twice the bytes of a reduce-scatter.
+
+    DeepSpeed does at stages 1 and 2: by default it joins the ranks' slices into one bucket (deepspeed/runtime/zero/
+    stage_1_and_2.py: average_tensor, use_multi_rank_bucket_allreduce; until 0.12 stage 1 had no other way, engine.py:
+    _configure_zero_optimizer), and its bf16 optimizer too (engine.py: buffered_allreduce_fallback).
+    """
+    if zero == 1:
+        return implementation.framework == "megatron-deepspeed"
+    return zero == 2 and implementation.sharded_framework == "deepspeed"
 
 
 def exposed_seconds(communication: float, hiding: float, e: Efficiency) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from planner.implementation import Implementation
 from planner.layout import Layout
-from planner.timing.collectives import all_reduce_seconds, gather_seconds
+from planner.timing.collectives import all_reduce_seconds, gather_seconds, reduces_whole
 from planner.timing.efficiency import Efficiency
 from planner.timing.host import host_step_seconds
 from planner.timing.kernels import Device
@@ -78,7 +78,8 @@ def rates(
         if layout.zero == 0:
             reduce[i] = main * _slope(all_reduce_seconds, link, e)
         elif layout.zero == 1:
-            reduce[i] = main * _slope(gather_seconds, link, e)
+            reduction = all_reduce_seconds if reduces_whole(implementation, layout.zero) else gather_seconds
+            reduce[i] = main * _slope(reduction, link, e)
             gather[i] = weight * _slope(gather_seconds, link, e)
         elif layout.hsdp_replicas > 1:  # shards already reduced in the backward pass; replicas agree now
             reduce[i] = main * _slope(all_reduce_seconds, links["replicate"], e) / links["shard"].size

@@ -16,6 +16,7 @@ from planner.timing.collectives import (
     all_to_all_seconds,
     exposed_seconds,
     gather_seconds,
+    reduces_whole,
     send_seconds,
 )
 from planner.timing.efficiency import Efficiency
@@ -170,10 +171,11 @@ def layer_sharded_data(
     e = device.efficiency
     copied = HALF * copy_seconds(device) if implementation.offload_parameters else 0.0
     weights = gradients = 0.0
+    reduction = all_reduce_seconds if reduces_whole(implementation, zero) else gather_seconds
     for count, name in zip(parameters, ("shard", "edp"), strict=True):
         if count:
             weights += gather_seconds(links[name], HALF * count, e) + copied * count / links[name].size
-            gradients += gather_seconds(links[name], implementation.grad_reduce_bytes * count, e)
+            gradients += reduction(links[name], implementation.grad_reduce_bytes * count, e)
     again = weights if zero == 3 else 0.0
     return exposed_seconds(weights, forward, e), exposed_seconds(again + gradients, backward, e)
 

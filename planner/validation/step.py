@@ -223,7 +223,9 @@ def _layout(run: Mapping[str, Any], model: Model, gpus: int) -> Layout:
         micro_batch=run["micro_batch"],
         sequence_parallel=run.get("sp", False),
         recompute=RECOMPUTE[run.get("recompute", "none")],
-        stages=split_from_counts(model, balanced_counts(model.num_layers, pp, vpp)),
+        stages=split_from_counts(
+            model, [[n] for n in run["layers"]] if "layers" in run else balanced_counts(model.num_layers, pp, vpp)
+        ),
     )
 
 
@@ -242,7 +244,7 @@ def predicted_runs() -> list[Run]:
         workload = Workload(run["seq"], run["batch"], run.get("precision", "bf16"))
         implementation = Implementation(**run.get("implementation", {}))
         step = Timing(model, workload, implementation, cluster).step(layout)
-        release = run["id"].split("-")[1] if run["source"].startswith(("mbridge", "dgxc")) else ""
+        release = run["id"].split("-")[1] if run["source"].startswith(("mbridge", "dgxc")) else run.get("when", "")
         runs.append(
             Run(
                 id=run["id"],

@@ -209,3 +209,12 @@ def test_any_bytes_are_an_input_error(tmp_path_factory, data):
     path.write_bytes(data)
     with pytest.raises(InputError):
         read_deepspeed(path, LLAMA, 8)
+
+
+@pytest.mark.parametrize(("section", "pp", "zero"), [("bf16", 2, 1), ("bf16", 1, 0), ("fp16", 2, 0)])
+def test_the_pipeline_shards_the_states_of_bf16_at_stage_zero(section, pp, zero):
+    """DeepSpeed's BF16_Optimizer divides fp32 weights and moments whatever the stage; only the pipeline takes it."""
+    config = {"train_micro_batch_size_per_gpu": 1, section: {"enabled": True}, "zero_optimization": {"stage": 0}}
+    got = launch(config, pp=pp)
+    assert got.layout.zero == zero
+    assert any("shards optimizer states" in note for note in got.notes) == bool(zero)

@@ -125,6 +125,9 @@ def test_the_dataloader_mask_and_deferred_gradients():
         ("--use-megatron-fsdp --num-distributed-optimizer-instances 2", 3, 2),
         ("--use-torch-fsdp2", 3, 1),
         ("--deepspeed --zero-stage 2", 2, 1),
+        ("--deepspeed --zero-stage 0 --fp16", 0, 1),
+        ("--deepspeed --zero-stage 0 --bf16", 1, 1),
+        ("--deepspeed --zero-stage 0 --bf16 --no-pipeline-parallel", 0, 1),
     ],
 )
 def test_what_is_sharded(arguments, zero, replicas):
@@ -368,3 +371,57 @@ def test_virtual_stages_in_each_spelling():
         2,
     )
     assert [problem.id for problem in both.problems] == ["one-virtual-pipeline-argument"]
+
+
+@pytest.mark.parametrize(
+    ("exports", "attention"),
+    [
+        ("", "auto"),
+        ("NVTE_FUSED_ATTN=0", "flash"),
+        ("NVTE_FLASH_ATTN=0", "fused"),
+        ("NVTE_FLASH_ATTN=0 NVTE_FUSED_ATTN=0", "unfused"),
+        ("NVTE_UNFUSED_ATTN=0", "auto"),
+        ("NVTE_FLASH_ATTN=maybe", "auto"),
+    ],
+)
+def test_transformer_engine_is_told_by_the_environment_which_kernels_it_may_take(exports, attention):
+    """get_attention_backend takes none whose variable is 0; an argument goes before the environment."""
+    script = "\n".join(f"export {word}" for word in exports.split()) + f"\ntorchrun pretrain_gpt.py {LEAST} --bf16"
+    assert launch_from_text(script, "run.sh").implementation.attention == attention
+    named = launch_from_text(script + " --attention-backend flash", "run.sh")
+    assert named.implementation.attention == "flash"
+
+
+def test_no_kernel_left_is_one_sentence():
+    """All three variables at 0 leave nothing to compute attention with."""
+    script = f"NVTE_FLASH_ATTN=0 NVTE_FUSED_ATTN=0 NVTE_UNFUSED_ATTN=0 torchrun pretrain_gpt.py {LEAST}"
+    with pytest.raises(InputError, match="one of NVTE_FLASH_ATTN, NVTE_FUSED_ATTN, NVTE_UNFUSED_ATTN must not be 0"):
+        launch_from_text(script, "run.sh")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "blocking", "connections"),
+    [
+        (f"torchrun pretrain_gpt.py {LEAST}", "run.sh", False, None),
+        (
+            f"export CUDA_LAUNCH_BLOCKING=1 CUDA_DEVICE_MAX_CONNECTIONS=1\npython pretrain_gpt.py {LEAST}",
+            "run.sh",
+            True,
+            1,
+        ),
+        (f"CUDA_LAUNCH_BLOCKING=0 CUDA_DEVICE_MAX_CONNECTIONS=32 python pretrain_gpt.py {LEAST}", "run.sh", False, 32),
+        (f"export CUDA_LAUNCH_BLOCKING=$DEBUG\npython pretrain_gpt.py {LEAST}", "run.sh", False, None),
+        (
+            "ENV_VARS: {CUDA_LAUNCH_BLOCKING: 1, CUDA_DEVICE_MAX_CONNECTIONS: '1'}\n"
+            "MODEL_ARGS: {--num-layers: 4, --num-attention-heads: 4, --micro-batch-size: 4, --hidden-size: 64, "
+            "--seq-length: 32, --vocab-size: 100}",
+            "run.yaml",
+            True,
+            1,
+        ),
+    ],
+)
+def test_what_the_environment_of_a_launch_changes(text, name, blocking, connections):
+    """CUDA's variables are read from exports, before the command and in a YAML; an unknown value says nothing."""
+    got = launch_from_text(text, name).implementation
+    assert (got.launch_blocking, got.device_max_connections) == (blocking, connections)

@@ -255,6 +255,32 @@ def test_a_mixed_cluster_runs_at_the_pace_of_its_slowest_card():
     assert slow.peak_flops_per_gpu < mixed.peak_flops_per_gpu < fast.peak_flops_per_gpu
 
 
+@pytest.mark.parametrize(("framework", "zero", "times"), [("megatron", 1, 1), ("megatron-deepspeed", 1, 2)])
+def test_deepspeed_all_reduces_gradients_that_it_keeps_in_shards(framework, zero, times):
+    """Beside the same gather of weights, stage 1 moves the gradients twice as often as a reduce-scatter does."""
+    layout = even("llama-2-13b", 1, tp=8, dp=8, zero=zero)
+    quiet = {"overlap_grad_reduce": False, "overlap_param_gather": False}
+    seconds = timing("llama-2-13b", framework=framework, **quiet).step(layout).components
+    plain = timing("llama-2-13b", **quiet).step(layout).components
+    gradients, weights = 4, 2  # bytes of a parameter's
+    expected = (times * gradients + weights) / (gradients + weights)
+    assert seconds["data_parallel"] / plain["data_parallel"] == pytest.approx(expected, rel=0.05)
+
+
+def test_a_blocking_host_hides_nothing_and_shows_every_launch():
+    """With CUDA_LAUNCH_BLOCKING communication costs what it does without overlap, and the host's time comes on top,
+    once a layer and microbatch: half the microbatches, half of it."""
+    few, many = (even("llama-2-13b", 1, tp=2, dp=32, micro_batch=b, zero=1) for b in (4, 2))
+    quiet = timing("llama-2-13b", overlap_grad_reduce=False, overlap_param_gather=False).step(few).components
+    got = timing("llama-2-13b", launch_blocking=True).step(few).components
+    assert got["data_parallel"] == pytest.approx(quiet["data_parallel"], rel=0.02)
+    assert got["tensor_parallel"] > quiet["tensor_parallel"]
+    assert got["compute"] == quiet["compute"]
+    assert "launch" not in quiet and got["launch"] > 0
+    twice = timing("llama-2-13b", launch_blocking=True).step(many).components
+    assert twice["launch"] == pytest.approx(2 * got["launch"], rel=1e-6)
+
+
 def test_pricing_imports_no_heavy_library():
     """Start-up stays fast: the path from a layout to its time loads neither numpy nor networkx nor the solver."""
     code = (

@@ -102,6 +102,9 @@ class _Reader:
         zero = self.number("zero_optimization.stage", least=0) or 0
         if zero > 3:
             raise InputError(f"{self.name}: zero_optimization.stage must be from 0 to 3, but was given {zero}.")
+        if zero == 0 and pp > 1 and self.precision() == "bf16":  # engine.py: _do_optimizer_sanity_check, BFLOAT16
+            zero = 1
+            self.notes.append("zero_optimization.stage 0: with bf16 the pipeline shards optimizer states as stage 1")
         shard = self.number("zero_optimization.mics_shard_size", least=-1) or -1
         try:
             stages = balanced_split(model, pp)

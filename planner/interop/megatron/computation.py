@@ -14,6 +14,12 @@ from typing import Literal, TypeVar
 from planner.errors import InputError, NotModelled
 from planner.implementation import AttentionKernel, CrossEntropy, Implementation, LayerImplementation
 from planner.interop.megatron.architecture import dropout, positive
+from planner.interop.megatron.environment import (
+    Environment,
+    allowed_attention,
+    device_max_connections,
+    launch_blocking,
+)
 from planner.interop.megatron.parse import Arguments, readable
 from planner.memory.offload import OFFLOAD_MODULES
 from planner.workload import Optimizer, Precision, Workload
@@ -77,7 +83,7 @@ def layer_implementation(args: Arguments, source: str) -> LayerImplementation:
     return choose(args, "transformer-impl", _IMPLEMENTATIONS, default, source)
 
 
-def build_implementation(args: Arguments, source: str) -> Implementation:
+def build_implementation(args: Arguments, source: str, environment: Environment) -> Implementation:
     """The framework's choices. Raises InputError where a word is none of Megatron's."""
     local = layer_implementation(args, source) == "local"
     gated_by_swiglu = args.flag("swiglu")
@@ -90,7 +96,7 @@ def build_implementation(args: Arguments, source: str) -> Implementation:
     deterministic = args.flag("deterministic-mode")
     return Implementation(
         layer_implementation="local" if local else "transformer_engine",
-        attention=_attention(args, local, source),
+        attention=_attention(args, local, environment, source),
         masked_softmax_fusion=not args.flag("no-masked-softmax-fusion"),
         bias_activation_fusion=not args.flag("no-bias-swiglu-fusion")
         if gated_by_swiglu
@@ -135,20 +141,23 @@ def build_implementation(args: Arguments, source: str) -> Implementation:
         microbatch_group_size=positive(args, _GROUP, source) if _GROUP in args else None,
         calculate_per_token_loss=args.flag("calculate-per-token-loss"),
         framework="megatron-deepspeed" if args.flag("deepspeed") or "zero-stage" in args else "megatron",
+        launch_blocking=launch_blocking(environment),
+        device_max_connections=device_max_connections(environment),
         deterministic=deterministic,
         attention_mask_in_dataloader=not args.flag("no-create-attention-mask-in-dataloader"),
         deferred_embedding_wgrads=_deferred_embedding_wgrads(args),
     )
 
 
-def _attention(args: Arguments, local: bool, source: str) -> AttentionKernel:
-    """Transformer Engine picks a kernel by the card (`auto`); Megatron's own module is unfused by default."""
+def _attention(args: Arguments, local: bool, environment: Environment, source: str) -> AttentionKernel:
+    """Transformer Engine picks a kernel by the card (`auto`) of those that its environment leaves; Megatron's own
+    module is unfused by default."""
     given = choose(args, "attention-backend", _KERNELS, "auto", source)
     if given != "auto":
         return given
     if any(args.flag(name) for name in ("use-flash-attn", "use-flash-attn-v1", "use-flash-attn-v2")):
         return "flash"
-    return "unfused" if local or args.flag("deepspeed") else "auto"
+    return "unfused" if local or args.flag("deepspeed") else allowed_attention(environment, source)
 
 
 def _offload_modules(args: Arguments, source: str) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def _launch(found: Source, name: str, world_size: int | None, vocab_size: int | 
     return MegatronLaunch(
         model=model,
         workload=build_workload(args, name, positive(args, "micro-batch-size", name), layout.dp),
-        implementation=build_implementation(args, name),
+        implementation=build_implementation(args, name, found.environment),
         layout=layout,
         world_size=world,
         unrecognised=tuple(args.unrecognised),

@@ -159,7 +159,9 @@ def _assumed_stages(model: Model, pp: int, vpp: int) -> tuple[Stage, ...]:
 
 
 def _zero(args: Arguments, source: str) -> int:
-    """What is sharded over data parallelism. Megatron-FSDP shards all three unless it is told otherwise."""
+    """What is sharded over data parallelism. Megatron-FSDP shards all three unless it is told otherwise. DeepSpeed's
+    pipeline runs bf16 with an optimizer that shards its states whatever the stage (deepspeed/runtime/engine.py:
+    _do_optimizer_sanity_check; bf16_optimizer.py: _setup_for_real_optimizer)."""
     if args.flag("use-megatron-fsdp") or args.flag("use-custom-fsdp"):
         return choose(args, "data-parallel-sharding-strategy", _SHARDING, "optim_grads_params", source)
     if args.flag("use-torch-fsdp2"):
@@ -167,6 +169,10 @@ def _zero(args: Arguments, source: str) -> int:
     stage = args.get("zero-stage", 0)
     if not 0 <= stage <= 3:
         raise InputError(f"{source}: --zero-stage must be from 0 to 3, but was given {stage}.")
+    deepspeed = args.flag("deepspeed") or "zero-stage" in args
+    if deepspeed and stage == 0 and args.flag("bf16") and not args.flag("no-pipeline-parallel"):
+        args.not_accounted.append("--zero-stage 0: with --bf16 DeepSpeed's pipeline shards optimizer states as stage 1")
+        return 1
     return max(stage, int(args.flag("use-distributed-optimizer")))
 
 

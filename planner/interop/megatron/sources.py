@@ -9,6 +9,7 @@ from typing import Any
 
 from planner.errors import InputError, NotModelled
 from planner.interop.files import parse_mapping, read_text
+from planner.interop.megatron.environment import environment_of
 from planner.interop.megatron.expand import Expander, Variables
 from planner.interop.megatron.known import HONOURED
 from planner.interop.megatron.parse import UNRESOLVED
@@ -34,6 +35,8 @@ class Source:
     words: list[str]
     world_size: int | None
     notes: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables that `environment` reads."""
 
 
 def read_source(path: str | Path) -> Source:
@@ -56,7 +59,8 @@ def source_from_text(text: str, name: str) -> Source:
         raise InputError(
             f"{name}: a launch with Megatron arguments (--num-layers ...) is required, but none was found."
         )
-    return Source(words, _world_size(launcher, script.commands, script.variables), script.notes)
+    world = _world_size(launcher, script.commands, script.variables)
+    return Source(words, world, script.notes, environment_of(script.variables))
 
 
 def _arguments(commands: list[list[str]]) -> tuple[list[str], list[str]]:
@@ -175,7 +179,7 @@ def _from_mapping(mapping: dict[str, Any], name: str) -> Source:
             words += _mapping_words(str(key), value, expander, name)
     if not _count(words):
         raise InputError(f"{name}: a mapping of Megatron arguments (--num-layers: ...) is required, but it has none.")
-    return Source(words, _world_size([], [], variables))
+    return Source(words, _world_size([], [], variables), environment=environment_of(variables))
 
 
 def _mapping_words(key: str, value: Any, expander: Expander, name: str) -> list[str]:
