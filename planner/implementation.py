@@ -87,6 +87,8 @@ class Implementation:
     deallocate_pipeline_outputs: bool = True
     calculate_per_token_loss: bool = False
     framework: Literal["megatron", "megatron-deepspeed"] = "megatron"
+    cuda_graphs: tuple[str, ...] = ()
+    """What is replayed as CUDA graphs (--cuda-graph-impl, --cuda-graph-modules), of GRAPHED."""
     launch_blocking: bool = False
     """CUDA_LAUNCH_BLOCKING=1: the host waits for each operation, so that nothing overlaps and every launch shows."""
     device_max_connections: int | None = None
@@ -99,6 +101,9 @@ class Implementation:
     """Microbatches whose head weight gradient waits (--defer-embedding-wgrad-compute, --wgrad-deferral-limit)."""
 
 
+GRAPHED = ("attn", "mlp", "moe", "moe_router", "moe_preprocess", "layer", "iteration")
+"""Modules of every layer (megatron/core/transformer/enums.py: CudaGraphModule), whole layers, or all of forward and
+backward."""
 BEFORE_FLASH = ("volta", "turing")
 """Architectures without flash and cuDNN attention: compute capability below 8.0."""
 

@@ -135,9 +135,21 @@ def ask(options: dict[str, Any]) -> Question:
         workload=Workload(
             seq_length, global_batch, cast("Precision", precision), cast("Optimizer", options["optimizer"])
         ),
-        implementation=Implementation(attention=cast("AttentionKernel", attention)),
+        implementation=Implementation(
+            attention=cast("AttentionKernel", attention), cuda_graphs=_cuda_graphs(options["cuda_graphs"])
+        ),
         accounting=accounting,
         reserve_bytes=reserve_bytes,
         defaults=tuple(defaults),
         batch_given=batch_given,
     )
+
+
+def _cuda_graphs(given: tuple[str, ...] | None) -> tuple[str, ...]:
+    """In the order of GRAPHED. Raises InputError where all of it and a part are named."""
+    from planner.implementation import GRAPHED
+
+    chosen = tuple([name for name in GRAPHED if name in (given or ())])
+    if len(chosen) > 1 and {"layer", "iteration"} & {*chosen}:
+        raise InputError(f"--cuda-graphs must be layer, or iteration, or modules, but {','.join(chosen)} was given.")
+    return chosen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 
@@ -9,9 +11,11 @@ settings.register_profile("reproducible", derandomize=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A commit passes or fails by what it changes: examples are drawn anew by the slow suite only."""
+    """A commit passes or fails by what it changes: examples are drawn anew by the slow suite only, and nothing depends
+    on the terminal."""
     if "not slow" in config.option.markexpr:
         settings.load_profile("reproducible")
+    os.environ.pop("COLUMNS", None)  # outputs are those of a pipe, also in the workers of pytest-xdist
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,7 +9,7 @@ import pytest
 from planner.cluster import Card, Cluster, Fabric, NodeGroup
 from planner.errors import RuleBroken
 from planner.implementation import Implementation
-from planner.layout import Chunk, Layout, Recompute
+from planner.layout import NO_RECOMPUTE, Chunk, Layout, Recompute
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE
 from planner.rules import RULES, broken_rules, check
 from planner.stages import even_split
@@ -39,6 +39,12 @@ def cluster(architecture: str = "ampere", **flops: float) -> Cluster:
 def case(model=DENSE, workload=WORKLOAD, implementation=IMPLEMENTATION, world=None, cluster=None, **layout):
     """Arguments of `broken_rules`."""
     return model, workload, implementation, Layout(**layout), world, cluster
+
+
+def graphs(model, *captured, recompute=NO_RECOMPUTE, **implementation):
+    """The case of a model with CUDA graphs of `captured`."""
+    chosen = Implementation(cuda_graphs=captured, **implementation)
+    return case(model, implementation=chosen, recompute=recompute)
 
 
 UNFUSED = Implementation(attention="unfused")
@@ -80,6 +86,16 @@ EXAMPLES = {
     "device-connections": (
         case(implementation=Implementation(device_max_connections=8), cluster=cluster(bf16=1.0), tp=2),
         case(implementation=Implementation(device_max_connections=8), cluster=cluster("blackwell", bf16=1.0), tp=2),
+    ),
+    "graph-modules": (graphs(DENSE, "moe_router"), graphs(EXPERTS, "moe_router")),
+    "graph-shapes": (graphs(EXPERTS, "moe"), graphs(EXPERTS, "moe", moe_capacity_factor=1.0, moe_pad_to_capacity=True)),
+    "graph-recompute": (
+        graphs(EXPERTS, "moe_router", recompute=Recompute("selective", ("moe",))),
+        graphs(EXPERTS, "attn", recompute=Recompute("selective", ("moe",))),
+    ),
+    "graph-offload": (
+        graphs(DENSE, "attn", offload_activation_layers=2),
+        graphs(DENSE, "iteration", offload_activation_layers=2),
     ),
     "fsdp-connections": (
         case(implementation=Implementation(device_max_connections=1), dp=2, zero=3),

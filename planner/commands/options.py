@@ -9,6 +9,7 @@ import click
 
 from planner.commands.output import OutputFile
 from planner.commands.types import CARD, CLUSTER, GPUS, MODEL, Choice, Size, StageLayers, Values, Whole
+from planner.implementation import GRAPHED
 from planner.reports import FORMATS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -63,6 +64,11 @@ def workload_options() -> Decorator:
             "--attention",
             type=Choice(["flash", "unfused"]),
             help="unfused keeps the attention matrix for the backward pass. [flash; unfused on cards before Ampere]",
+        ),
+        click.option(
+            "--cuda-graphs",
+            type=Values("cuda-graphs", GRAPHED),
+            help="What is replayed as CUDA graphs, so that the host does not issue its kernels one by one. [nothing]",
         ),
     )
 

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 QUESTION = ("model", "gpus", "cluster")
-WORKLOAD = ("seq_length", "global_batch", "precision", "optimizer", "attention")
+WORKLOAD = ("seq_length", "global_batch", "precision", "optimizer", "attention", "cuda_graphs")
 ACCOUNTING = ("accounting", "reserve")
 
 

@@ -47,6 +47,8 @@ def assumptions(
     if layout.zero >= 2:
         notes += _sharded(impl, layout)
     notes += _offloaded(impl, cluster, host_bytes)
+    if impl.cuda_graphs:
+        notes.append(f"CUDA graphs of {', '.join(impl.cuda_graphs)}: their static buffers are not counted")
     reserve = f"reserve {reserve_bytes / 2**30:.1f} GiB outside the allocator"
     notes.append(f"{reserve}: CUDA context, NCCL, library workspaces, fragmentation")
     return (*notes, *model.notes)

@@ -22,6 +22,7 @@ INPUTS = (
     ("precision", ("workload", "precision")),
     ("optimizer", ("workload", "optimizer")),
     ("attention", ("implementation", "attention")),
+    ("CUDA graphs", ("implementation", "cuda_graphs")),
     ("accounting", ("accounting",)),
     ("reserve_bytes", ("reserve_bytes",)),
 )
@@ -119,7 +120,7 @@ def _inputs(before: Saved, after: Saved) -> Iterator[Change]:
     def at(data: Any, path: tuple[str, ...]) -> Any:
         for key in path:
             data = data.get(key) if isinstance(data, dict) else None
-        return data
+        return None if data == [] else data  # older files have no empty lists
 
     for what, path in INPUTS:
         yield Change(what, at(before.inputs, path), at(after.inputs, path))

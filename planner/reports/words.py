@@ -160,11 +160,12 @@ _KERNELS = {
 
 
 def workload_words(question: Question) -> str:
-    """Sequence, batch and precision."""
-    w = question.workload
+    """Sequence, batch, precision, and the kernels that were asked for."""
+    w, implementation = question.workload, question.implementation
+    graphs = f", CUDA graphs of {', '.join(implementation.cuda_graphs)}" if implementation.cuda_graphs else ""
     return (
         f"{w.global_batch:,} sequences of {w.seq_length:,} tokens a step ({w.tokens_per_step / 1e6:.2f} M tokens), "
-        f"{w.precision}, {w.optimizer}, {_KERNELS[question.implementation.attention]}"
+        f"{w.precision}, {w.optimizer}, {_KERNELS[implementation.attention]}{graphs}"
     )
 
 

@@ -11,6 +11,7 @@ from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model
 from planner.rules.experts import EXPERT_RULES
+from planner.rules.graphs import GRAPH_RULES
 from planner.rules.pipeline import PIPELINE_RULES
 from planner.rules.rule import BrokenRule, Case, Rule
 from planner.rules.states import STATE_RULES
@@ -20,7 +21,7 @@ from planner.workload import Workload
 
 __all__ = ["RULES", "BrokenRule", "Case", "Rule", "broken_rules", "check"]
 
-RULES: tuple[Rule, ...] = WORLD_RULES + TENSOR_RULES + PIPELINE_RULES + EXPERT_RULES + STATE_RULES
+RULES: tuple[Rule, ...] = WORLD_RULES + TENSOR_RULES + PIPELINE_RULES + EXPERT_RULES + STATE_RULES + GRAPH_RULES
 
 
 def broken_rules(

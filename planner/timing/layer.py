@@ -15,14 +15,11 @@ from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE
 from planner.parameters import Weight, layer_weights
 from planner.timing.efficiency import Efficiency
 from planner.timing.kernels import Device, flash_seconds, gemm_seconds, has_flash, memory_seconds
+from planner.timing.launch import Operations, layer_operations
 from planner.timing.mixture import mixture
 from planner.timing.passes import HALF, Passes, bias_gradient, elementwise, feed_forward, linear, norm
 from planner.timing.shard import Shard, dropout_of
 from planner.workload import Workload
-
-LAYER_OPERATIONS = (10, 15)
-"""Operations (forward, backward) that the host issues for any layer beyond its kernels: views, random states, hooks.
-From GPT-2 XL at micro-batch 1 on H100, which takes 3.5 ms a layer whatever the kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +33,8 @@ class LayerCompute:
     mlp: Passes
     selective: float
     """Forward work that selective recomputation repeats."""
+    operations: Operations
+    """That the host issues."""
 
     @property
     def forward(self) -> float:
@@ -47,10 +46,7 @@ class LayerCompute:
 
     def host_seconds(self, e: Efficiency) -> tuple[float, float]:
         """(forward, backward) time in which the host can issue the layer's operations."""
-        a, m = self.attention, self.mlp
-        forward = LAYER_OPERATIONS[0] + a.forward_kernels + m.forward_kernels
-        backward = LAYER_OPERATIONS[1] + a.backward_kernels + m.backward_kernels
-        return forward * e.launch_seconds, backward * e.launch_seconds
+        return self.operations[0] * e.launch_seconds, self.operations[1] * e.launch_seconds
 
 
 def _residual(passes: Passes, device: Device, elements: float, dropout: float, fused: bool) -> None:
@@ -183,7 +179,8 @@ def layer_compute(
     if OPERATIONS in shard.modules:
         kept = _saved_products(device, model, layer, shard, workload)
         selective = max(0.0, attention.forward + p.forward - core_forward - kept)
-    return LayerCompute(attention, core_forward, core_backward, p, selective)
+    operations = layer_operations(attention, p, isinstance(layer.mlp, MoE), implementation)
+    return LayerCompute(attention, core_forward, core_backward, p, selective, operations)
 
 
 def _saved_products(device: Device, model: Model, layer: Layer, shard: Shard, workload: Workload) -> float:

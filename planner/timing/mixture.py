@@ -6,15 +6,10 @@ from planner.implementation import Implementation
 from planner.model import Model, MoE
 from planner.parameters import Weight
 from planner.timing.kernels import Device, memory_seconds
+from planner.timing.launch import DISPATCH, ROUTER
 from planner.timing.passes import HALF, Passes, feed_forward, linear
 from planner.timing.shard import Shard
 from planner.workload import Workload
-
-ROUTER_OPERATIONS = (25, 20)
-DISPATCH_OPERATIONS = (30, 25)
-"""Operations (forward, backward) that the host issues for routing and for dispatch and combine, counted in
-megatron/core/transformer/moe/{router,moe_utils,token_dispatcher}.py: scores, top-k, auxiliary loss, maps and counts;
-permutation, splits, exchanges, sorting by expert and back."""
 
 
 def expert_rows(moe: MoE, shard: Shard, workload: Workload, implementation: Implementation) -> int:
@@ -42,7 +37,7 @@ def mixture(
     p.add(
         memory_seconds(device, t * moe.num_experts * 4 * 10, 10),
         memory_seconds(device, t * moe.num_experts * 4 * 8, 8),
-        ROUTER_OPERATIONS,
+        ROUTER,
     )
     total = expert_rows(moe, shard, workload, implementation)
     permute = HALF * h * (t + t * moe.top_k)
@@ -51,7 +46,7 @@ def mixture(
     p.add(
         memory_seconds(device, passes * 2 * (permute + sort), 6),
         memory_seconds(device, passes * 2 * (permute + sort), 6),
-        DISPATCH_OPERATIONS,
+        DISPATCH,
     )
     experts = [w for w in weights if w.part == "experts"]
     local = max(1, moe.num_experts // shard.ep)

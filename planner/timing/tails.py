@@ -81,6 +81,8 @@ def rates(
             reduction = all_reduce_seconds if reduces_whole(implementation, layout.zero) else gather_seconds
             reduce[i] = main * _slope(reduction, link, e)
             gather[i] = weight * _slope(gather_seconds, link, e)
+        elif layout.zero == 2 and implementation.sharded_framework == "deepspeed":
+            gather[i] = weight * _slope(gather_seconds, link, e)
         elif layout.hsdp_replicas > 1:  # shards already reduced in the backward pass; replicas agree now
             reduce[i] = main * _slope(all_reduce_seconds, links["replicate"], e) / links["shard"].size
     group = links["dp_cp"]

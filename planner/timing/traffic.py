@@ -164,19 +164,24 @@ def layer_sharded_data(
     layer ahead and so hidden behind `forward` and `backward` seconds of the layer's own work.
 
     ZeRO 3 gathers before both passes, ZeRO 2 keeps the weights from the forward to the backward pass (FSDP's
-    `reshard_after_forward`). Weights that wait on the host are copied to the GPU, shard by shard, before each gather.
+    `reshard_after_forward`); DeepSpeed's ZeRO 2 gathers them once, after the step (`tails`), and hides its reductions
+    only with `overlap_comm`. Weights that wait on the host are copied to the GPU, shard by shard, before each gather.
     """
     if zero < 2:
         return 0.0, 0.0
     e = device.efficiency
     copied = HALF * copy_seconds(device) if implementation.offload_parameters else 0.0
+    deepspeed = implementation.sharded_framework == "deepspeed"
     weights = gradients = 0.0
     reduction = all_reduce_seconds if reduces_whole(implementation, zero) else gather_seconds
     for count, name in zip(parameters, ("shard", "edp"), strict=True):
         if count:
-            weights += gather_seconds(links[name], HALF * count, e) + copied * count / links[name].size
+            if not (deepspeed and zero == 2):
+                weights += gather_seconds(links[name], HALF * count, e) + copied * count / links[name].size
             gradients += reduction(links[name], implementation.grad_reduce_bytes * count, e)
     again = weights if zero == 3 else 0.0
+    if deepspeed and not implementation.overlap_grad_reduce:
+        backward = 0.0
     return exposed_seconds(weights, forward, e), exposed_seconds(again + gradients, backward, e)
 
 

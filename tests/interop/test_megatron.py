@@ -425,3 +425,31 @@ def test_what_the_environment_of_a_launch_changes(text, name, blocking, connecti
     """CUDA's variables are read from exports, before the command and in a YAML; an unknown value says nothing."""
     got = launch_from_text(text, name).implementation
     assert (got.launch_blocking, got.device_max_connections) == (blocking, connections)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "graphs"),
+    [
+        ("", ()),
+        ("--cuda-graph-impl none --cuda-graph-modules attn", ()),
+        ("--cuda-graph-impl transformer_engine", ("layer",)),
+        ("--cuda-graph-impl local --cuda-graph-scope full", ("layer",)),
+        ("--cuda-graph-impl transformer_engine --cuda-graph-modules moe_router attn", ("attn", "moe_router")),
+        ("--cuda-graph-impl transformer_engine --cuda-graph-modules attn,mlp", ("attn", "mlp")),
+        ("--cuda-graph-impl local --cuda-graph-modules moe_router", ("moe_router", "moe_preprocess")),
+        ("--cuda-graph-impl full_iteration", ("iteration",)),
+        ("--cuda-graph-impl local --cuda-graph-scope full_iteration", ("iteration",)),
+        ("--enable-cuda-graph", ("layer",)),
+        ("--external-cuda-graph --cuda-graph-scope attn", ("attn",)),
+    ],
+)
+def test_what_is_captured_as_cuda_graphs(arguments, graphs):
+    """Names and defaults of transformer_config.py, with those of older releases."""
+    assert launch(arguments).implementation.cuda_graphs == graphs
+
+
+@pytest.mark.parametrize("arguments", ["--cuda-graph-impl both", "--cuda-graph-impl local --cuda-graph-modules head"])
+def test_graphs_of_nothing_that_exists_are_one_sentence(arguments):
+    """A word that Megatron does not know is answered with those that it does."""
+    with pytest.raises(InputError, match=r"must be (one )?of .*, but was given"):
+        launch(arguments)

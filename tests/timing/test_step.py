@@ -267,6 +267,20 @@ def test_deepspeed_all_reduces_gradients_that_it_keeps_in_shards(framework, zero
     assert seconds["data_parallel"] / plain["data_parallel"] == pytest.approx(expected, rel=0.05)
 
 
+def test_deepspeeds_zero_2_gathers_weights_once():
+    """They stay whole between steps: more microbatches reduce more often but gather no more; FSDP2 gathers for each."""
+    quiet = {"overlap_grad_reduce": False, "overlap_param_gather": False}
+    layouts = [even("llama-2-13b", 1, tp=8, dp=8, micro_batch=b, zero=2) for b in (4, 2)]
+    few, many = (
+        timing("llama-2-13b", sharded_framework="deepspeed", framework="megatron-deepspeed", **quiet).step(x).components
+        for x in layouts
+    )
+    gradients, weights = 2 * 4, 2  # bytes: fp32 gradients are all-reduced
+    assert many["data_parallel"] / few["data_parallel"] == pytest.approx(
+        (16 * gradients + weights) / (8 * gradients + weights), rel=0.05
+    )
+
+
 def test_a_blocking_host_hides_nothing_and_shows_every_launch():
     """With CUDA_LAUNCH_BLOCKING communication costs what it does without overlap, and the host's time comes on top,
     once a layer and microbatch: half the microbatches, half of it."""

@@ -20,6 +20,7 @@ from planner.interop.megatron.environment import (
     device_max_connections,
     launch_blocking,
 )
+from planner.interop.megatron.graphs import build_cuda_graphs
 from planner.interop.megatron.parse import Arguments, readable
 from planner.memory.offload import OFFLOAD_MODULES
 from planner.workload import Optimizer, Precision, Workload
@@ -141,6 +142,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         microbatch_group_size=positive(args, _GROUP, source) if _GROUP in args else None,
         calculate_per_token_loss=args.flag("calculate-per-token-loss"),
         framework="megatron-deepspeed" if args.flag("deepspeed") or "zero-stage" in args else "megatron",
+        cuda_graphs=build_cuda_graphs(args, source),
         launch_blocking=launch_blocking(environment),
         device_max_connections=device_max_connections(environment),
         deterministic=deterministic,

@@ -108,6 +108,7 @@ HONOURED: dict[str, Argument] = {
         merge-file Model.vocab_size where --vocab-size is absent
         transformer-impl Implementation.layer_implementation
         attention-backend Implementation.attention
+        cuda-graph-impl Implementation.cuda_graphs
         cross-entropy-fusion-impl Implementation.cross_entropy
         moe-token-dispatcher-type Implementation.moe_dispatcher
         moe-router-score-function MoE.score_function
@@ -132,6 +133,8 @@ HONOURED: dict[str, Argument] = {
         """
         recompute-modules Layout.recompute
         offload-modules Implementation.offload_modules
+        cuda-graph-modules Implementation.cuda_graphs
+        cuda-graph-scope Implementation.cuda_graphs (older name of cuda-graph-modules)
         step-batch-size-schedule Workload.global_batch (the last step's)
         spec none, unless it names a hybrid or Mamba stack (refused) or `local` (Implementation.layer_implementation)
         """,
@@ -178,6 +181,8 @@ HONOURED: dict[str, Argument] = {
         no-gradient-accumulation-fusion Implementation.gradient_accumulation_fusion
         accumulate-allreduce-grads-in-fp32 Implementation.grad_reduce_bytes
         grad-reduce-in-bf16 Implementation.grad_reduce_bytes
+        enable-cuda-graph Implementation.cuda_graphs (older: --cuda-graph-impl local)
+        external-cuda-graph Implementation.cuda_graphs (older: --cuda-graph-impl transformer_engine)
         overlap-grad-reduce Implementation.overlap_grad_reduce
         overlap-param-gather Implementation.overlap_param_gather
         tp-comm-overlap Implementation.tp_comm_overlap
@@ -230,8 +235,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         use-fused-weighted-squared-relu the activation is counted as unfused
         apply-residual-connection-post-layernorm the residual is counted as before the norm
         qk-l2-norm the weightless norm of queries and keys is not counted
-        external-cuda-graph buffers of CUDA graphs are not counted
-        enable-cuda-graph buffers of CUDA graphs are not counted
         optimizer-cuda-graph buffers of CUDA graphs are not counted
         openai-gelu the activation is counted as the default GELU
         disable-jit-fuser fused elementwise operations are counted as fused
@@ -282,7 +285,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         moe-token-drop-policy dropped tokens are those beyond the capacity whichever they are
         moe-dispatch-fwd-dtype tokens are sent in bf16
         moe-combine-bwd-dtype tokens are sent in bf16
-        cuda-graph-impl buffers of CUDA graphs are not counted
         no-rope-freq rotary positions are counted on every layer
         num-layers-at-start-in-bf16 all layers are counted in FP8
         num-layers-at-end-in-bf16 all layers are counted in FP8
@@ -305,8 +307,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
     **_table(
         "list",
         """
-        cuda-graph-modules buffers of CUDA graphs are not counted
-        cuda-graph-scope buffers of CUDA graphs are not counted
         cp-comm-type context parallelism is timed as ring exchange (p2p)
         hierarchical-context-parallel-sizes context parallelism is timed as one ring
         ddp-param-name-patterns-for-fp32-local-accumulation these fp32 copies are not counted

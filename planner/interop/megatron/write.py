@@ -238,6 +238,11 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
     words += ["--make-vocab-size-divisible-by", str(i.vocab_divisible_by)]
     if i.cross_entropy in ("native", "te"):
         words += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", i.cross_entropy]
+    if i.cuda_graphs == ("iteration",):
+        words += ["--cuda-graph-impl", "full_iteration"]
+    elif i.cuda_graphs:
+        words += ["--cuda-graph-impl", "transformer_engine"]
+        words += ["--cuda-graph-modules", *i.cuda_graphs] if i.cuda_graphs != ("layer",) else []
     if i.microbatch_group_size:
         words += ["--microbatch-group-size-per-virtual-pipeline-stage", str(i.microbatch_group_size)]
     if i.deferred_embedding_wgrads:
