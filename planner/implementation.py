@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LayerImplementation = Literal["transformer_engine", "local"]
+ContextExchange = Literal["p2p", "a2a", "allgather", "a2a+p2p"]
 AttentionKernel = Literal["auto", "flash", "fused", "unfused"]
 CrossEntropy = Literal["unfused", "native", "te", "torch", "compiled", "liger"]
 """unfused, native, te: Megatron's. torch: torch.nn.functional.cross_entropy of fp32 logits; compiled: the same under
@@ -40,6 +41,9 @@ class Implementation:
     overlap_grad_reduce: bool = True
     overlap_param_gather: bool = True
     tp_comm_overlap: bool = False
+    cp_comm_type: ContextExchange = "p2p"
+    """How context-parallel ranks exchange keys and values (--cp-comm-type): p2p: around a ring; a2a: whole sequences of
+    a part of the heads, as Ulysses does; allgather: gathered before attention; a2a+p2p: both, by level."""
     ddp_bucket_elements: int | None = None
     """None is Megatron's default: max(40 000 000, 1 000 000 x data-parallel size)."""
     pad_buckets_for_high_nccl_busbw: bool = False
@@ -108,14 +112,14 @@ BEFORE_FLASH = ("volta", "turing")
 """Architectures without flash and cuDNN attention: compute capability below 8.0."""
 
 
-def attention_on(implementation: Implementation, architecture: str) -> AttentionKernel:
-    """The kernel that `auto` means: cuDNN from Hopper on, FlashAttention before, and on Blackwell in deterministic
-    mode, where cuDNN has no deterministic backward; unfused where neither runs (Transformer Engine,
-    pytorch/attention/dot_product_attention/utils.py: get_attention_backend)."""
+def attention_on(implementation: Implementation, architecture: str, sinks: bool = False) -> AttentionKernel:
+    """The kernel that `auto` means: cuDNN from Hopper on and for attention sinks, FlashAttention before, and on
+    Blackwell in deterministic mode, where cuDNN has no deterministic backward; unfused where neither runs (Transformer
+    Engine, pytorch/attention/dot_product_attention/utils.py: get_attention_backend)."""
     if implementation.attention != "auto":
         return implementation.attention
     if architecture in BEFORE_FLASH:
         return "unfused"
-    if architecture == "hopper" or (architecture == "blackwell" and not implementation.deterministic):
+    if sinks or architecture == "hopper" or (architecture == "blackwell" and not implementation.deterministic):
         return "fused"
     return "flash"

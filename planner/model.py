@@ -179,6 +179,17 @@ class Model:
         return any(layer.kind == "moe" for layer in self.layer_kinds)
 
     @property
+    def has_sinks(self) -> bool:
+        """Some layer's attention has learned sinks."""
+        return any(isinstance(k.attention, Attention) and k.attention.sinks for k in self.layer_kinds)
+
+    @property
+    def narrowest_window(self) -> int | None:
+        """Tokens of the narrowest sliding window; None where every layer attends to all."""
+        windows = [k.attention.window for k in self.layer_kinds if isinstance(k.attention, Attention)]
+        return min((window for window in windows if window is not None), default=None)
+
+    @property
     def rotary_dim(self) -> int:
         """Rotary features of one head (0 without rotary positions)."""
         if self.position != "rope":

@@ -10,7 +10,7 @@ from planner.errors import InputError
 if TYPE_CHECKING:
     from planner.capacity.quantities import Prices
     from planner.cluster import Cluster
-    from planner.implementation import AttentionKernel, Implementation
+    from planner.implementation import AttentionKernel, ContextExchange, Implementation
     from planner.model import Model
     from planner.workload import Optimizer, Precision, Workload
 
@@ -122,9 +122,18 @@ def ask(options: dict[str, Any]) -> Question:
     attention = options["attention"]
     if attention is None:
         old = sorted({g.card.name for g in cluster.groups if g.card.architecture in BEFORE_FLASH})
-        attention = "unfused" if old else "flash"
+        attention = "unfused" if old else "fused" if model.has_sinks else "flash"
         if old:
             defaults.append(f"attention unfused: flash attention needs Ampere or newer, which {', '.join(old)} is not")
+        elif model.has_sinks:
+            defaults.append(f"attention fused: flash attention has no sinks, which {model.name} has")
+    exchange = options["cp_comm_type"]
+    if exchange is None:
+        exchange = "p2p"
+        if model.has_sinks or (model.narrowest_window or seq_length) < seq_length:
+            exchange = "a2a"
+            what = "attention sinks" if model.has_sinks else "sliding windows"
+            defaults.append(f"context parallelism by all-to-all: {what} do not go around a ring")
     accounting = options["accounting"]
     reserve_bytes = options["reserve"]
     if reserve_bytes is None:
@@ -136,7 +145,9 @@ def ask(options: dict[str, Any]) -> Question:
             seq_length, global_batch, cast("Precision", precision), cast("Optimizer", options["optimizer"])
         ),
         implementation=Implementation(
-            attention=cast("AttentionKernel", attention), cuda_graphs=_cuda_graphs(options["cuda_graphs"])
+            attention=cast("AttentionKernel", attention),
+            cp_comm_type=cast("ContextExchange", exchange),
+            cuda_graphs=_cuda_graphs(options["cuda_graphs"]),
         ),
         accounting=accounting,
         reserve_bytes=reserve_bytes,

@@ -47,6 +47,10 @@ def graphs(model, *captured, recompute=NO_RECOMPUTE, **implementation):
     return case(model, implementation=chosen, recompute=recompute)
 
 
+FUSED = Implementation(attention="fused")
+A2A = Implementation(attention="fused", cp_comm_type="a2a")
+SLIDING = replace(DENSE, name="sliding", layer_kinds=(Layer(Attention(8, 4, 8, window=32), MLP(96)),))
+SINKS = replace(DENSE, name="sinks", layer_kinds=(Layer(Attention(8, 4, 8, sinks=True), MLP(96)),))
 UNFUSED = Implementation(attention="unfused")
 EP_OVERLAP = Implementation(overlap_moe_expert_parallel_comm=True)
 SELECTIVE_MLA = Recompute("selective", ("mla_up_proj",))
@@ -87,6 +91,16 @@ EXAMPLES = {
         case(implementation=Implementation(device_max_connections=8), cluster=cluster(bf16=1.0), tp=2),
         case(implementation=Implementation(device_max_connections=8), cluster=cluster("blackwell", bf16=1.0), tp=2),
     ),
+    "context-window": (
+        case(SLIDING, implementation=FUSED, cp=2, dp=2),
+        case(SLIDING, implementation=Implementation(attention="fused", cp_comm_type="allgather"), cp=2, dp=2),
+    ),
+    "context-sinks": (
+        case(SINKS, implementation=Implementation(attention="fused", cp_comm_type="allgather"), cp=2, dp=2),
+        case(SINKS, implementation=A2A, cp=2, dp=2),
+    ),
+    "context-heads": (case(SINKS, implementation=A2A, tp=2, cp=4), case(SINKS, implementation=A2A, tp=2, cp=2)),
+    "attention-sinks": (case(SINKS), case(SINKS, implementation=FUSED)),
     "graph-modules": (graphs(DENSE, "moe_router"), graphs(EXPERTS, "moe_router")),
     "graph-shapes": (graphs(EXPERTS, "moe"), graphs(EXPERTS, "moe", moe_capacity_factor=1.0, moe_pad_to_capacity=True)),
     "graph-recompute": (

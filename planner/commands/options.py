@@ -62,8 +62,15 @@ def workload_options() -> Decorator:
         click.option("--optimizer", type=Choice(optimizers), default="adamw", help="Whose states are kept. [adamw]"),
         click.option(
             "--attention",
-            type=Choice(["flash", "unfused"]),
-            help="unfused keeps the attention matrix for the backward pass. [flash; unfused on cards before Ampere]",
+            type=Choice(["flash", "fused", "unfused"]),
+            help="fused is cuDNN's; unfused keeps the attention matrix for the backward pass. [flash; fused for "
+            "attention sinks; unfused on cards before Ampere]",
+        ),
+        click.option(
+            "--cp-comm-type",
+            type=Choice(["p2p", "a2a", "allgather"]),
+            help="How context-parallel ranks exchange keys and values: around a ring, by heads, or all at once. [p2p; "
+            "a2a for sliding windows and attention sinks]",
         ),
         click.option(
             "--cuda-graphs",

@@ -166,7 +166,7 @@ def _as_typed(ctx: click.Context, result: SearchResult, model_name: str) -> Sear
     if result.explanation is None or not result.explanation.hints:
         return result
     named = words.typed(ctx, ("model",)) or f"--model {model_name}"
-    others = words.typed(ctx, ("precision", "optimizer", "attention", "cuda_graphs", *words.ACCOUNTING))
+    others = words.typed(ctx, ("precision", "optimizer", "attention", "cp_comm_type", "cuda_graphs", *words.ACCOUNTING))
 
     def command(text: str) -> str:
         return f"{text.replace(f'--model {model_name}', named, 1)} {others}".rstrip()

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 QUESTION = ("model", "gpus", "cluster")
-WORKLOAD = ("seq_length", "global_batch", "precision", "optimizer", "attention", "cuda_graphs")
+WORKLOAD = ("seq_length", "global_batch", "precision", "optimizer", "attention", "cp_comm_type", "cuda_graphs")
 ACCOUNTING = ("accounting", "reserve")
 
 

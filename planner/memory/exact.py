@@ -54,7 +54,7 @@ class ExactAccounting:
         cluster: Cluster,
         reserve_bytes: int | None = None,
     ) -> None:
-        kernel = attention_on(implementation, cluster.card.architecture)
+        kernel = attention_on(implementation, cluster.card.architecture, model.has_sinks)
         self.model = model
         self.workload = workload
         self.implementation = replace(implementation, attention=kernel)

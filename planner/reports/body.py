@@ -33,6 +33,7 @@ def inputs(question: Question) -> dict[str, Any]:
             "layer_implementation": implementation.layer_implementation,
             "cross_entropy": implementation.cross_entropy,
             "grad_reduce_bytes": implementation.grad_reduce_bytes,
+            "cp_comm_type": implementation.cp_comm_type,
             "cuda_graphs": list(implementation.cuda_graphs),
             "schedule": implementation.schedule,
             "optimizer_offload_fraction": implementation.optimizer_offload_fraction,

@@ -22,10 +22,13 @@ INPUTS = (
     ("precision", ("workload", "precision")),
     ("optimizer", ("workload", "optimizer")),
     ("attention", ("implementation", "attention")),
+    ("cp_comm_type", ("implementation", "cp_comm_type")),
     ("CUDA graphs", ("implementation", "cuda_graphs")),
     ("accounting", ("accounting",)),
     ("reserve_bytes", ("reserve_bytes",)),
 )
+OLDER: dict[str, Any] = {"cp_comm_type": "p2p", "cuda_graphs": []}
+"""What held when a file was saved that does not say it."""
 STAGE_FIELDS = ("layers", "parameters", "in_flight_microbatches", "total_bytes", "headroom_bytes")
 
 
@@ -119,8 +122,8 @@ def compare_report(before: Saved, after: Saved) -> Report:
 def _inputs(before: Saved, after: Saved) -> Iterator[Change]:
     def at(data: Any, path: tuple[str, ...]) -> Any:
         for key in path:
-            data = data.get(key) if isinstance(data, dict) else None
-        return None if data == [] else data  # older files have no empty lists
+            data = data.get(key, OLDER.get(key)) if isinstance(data, dict) else None
+        return data
 
     for what, path in INPUTS:
         yield Change(what, at(before.inputs, path), at(after.inputs, path))

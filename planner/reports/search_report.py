@@ -44,6 +44,7 @@ UNPROVED_RUNNERS_UP = (
     "The first is proved. The others are the best that were found: the work allowed for runners-up came to its end, so "
     "a layout that is not listed may belong among them."
 )
+UNPROVED = "None of these is proved to be the fastest: they are the best that were found."
 
 
 class Section(NamedTuple):
@@ -167,7 +168,9 @@ def _found(
     if len(result.plans) > 1:
         yield Heading("The best layouts that fit, with GiB of one GPU at the peak")
         yield layouts_table(result.plans)
-        if not result.statistics.get("runners_up_proved", 1):
+        if result.status is not Status.OPTIMAL:
+            yield Text(UNPROVED, "quiet")
+        elif not result.statistics.get("runners_up_proved", 1):
             yield Text(UNPROVED_RUNNERS_UP, "quiet")
     yield from (block for section in sections for block in section.blocks)
     yield from memory_blocks(best.memory, verdict=False)

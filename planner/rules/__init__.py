@@ -10,6 +10,7 @@ from planner.errors import RuleBroken
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model
+from planner.rules.context import CONTEXT_RULES
 from planner.rules.experts import EXPERT_RULES
 from planner.rules.graphs import GRAPH_RULES
 from planner.rules.pipeline import PIPELINE_RULES
@@ -21,7 +22,9 @@ from planner.workload import Workload
 
 __all__ = ["RULES", "BrokenRule", "Case", "Rule", "broken_rules", "check"]
 
-RULES: tuple[Rule, ...] = WORLD_RULES + TENSOR_RULES + PIPELINE_RULES + EXPERT_RULES + STATE_RULES + GRAPH_RULES
+RULES: tuple[Rule, ...] = (
+    WORLD_RULES + TENSOR_RULES + CONTEXT_RULES + PIPELINE_RULES + EXPERT_RULES + STATE_RULES + GRAPH_RULES
+)
 
 
 def broken_rules(

@@ -126,37 +126,6 @@ SEQUENCE_DIVIDES = Rule(
     lambda c: not c.layout.sequence_parallel or c.workload.seq_length % (c.layout.tp * c.layout.cp) == 0,
     lambda c: f"seq_length is {c.workload.seq_length}, cp is {c.layout.cp} and tp is {c.layout.tp}",
 )
-CONTEXT_DIVIDES = Rule(
-    "context-divides",
-    "with cp > 1, seq_length must be divisible by 2 x cp",
-    "megatron/training/arguments.py: validate_args (context_parallel_size)",
-    ("cp",),
-    lambda c: c.layout.cp == 1 or c.workload.seq_length % (2 * c.layout.cp) == 0,
-    lambda c: f"seq_length is {c.workload.seq_length} and cp is {c.layout.cp}",
-    lambda c: (
-        "the nearest legal cp is "
-        + close_to(c.layout.cp, [1] + [d for d in divisors(max(1, c.workload.seq_length // 2)) if d > 1])
-    ),
-)
-
-
-def _context_attention(c: Case) -> bool:
-    return c.layout.cp == 1 or (
-        c.implementation.attention != "unfused" and c.implementation.layer_implementation == "transformer_engine"
-    )
-
-
-CONTEXT_KERNEL = Rule(
-    "context-needs-fused-attention",
-    "context parallelism needs Transformer Engine's flash or fused attention",
-    "megatron/core/transformer/dot_product_attention.py: DotProductAttention.__init__",
-    ("cp",),
-    _context_attention,
-    lambda c: (
-        f"cp is {c.layout.cp} with {c.implementation.layer_implementation} layers "
-        f"and {c.implementation.attention} attention"
-    ),
-)
 
 
 def _without_flash(c: Case) -> list[str]:
@@ -194,6 +163,15 @@ ONE_CONNECTION = Rule(
     _one_connection,
     lambda c: f"it is {c.implementation.device_max_connections}, tp is {c.layout.tp} and cp is {c.layout.cp}",
 )
+SINKS = Rule(
+    "attention-sinks",
+    "attention sinks need cuDNN or unfused attention",
+    "TransformerEngine pytorch/attention/dot_product_attention/utils.py: get_attention_backend (softmax_type)",
+    (),
+    lambda c: not c.model.has_sinks or c.implementation.attention != "flash",
+    lambda c: f"attention is flash and {c.model.name} has sinks",
+    lambda c: "fused would do",
+)
 POSITIONS = Rule(
     "sequence-positions",
     "seq_length must not exceed the learned position table",
@@ -213,9 +191,8 @@ TENSOR_RULES = (
     SEQUENCE_NEEDS_TENSOR,
     TENSOR_OVERLAP,
     SEQUENCE_DIVIDES,
-    CONTEXT_DIVIDES,
-    CONTEXT_KERNEL,
     FLASH_CARD,
     ONE_CONNECTION,
+    SINKS,
     POSITIONS,
 )

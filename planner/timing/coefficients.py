@@ -8,7 +8,7 @@ from math import log2
 
 from planner.cluster import Cluster
 from planner.errors import InputError
-from planner.implementation import Implementation
+from planner.implementation import Implementation, attention_on
 from planner.layout import Layout
 from planner.model import Model
 from planner.parameters import (
@@ -21,6 +21,7 @@ from planner.parameters import (
 )
 from planner.timing import tails
 from planner.timing.collectives import all_reduce_seconds
+from planner.timing.context import layer_context_parallel
 from planner.timing.efficiency import efficiency
 from planner.timing.ends import embedding_seconds, head_seconds, projection_seconds
 from planner.timing.floor import layer_floor_seconds
@@ -32,7 +33,6 @@ from planner.timing.shard import Shard, shard_of
 from planner.timing.split import ends
 from planner.timing.traffic import (
     Links,
-    layer_context_parallel,
     layer_expert_parallel,
     layer_sharded_data,
     layer_tensor_parallel,
@@ -69,8 +69,9 @@ class Coefficients:
 
     def __init__(self, model: Model, workload: Workload, implementation: Implementation, cluster: Cluster):
         self.model, self.workload = model, workload
-        self.implementation, self.cluster = implementation, cluster
         self.device = slowest_device(cluster, workload.precision)
+        kernel = attention_on(implementation, self.device.card.architecture, model.has_sinks)
+        self.implementation, self.cluster = replace(implementation, attention=kernel), cluster
         if implementation.launch_blocking:
             self.device = one_at_a_time(self.device)
         self._compute: dict[tuple[Shard, int], LayerCompute] = {}
@@ -212,7 +213,7 @@ class Coefficients:
             return found
         c = self._layer_compute(shard, kind)
         tp = layer_tensor_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
-        cp = layer_context_parallel(layer, c, shard, self.workload, links, e)
+        cp = layer_context_parallel(layer, c, shard, self.workload, self.implementation, links, e)
         ep = layer_expert_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
         forward = c.forward + tp[0] + cp[0] + ep[0]
         backward = c.backward + c.selective + tp[1] + cp[1] + ep[1]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from planner.implementation import Implementation
 from planner.model import Layer, Model, MoE
 from planner.parameters import layer_weights
+from planner.timing.context import layer_context_parallel
 from planner.timing.efficiency import Efficiency
 from planner.timing.kernels import Device
 from planner.timing.layer import LayerCompute
 from planner.timing.shard import Shard
-from planner.timing.traffic import Links, layer_context_parallel, layer_tensor_parallel
+from planner.timing.traffic import Links, layer_tensor_parallel
 from planner.workload import Workload
 
 
@@ -30,7 +31,7 @@ def layer_floor_seconds(
     Of a mixture of experts only the experts' arithmetic is counted, at the rate of the largest products.
     """
     tp = layer_tensor_parallel(model, layer, compute, shard, workload, implementation, links, e)
-    cp = layer_context_parallel(layer, compute, shard, workload, links, e)
+    cp = layer_context_parallel(layer, compute, shard, workload, implementation, links, e)
     seconds = compute.attention.forward + compute.attention.backward + sum(tp) + sum(cp)
     if not isinstance(layer.mlp, MoE):
         return seconds + compute.mlp.forward + compute.mlp.backward

@@ -75,6 +75,39 @@ def _unfused_core(
     return forward + copied, backward + copied
 
 
+def _flash_core(
+    device: Device,
+    shard: Shard,
+    workload: Workload,
+    implementation: Implementation,
+    heads: int,
+    widths: tuple[int, int],
+    window: int | None,
+    drop: float,
+) -> tuple[float, float, tuple[int, int]]:
+    """Forward and backward seconds of flash attention over a rank's `heads`, and its kernels.
+
+    Under context parallelism a ring takes cp parts, each of whose outputs is rescaled and merged in fp32; gathered keys
+    take two parts (the causal balance); an all-to-all gives whole sequences of a cp-th of the heads, copied into and
+    out of their order.
+    """
+    older = implementation.layer_implementation != "transformer_engine"
+    cp, exchange = shard.cp, implementation.cp_comm_type
+    whole = cp > 1 and exchange == "a2a"
+    parts, held = (1, max(1, heads // cp)) if whole else (cp, heads)
+    key = (device, shard.micro_batch, workload.seq_length, held, *widths, window, parts)
+    forward, backward = (flash_seconds(*key, again, older, drop > 0) for again in (False, True))
+    if whole:
+        moved = memory_seconds(device, shard.tokens(workload) * heads * 2 * sum(widths) * 2 * HALF, 4)
+        return forward + moved, backward + moved, (5, 7)
+    if exchange == "allgather" and cp > 1:
+        return forward, backward, (2, 6)
+    if cp > 1:
+        merge = memory_seconds(device, (cp - 1) * shard.tokens(workload) * heads * widths[1] * 8, 3 * (cp - 1))
+        forward, backward = forward + merge, backward + merge
+    return forward, backward, (cp, 3 * cp)
+
+
 def _attention(
     device: Device,
     model: Model,
@@ -119,12 +152,7 @@ def _attention(
         forward, backward = _unfused_core(device, a, shard, workload.seq_length, implementation, drop)
         kernels = (4, 7) if implementation.masked_softmax_fusion else (8, 11)
     else:
-        key = (device, shard.micro_batch, workload.seq_length, heads, qk, v, window, shard.cp)
-        forward, backward = (flash_seconds(*key, backward, not te, drop > 0) for backward in (False, True))
-        if shard.cp > 1:  # each part's output is rescaled and merged in fp32
-            merge = memory_seconds(device, (shard.cp - 1) * t * heads * v * 8, 3 * (shard.cp - 1))
-            forward, backward = forward + merge, backward + merge
-        kernels = (shard.cp, 3 * shard.cp)
+        forward, backward, kernels = _flash_core(device, shard, workload, implementation, heads, (qk, v), window, drop)
     p.add(forward, backward, kernels)
     _residual(
         p,

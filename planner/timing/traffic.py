@@ -1,8 +1,8 @@
-"""Seconds of communication that one layer exposes for one microbatch: tensor, context, expert, sharded data parallel.
+"""Seconds of communication that one layer exposes for one microbatch: tensor, expert and sharded data parallel.
 
 What hides behind what follows Megatron-Core: `tensor_parallel/layers.py: LinearWithGradAccumulationAndAsync
 Communication` (the backward gather of the input runs beside the input's gradient product, the reduction beside the
-weight's), `transformer/moe/token_dispatcher.py`, and Transformer Engine's ring attention (`context_parallel.py`).
+weight's), and `transformer/moe/token_dispatcher.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from planner.implementation import Implementation
-from planner.model import Attention, LatentAttention, Layer, Model, MoE
+from planner.model import LatentAttention, Layer, Model, MoE
 from planner.timing.collectives import (
     all_reduce_seconds,
     all_to_all_seconds,
@@ -93,25 +93,6 @@ def layer_tensor_parallel(
     elif not layer.parallel:
         more = tensor_parallel_seconds(compute.mlp, hidden, hidden, *args)
         forward, backward = forward + more[0], backward + more[1]
-    return forward, backward
-
-
-def layer_context_parallel(
-    layer: Layer, compute: LayerCompute, shard: Shard, workload: Workload, links: Links, e: Efficiency
-) -> tuple[float, float]:
-    """Ring attention: each of cp - 1 steps sends the keys and values (backward also their gradients) to the next rank,
-    beside the attention of the step before."""
-    if shard.cp == 1:
-        return 0.0, 0.0
-    a = layer.attention
-    if isinstance(a, Attention):
-        width = 2 * a.key_width / shard.tp
-    else:
-        width = a.num_heads / shard.tp * (a.qk_dim + a.v_head_dim)
-    step = send_seconds(links["cp"], HALF * shard.tokens(workload) * width, e)
-    steps = shard.cp - 1
-    forward = exposed_seconds(step * steps, compute.core_forward * steps / shard.cp, e)
-    backward = exposed_seconds(2 * step * steps, compute.core_backward * steps / shard.cp, e)
     return forward, backward
 
 

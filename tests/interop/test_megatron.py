@@ -453,3 +453,28 @@ def test_graphs_of_nothing_that_exists_are_one_sentence(arguments):
     """A word that Megatron does not know is answered with those that it does."""
     with pytest.raises(InputError, match=r"must be (one )?of .*, but was given"):
         launch(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exchange", "noted"),
+    [
+        ("", "p2p", False),
+        ("--cp-comm-type a2a", "a2a", False),
+        ("--cp-comm-type all_gather", "allgather", False),
+        ("--cp-comm-type a2a+p2p", "a2a+p2p", False),
+        ("--cp-comm-type p2p p2p a2a a2a", "p2p", True),
+    ],
+)
+def test_how_context_parallel_ranks_exchange(arguments, exchange, noted):
+    """One word for all layers; where they differ the first counts, and the report says so."""
+    got = launch(arguments)
+    assert got.implementation.cp_comm_type == exchange
+    assert any("layers differ" in text for text in got.not_accounted) == noted
+
+
+def test_an_unknown_exchange_is_one_sentence():
+    """The words that there are stand in the sentence."""
+    with pytest.raises(
+        InputError, match=r"--cp-comm-type must be of p2p, a2a, allgather, a2a\+p2p, but was given 'nvl'"
+    ):
+        launch("--cp-comm-type nvl")

@@ -147,6 +147,10 @@ def test_transformer_engine_keeps_contiguous_heads():
     assert "attention output of the kernel" not in kept
     assert saved(LLAMA, shape(batch=2), TE)["attention output of the kernel"] == 2 * 128
     assert "attention output of the kernel" not in saved(LLAMA, shape(batch=2), replace(TE, attention="fused"))
+    ring, exchanged = (replace(TE, attention="fused", cp_comm_type=x) for x in ("p2p", "a2a"))
+    assert "attention output of the kernel" not in saved(LLAMA, shape(cp=2), ring)
+    assert saved(LLAMA, shape(cp=2), exchanged)["attention output of the kernel"] == 128
+    assert "attention output of the kernel" not in saved(LLAMA, shape(), exchanged)
 
 
 def test_selective_recomputation_of_the_core_attention():

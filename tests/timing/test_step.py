@@ -312,3 +312,33 @@ def test_bad_input_is_one_sentence():
         t.form(Layout(tp=4, dp=16))
     with pytest.raises(InputError, match=r"timed on pp \(4\) stages, but was given 0"):
         t.step(Layout(tp=4, pp=4, dp=4))
+
+
+def contexts(exchange, cp=4, tp=2, model="llama-2-70b"):
+    """Components of a step under one exchange of context parallelism."""
+    layout = even(model, 1, tp=tp, cp=cp, dp=64 // (tp * cp), zero=3, sequence_parallel=tp > 1)
+    found = timing(model, "64xH100-80G", seq=32768, batch=64, cp_comm_type=exchange, attention="fused").step(layout)
+    return found.components
+
+
+def test_each_exchange_of_context_parallelism_has_its_own_cost():
+    """A ring hides behind long sequences and pays the tax; an all-to-all and a gather show all of what they move. Both
+    levels of a2a+p2p count as one ring."""
+    ring, by_heads, gathered = (contexts(x)["context_parallel"] for x in ("p2p", "a2a", "allgather"))
+    assert ring < by_heads and ring < gathered
+    assert contexts("a2a+p2p") == contexts("p2p")
+
+
+def test_grouped_queries_favour_the_gather_and_plain_ones_the_all_to_all():
+    """A gather moves only keys and values, but those of all ranks; an all-to-all a rank's own, with the queries and the
+    outputs. Of eight ranks with as many key heads as query heads the gather moves five times as much."""
+    plain = [contexts(x, cp=8, tp=1, model="llama-2-13b")["context_parallel"] for x in ("a2a", "allgather")]
+    grouped = [contexts(x, cp=8, tp=1)["context_parallel"] for x in ("a2a", "allgather")]
+    assert 3 < plain[1] / plain[0] < 5.3
+    assert grouped[1] / grouped[0] < 1
+
+
+def test_without_context_parallelism_the_exchange_is_nothing():
+    """One rank exchanges with nobody."""
+    assert contexts("a2a", cp=1) == contexts("p2p", cp=1)
+    assert "context_parallel" not in contexts("allgather", cp=1)

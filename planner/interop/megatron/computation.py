@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 
 from planner.errors import InputError, NotModelled
-from planner.implementation import AttentionKernel, CrossEntropy, Implementation, LayerImplementation
+from planner.implementation import AttentionKernel, ContextExchange, CrossEntropy, Implementation, LayerImplementation
 from planner.interop.megatron.architecture import dropout, positive
 from planner.interop.megatron.environment import (
     Environment,
@@ -48,6 +48,7 @@ _DISPATCHERS: dict[str, Literal["allgather", "alltoall", "flex"]] = {
     "alltoall_seq": "alltoall",
     "flex": "flex",
 }
+_EXCHANGES: dict[str, ContextExchange] = {"p2p": "p2p", "a2a": "a2a", "allgather": "allgather", "a2a+p2p": "a2a+p2p"}
 _FP8_RECIPES: dict[str, Literal["delayed", "tensorwise", "blockwise", "mxfp8"]] = {
     "delayed": "delayed",
     "tensorwise": "tensorwise",
@@ -142,6 +143,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         microbatch_group_size=positive(args, _GROUP, source) if _GROUP in args else None,
         calculate_per_token_loss=args.flag("calculate-per-token-loss"),
         framework="megatron-deepspeed" if args.flag("deepspeed") or "zero-stage" in args else "megatron",
+        cp_comm_type=_cp_comm_type(args, source),
         cuda_graphs=build_cuda_graphs(args, source),
         launch_blocking=launch_blocking(environment),
         device_max_connections=device_max_connections(environment),
@@ -160,6 +162,18 @@ def _attention(args: Arguments, local: bool, environment: Environment, source: s
     if any(args.flag(name) for name in ("use-flash-attn", "use-flash-attn-v1", "use-flash-attn-v2")):
         return "flash"
     return "unfused" if local or args.flag("deepspeed") else allowed_attention(environment, source)
+
+
+def _cp_comm_type(args: Arguments, source: str) -> ContextExchange:
+    """One for all layers, else that of the first."""
+    given = [word.replace("_", "").lower() for word in args.get("cp-comm-type", ["p2p"])] or ["p2p"]
+    for word in given:
+        if word not in _EXCHANGES:
+            known = ", ".join(_EXCHANGES)
+            raise InputError(f"{source}: --cp-comm-type must be of {known}, but was given '{readable(word)}'.")
+    if len({*given}) > 1:
+        args.not_accounted.append(f"--cp-comm-type: layers differ, all are counted as {given[0]}")
+    return _EXCHANGES[given[0]]
 
 
 def _offload_modules(args: Arguments, source: str) -> tuple[str, ...]:

@@ -134,6 +134,7 @@ HONOURED: dict[str, Argument] = {
         recompute-modules Layout.recompute
         offload-modules Implementation.offload_modules
         cuda-graph-modules Implementation.cuda_graphs
+        cp-comm-type Implementation.cp_comm_type
         cuda-graph-scope Implementation.cuda_graphs (older name of cuda-graph-modules)
         step-batch-size-schedule Workload.global_batch (the last step's)
         spec none, unless it names a hybrid or Mamba stack (refused) or `local` (Implementation.layer_implementation)
@@ -307,7 +308,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
     **_table(
         "list",
         """
-        cp-comm-type context parallelism is timed as ring exchange (p2p)
         hierarchical-context-parallel-sizes context parallelism is timed as one ring
         ddp-param-name-patterns-for-fp32-local-accumulation these fp32 copies are not counted
         """,

@@ -238,6 +238,7 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
     words += ["--make-vocab-size-divisible-by", str(i.vocab_divisible_by)]
     if i.cross_entropy in ("native", "te"):
         words += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", i.cross_entropy]
+    words += ["--cp-comm-type", i.cp_comm_type] if i.cp_comm_type != "p2p" else []
     if i.cuda_graphs == ("iteration",):
         words += ["--cuda-graph-impl", "full_iteration"]
     elif i.cuda_graphs:

@@ -87,7 +87,10 @@ def _core_attention(shape: Shape, impl: Implementation, a: Attention, q: Saved, 
 def second_output(shape: Shape, impl: Implementation, output: int) -> int:
     """FlashAttention works on [batch, seq, ...]: for several sequences Transformer Engine transposes its output back
     into a copy, so that the kernel and the output projection keep one each (dot_product_attention/backends.py:
-    FlashAttention.forward). cuDNN reads and writes [seq, batch, ...] in place."""
+    FlashAttention.forward). cuDNN reads and writes [seq, batch, ...] in place. An all-to-all between context-parallel
+    ranks makes another tensor of the output too (context_parallel.py: AttnFuncWithCPAndQKVOA2A saves `out_part`)."""
+    if shape.cp > 1 and impl.cp_comm_type == "a2a":
+        return output
     transposes = impl.layer_implementation == "transformer_engine" and impl.attention == "flash"
     return output if transposes and shape.batch > 1 else 0
 
