@@ -132,13 +132,15 @@ class Bundle:
     """Terms that many stages and layouts have in common: added up once, and once for each number of layers that they
     are asked for. Compares by identity."""
 
-    __slots__ = ("_components", "_found", "_sums", "terms")
+    __slots__ = ("_components", "_fixed", "_found", "_sums", "_varying", "terms")
 
     def __init__(self, terms: Iterable[Term] = ()) -> None:
         self.terms = tuple([t for t in terms if t.bytes])
         self._sums: Sums | None = None
         self._components: tuple[tuple[Component, Sums], ...] | None = None
         self._found: dict[Counts, tuple[int, Values]] | None = None
+        self._fixed: tuple[int, Values] = (0, NOTHING)
+        self._varying: tuple[Term, ...] = ()
 
     @property
     def sums(self) -> Sums:
@@ -159,14 +161,19 @@ class Bundle:
         """All bytes for the layers that a stage holds, and the bytes of each component."""
         if self._found is None:
             self._found = {}
-        found = self._found.get(counts)
-        if found is None:
             sizes = [0] * len(COMPONENTS)
             for t in self.terms:
                 if t.times == "fixed":
                     sizes[_INDEX[t.component]] += t.bytes
-                else:
-                    sizes[_INDEX[t.component]] += t.bytes * multiplier(t, counts)
+            self._fixed = sum(sizes), cast(Values, tuple(sizes))
+            self._varying = tuple([t for t in self.terms if t.times != "fixed"])
+        if not self._varying:
+            return self._fixed
+        found = self._found.get(counts)
+        if found is None:
+            sizes = list(self._fixed[1])
+            for t in self._varying:
+                sizes[_INDEX[t.component]] += t.bytes * multiplier(t, counts)
             found = self._found[counts] = (sum(sizes), cast(Values, tuple(sizes)))
         return found
 
