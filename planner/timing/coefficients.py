@@ -206,7 +206,7 @@ class Coefficients:
 
     def _layer_parts(self, layout: Layout, shard: Shard, links: Links, kind: int) -> LayerParts:
         model, layer, e = self.model, self.model.layer_kinds[kind], self.device.efficiency
-        names = ("tp", "cp", "ep", "etp", "etp_ep", *(("shard", "edp") if layout.zero >= 2 else ()))
+        names = ("tp", "cp", "ep", "etp", "etp_ep", *(("shard", "edp", "replicate") if layout.zero >= 2 else ()))
         key = (shard, kind, layout.zero if layout.zero >= 2 else 0, *[links[name] for name in names])
         found = self._layers.get(key)
         if found is not None:

@@ -83,7 +83,8 @@ def rates(
             gather[i] = weight * _slope(gather_seconds, link, e)
         elif layout.zero == 2 and implementation.sharded_framework == "deepspeed":
             gather[i] = weight * _slope(gather_seconds, link, e)
-        elif layout.hsdp_replicas > 1:  # shards already reduced in the backward pass; replicas agree now
+        elif layout.hsdp_replicas > 1 and implementation.sharded_framework != "fsdp2":
+            # shards are reduced in every backward pass, replicas agree in the last one
             reduce[i] = main * _slope(all_reduce_seconds, links["replicate"], e) / links["shard"].size
     group = links["dp_cp"]
     latency = gather_seconds(group, 1e-9, e) * (2 if layout.zero == 0 else 1) if group.size > 1 else 0.0
@@ -133,7 +134,7 @@ def tails(
         if whole is None:
             continue
         always[0] += w.rates.latency
-        if not overlap or layout.zero >= 2:
+        if not overlap or (layout.zero >= 2 and implementation.sharded_framework != "megatron_fsdp"):
             parts[name] = whole
             continue
         tax, last = e.overlap_tax, rate[0] * bucket

@@ -147,23 +147,30 @@ def layer_sharded_data(
     ZeRO 3 gathers before both passes, ZeRO 2 keeps the weights from the forward to the backward pass (FSDP's
     `reshard_after_forward`); DeepSpeed's ZeRO 2 gathers them once, after the step (`tails`), and hides its reductions
     only with `overlap_comm`. Weights that wait on the host are copied to the GPU, shard by shard, before each gather.
+
+    Replicas of the shards (HSDP) agree after each backward pass too, on a stream of their own (torch/distributed/fsdp/
+    _fully_shard/_fsdp_collectives.py: foreach_reduce); Megatron-FSDP's only in the last one (`tails`).
     """
     if zero < 2:
         return 0.0, 0.0
     e = device.efficiency
     copied = HALF * copy_seconds(device) if implementation.offload_parameters else 0.0
     deepspeed = implementation.sharded_framework == "deepspeed"
-    weights = gradients = 0.0
+    weights = gradients = agreed = 0.0
+    agrees = implementation.sharded_framework == "fsdp2" and links["replicate"].size > 1
     reduction = all_reduce_seconds if reduces_whole(implementation, zero) else gather_seconds
     for count, name in zip(parameters, ("shard", "edp"), strict=True):
         if count:
             if not (deepspeed and zero == 2):
                 weights += gather_seconds(links[name], HALF * count, e) + copied * count / links[name].size
-            gradients += reduction(links[name], implementation.grad_reduce_bytes * count, e)
+            reduced = implementation.grad_reduce_bytes * count
+            gradients += reduction(links[name], reduced, e)
+            agreed += all_reduce_seconds(links["replicate"], reduced / links[name].size, e) if agrees else 0.0
     again = weights if zero == 3 else 0.0
     if deepspeed and not implementation.overlap_grad_reduce:
         backward = 0.0
-    return exposed_seconds(weights, forward, e), exposed_seconds(again + gradients, backward, e)
+    exposed = exposed_seconds(again + gradients, backward, e) + exposed_seconds(agreed, backward, e)
+    return exposed_seconds(weights, forward, e), exposed
 
 
 def stage_hop_seconds(

@@ -281,6 +281,25 @@ def test_deepspeeds_zero_2_gathers_weights_once():
     )
 
 
+@pytest.mark.parametrize("framework", ["fsdp2", "megatron_fsdp"])
+def test_replicas_of_shards_agree_beside_the_backward_pass(framework):
+    """FSDP2 all-reduces between replicas in every backward pass, Megatron-FSDP in the last one: what eight replicas cost
+    more in each of twice as many microbatches is twice as much with the one, no more with the other."""
+    t = timing(sharded_framework=framework)
+
+    def exposed(replicas, micro_batch):
+        layout = even("llama-2-70b", 1, dp=64, zero=3, micro_batch=micro_batch, hsdp_replicas=replicas)
+        seconds = t.step(layout).components
+        return seconds["data_parallel"] + seconds.get("grad_reduce", 0.0)
+
+    few, many = (exposed(8, b) - exposed(1, b) for b in (2, 1))
+    assert few > 0
+    if framework == "fsdp2":
+        assert many / few == pytest.approx(2, rel=0.05)
+    else:
+        assert many <= few
+
+
 def test_a_blocking_host_hides_nothing_and_shows_every_launch():
     """With CUDA_LAUNCH_BLOCKING communication costs what it does without overlap, and the host's time comes on top,
     once a layer and microbatch: half the microbatches, half of it."""
