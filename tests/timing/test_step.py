@@ -283,8 +283,8 @@ def test_deepspeeds_zero_2_gathers_weights_once():
 
 @pytest.mark.parametrize("framework", ["fsdp2", "megatron_fsdp"])
 def test_replicas_of_shards_agree_beside_the_backward_pass(framework):
-    """FSDP2 all-reduces between replicas in every backward pass, Megatron-FSDP in the last one: what eight replicas cost
-    more in each of twice as many microbatches is twice as much with the one, no more with the other."""
+    """FSDP2 all-reduces between replicas in every backward pass, Megatron-FSDP in the last one: with twice the
+    microbatches, what eight replicas cost more is twice as much with the one and no more with the other."""
     t = timing(sharded_framework=framework)
 
     def exposed(replicas, micro_batch):
