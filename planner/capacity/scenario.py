@@ -63,7 +63,7 @@ def solve(scenario: Scenario) -> Outcome:
     counts anyway, so only the facts are asked for.
     """
     from planner.memory.accounting import make_accounting
-    from planner.solver.explain import REMOVAL, facts, fits_with
+    from planner.solver.explain import REMOVAL, TimeUp, facts, fits_with
     from planner.solver.search import Search
     from planner.timing.step import Timing
 
@@ -73,14 +73,19 @@ def solve(scenario: Scenario) -> Outcome:
         accounting = make_accounting(question.accounting, *asked, question.reserve_bytes)
         limit = scenario.time_limit_seconds
         search = Search(*asked, accounting, Timing(*asked), scenario.pins, top=1, time_limit_seconds=limit)
-        if not fits_with(search.space, search.accounting, search.timing, frozenset(REMOVAL)):
+        space, until = search.space, search.deadline
+        try:
+            something = fits_with(space, search.accounting, search.timing, frozenset(REMOVAL), until)
+        except TimeUp:
+            something = True  # as far as is known
+        if not something:
             # Not even the leanest variant of any choice of degrees fits: proved without looking at all of them.
             result = SearchResult(Status.INFEASIBLE, (), "step_seconds", None, None)
             result.statistics["candidates"] = sum(1 for _ in search.space.groups())
         else:
             result = search.run()
         told = scenario.explain and result.status is Status.INFEASIBLE
-        reasons = facts(search.space, search.accounting, search.timing) if told else ()
+        reasons = facts(space, search.accounting, search.timing, until) if told else ()
     except PlannerError as error:
         return failed(scenario, str(error))
     except Exception as error:

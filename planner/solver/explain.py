@@ -7,6 +7,7 @@ make room.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,16 @@ DIVIDED_FROM = {"weights": 3, "gradients": 2, "optimizer": 1}
 """The ZeRO stage that first divides a state over the data-parallel ranks."""
 
 
+UNCHECKED = Fact(
+    "unchecked",
+    "the time limit came before each of these parts was shown to be needed; a larger --time-limit may leave fewer",
+)
+
+
+class TimeUp(Exception):
+    """The monotonic clock came to what was allowed."""
+
+
 @dataclass(frozen=True)
 class Filtered:
     """An accounting that sees some components only."""
@@ -63,30 +74,45 @@ class Filtered:
         return self.accounting.report(layout)
 
 
-def facts(space: Space, accounting: Accounting, timing: StepTiming) -> tuple[Fact, ...]:
-    """Why no layout of the space fits; the space must be infeasible."""
+def facts(space: Space, accounting: Accounting, timing: StepTiming, until: float | None = None) -> tuple[Fact, ...]:
+    """Why no layout of the space fits; the space must be infeasible. Where the monotonic clock comes to `until`, parts
+    that were not tried yet are told with the rest, and UNCHECKED with them."""
     sharded = _leanest_sharded(space)
     layouts = [layout for each in sharded for layout in _most_recomputed(space, each)]
     if not layouts:
         return _no_legal_layout(space)
     kept = frozenset(REMOVAL)
-    for component in REMOVAL:
-        without = kept - {component}
-        if _first_that_fits(space, Filtered(accounting, without), timing, sharded) is None:
-            kept = without
+    late = False
+    try:
+        for component in REMOVAL:
+            without = kept - {component}
+            if _first_that_fits(space, Filtered(accounting, without), timing, sharded, until) is None:
+                kept = without
+    except TimeUp:
+        late = True
     needed = Filtered(accounting, kept)
-    told = _told(space, needed, min(layouts, key=lambda layout: _missing(space, needed, layout)[0]))
-    return (*told, *_elsewhere(space, needed, timing, sharded, {fact.id for fact in told}))
+    told = list(_told(space, needed, min(layouts, key=lambda layout: _missing(space, needed, layout)[0])))
+    try:
+        if not late:
+            told += _elsewhere(space, needed, timing, sharded, {fact.id for fact in told}, until)
+    except TimeUp:
+        late = True
+    return (*told, UNCHECKED) if late else tuple(told)
 
 
-def fits_with(space: Space, accounting: Accounting, timing: StepTiming, kept: frozenset[Component]) -> bool:
-    """Whether any layout of the space fits when only these components are counted."""
-    return first_that_fits(space, Filtered(accounting, kept), timing) is not None
+def fits_with(
+    space: Space, accounting: Accounting, timing: StepTiming, kept: frozenset[Component], until: float | None = None
+) -> bool:
+    """Whether any layout of the space fits when only these components are counted. Raises TimeUp."""
+    return first_that_fits(space, Filtered(accounting, kept), timing, until) is not None
 
 
-def first_that_fits(space: Space, accounting: Accounting, timing: StepTiming) -> Layout | None:
-    """One of the leanest layouts of the space that fits, its split left open; None where nothing does."""
-    return _first_that_fits(space, accounting, timing, _leanest_sharded(space))
+def first_that_fits(
+    space: Space, accounting: Accounting, timing: StepTiming, until: float | None = None
+) -> Layout | None:
+    """One of the leanest layouts of the space that fits, its split left open; None where nothing does. Raises TimeUp
+    when the monotonic clock comes to `until`."""
+    return _first_that_fits(space, accounting, timing, _leanest_sharded(space), until)
 
 
 def leanest(space: Space) -> list[Layout]:
@@ -135,10 +161,13 @@ def _most_recomputed(space: Space, sharded: Layout) -> Iterator[Layout]:
     yield from [x for x in modes if x.recompute.granularity == "full"] or modes
 
 
-def _first_that_fits(space: Space, accounting: Accounting, timing: StepTiming, sharded: list[Layout]) -> Layout | None:
+def _first_that_fits(
+    space: Space, accounting: Accounting, timing: StepTiming, sharded: list[Layout], until: float | None
+) -> Layout | None:
     """The first of all variants that fits."""
     refiner = Refiner(space, accounting, timing)
     for each in sharded:
+        _look_at_the_clock(until)
         # what does not fit when all is recomputed and no layer needs anything for its turn does not fit at all
         if refiner.nothing_fits(replace(each, recompute=FULL_BLOCK)):
             continue
@@ -150,10 +179,16 @@ def _first_that_fits(space: Space, accounting: Accounting, timing: StepTiming, s
                 return layout
             if problem.kinds > 1 and layout.pp > 1:  # virtual stages can pick the lighter kind
                 for chunked in space.extend(layout, "vpp"):
+                    _look_at_the_clock(until)
                     problem = replace(refiner.problem(chunked), must_recompute=False)
                     if split_bound(problem) is not None and solve(problem, None, None, effort=EFFORTS[0]).split:
                         return chunked
     return None
+
+
+def _look_at_the_clock(until: float | None) -> None:
+    if until is not None and time.monotonic() > until:
+        raise TimeUp
 
 
 def _missing(space: Space, accounting: Accounting, layout: Layout) -> tuple[int, int]:
@@ -244,7 +279,7 @@ def _told(space: Space, accounting: Filtered, layout: Layout) -> tuple[Fact, ...
 
 
 def _elsewhere(
-    space: Space, accounting: Filtered, timing: StepTiming, sharded: list[Layout], told: set[str]
+    space: Space, accounting: Filtered, timing: StepTiming, sharded: list[Layout], told: set[str], until: float | None
 ) -> Iterator[Fact]:
     """Facts about parts that are needed but not alive at the peak that is told of: they rule out other layouts, or the
     same one at another moment. Each is told of a layout that would fit without it."""
@@ -252,7 +287,7 @@ def _elsewhere(
         if name not in accounting.kept or name in told:
             continue
         without = Filtered(accounting.accounting, accounting.kept - {name})
-        other = _first_that_fits(space, without, timing, sharded)
+        other = _first_that_fits(space, without, timing, sharded, until)
         assert other is not None
         size, stage = max(
             (sum(t.bytes * multiplier(t, counts) for t in moment.terms if t.component == name), -stage)

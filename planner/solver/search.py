@@ -317,15 +317,18 @@ def search(
     result = asked.run()
     if result.status is not Status.INFEASIBLE:
         return result
-    from planner.solver.explain import facts, first_that_fits
+    from planner.solver.explain import TimeUp, facts, first_that_fits
     from planner.solver.hints import hints
+
+    until = None if time_limit_seconds is None else started + time_limit_seconds
 
     def solve(on: Cluster, using: Pins) -> SearchResult:
         """Some fast layout, or where those are long in coming the fastest that is cut like the leanest one."""
-        if time_limit_seconds is not None and time.monotonic() - started > time_limit_seconds:
-            return SearchResult(Status.UNKNOWN, (), "step_seconds", None, None)
         other = prepared(on, using, 1)
-        leanest = first_that_fits(other.space, other.accounting, other.timing)  # much quicker than a search
+        try:  # much quicker than a search
+            leanest = first_that_fits(other.space, other.accounting, other.timing, until)
+        except TimeUp:
+            return SearchResult(Status.UNKNOWN, (), "step_seconds", None, None)
         if leanest is None:
             return SearchResult(Status.INFEASIBLE, (), "step_seconds", None, None)
         other.first_is_enough, other.effort_limit = True, HINT_EFFORT
@@ -334,5 +337,7 @@ def search(
             return found
         return prepared(on, replace(using, **{name: (getattr(leanest, name),) for name in DEGREES}), 1).run()
 
-    explanation = Explanation(facts(asked.space, asked.accounting, asked.timing), hints(asked.space, solve))
+    now = time.monotonic()
+    half = None if until is None else now + max(0.0, until - now) / 2  # the other half is for the remedies
+    explanation = Explanation(facts(asked.space, asked.accounting, asked.timing, half), hints(asked.space, solve))
     return replace(result, explanation=explanation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from planner.implementation import Implementation
 from planner.memory.accounting import make_accounting
 from planner.rules import RULES
 from planner.solver.candidates import Pins, Space
-from planner.solver.explain import REMOVAL, Filtered, facts, fits_with
+from planner.solver.explain import REMOVAL, UNCHECKED, Filtered, facts, fits_with
 from planner.solver.result import Status
 from planner.solver.search import search
 from planner.timing.step import Timing
@@ -42,6 +43,20 @@ def test_facts_are_infeasible_and_each_is_needed(case):
     assert named and not fits_with(space, accounting, timing, named)
     for part in named:
         assert fits_with(space, accounting, timing, named - {part})
+
+
+def test_facts_that_time_cut_short_say_so():
+    """With the clock run out the parts still overflow together, and the last fact says that none was shown needed; the
+    commands that answer within a limit end with it."""
+    model, cluster, workload = load_model("13b"), parse_gpus("1xA100-80G"), Workload(4096, 1024)
+    space = Space(model, workload, Implementation(), cluster)
+    accounting = make_accounting("exact", model, workload, Implementation(), cluster)
+    told = facts(space, accounting, Timing(model, workload, Implementation(), cluster), until=time.monotonic() - 1)
+    assert told[-1] is UNCHECKED
+    parts = [fact for fact in told if fact.id not in ("capacity", "unchecked")]
+    assert sum(fact.data["bytes"] for fact in parts) > next(f for f in told if f.id == "capacity").data["bytes"]
+    result = search(model, workload, Implementation(), cluster, time_limit_seconds=0.0)
+    assert result.explanation is None or result.explanation.hints == ()
 
 
 def test_every_hint_is_a_plan_that_fits():
