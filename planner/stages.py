@@ -128,8 +128,8 @@ def split_from_counts(model: Model, counts: Sequence[int] | Sequence[Sequence[in
 def balanced_split(model: Model, pp: int, vpp: int = 1) -> tuple[Stage, ...]:
     """The split closest to even where the layers do not divide, the embedding and the loss counted as one layer each.
 
-    What DeepSpeed's partition by `type:transformer|embedding` gives, and what uneven launches commonly mean: 70 layers
-    on 12 stages are 5, ten times 6, 5. Slices that must take one more are the first of those between.
+    What uneven launches commonly mean: 70 layers on 12 stages are 5, ten times 6, 5. Slices that must take one more are
+    the first of those between.
     """
     _positive("pp", pp)
     _positive("vpp", vpp)

@@ -11,6 +11,7 @@ from planner.interop.megatron.ignored import ignored
 from planner.interop.megatron.known import HONOURED, NOT_ACCOUNTED, REFUSED
 from planner.layout import NO_RECOMPUTE, Recompute
 from planner.model import MLP, Attention, LatentAttention, MoE, Norm
+from planner.parameters import parameters
 from planner.workload import Workload
 
 DATA = Path(__file__).parents[1] / "data" / "launch"
@@ -134,6 +135,58 @@ def test_what_is_sharded(arguments, zero, replicas):
     """The distributed optimizer is ZeRO 1, Megatron-FSDP shards as its strategy says and by default everything."""
     got = launch(arguments, world=8).layout
     assert (got.zero, got.hsdp_replicas) == (zero, replicas)
+
+
+@pytest.mark.parametrize(
+    ("layers", "pp", "arguments", "counts"),
+    [
+        (70, 12, "", [6] * 10 + [5] * 2),
+        (70, 12, "--pp-partition-method 'type:transformer|embedding'", [5, *[6] * 10, 5]),
+        (78, 12, "--pp-partition-method type:transformer", [7] * 6 + [6] * 6),
+        (45, 7, "--pp-partition-method type:transformer|embedding", [6, 7, 7, 7, 7, 6, 5]),
+        (
+            45,
+            7,
+            "--pp-partition-method type:transformer|embedding --untie-embeddings-and-output-weights",
+            [6, 7, 7, 7, 6, 6, 6],
+        ),
+        (5, 4, "--pp-partition-method type:transformer|embedding", [1, 2, 2, 0]),
+    ],
+)
+def test_the_split_of_deepspeeds_pipeline(layers, pp, arguments, counts):
+    """DeepSpeed shares out what its partition method counts, whether or not it divides. The splits are those of its
+    partition_balanced (deepspeed/runtime/utils.py), run on the layer list of Megatron-DeepSpeed's GPTModelPipe."""
+    words = f"--deepspeed --num-layers {layers} --pipeline-model-parallel-size {pp} {arguments}"
+    got = launch(words, world=pp)
+    assert [sum(chunk.num_layers for chunk in stage) for stage in got.layout.stages] == counts
+    assert got.problems == ()
+
+
+def test_a_partition_method_that_counts_something_else_is_said():
+    """By parameters, or by a class that the model has not, decoder layers stand in; an unknown method is refused."""
+    deepspeed = "--deepspeed --num-layers 5 --pipeline-model-parallel-size 2"
+    got = launch(f"{deepspeed} --pp-partition-method parameters", world=2)
+    assert got.not_accounted == ("--pp-partition-method parameters: stages are counted as type:transformer's",)
+    with pytest.raises(InputError, match=r"--pp-partition-method must be .* but was given 'profile'"):
+        launch(f"{deepspeed} --pp-partition-method profile", world=2)
+
+
+def test_megatron_deepspeed_has_its_own_layers():
+    """Its --transformer-impl is local and unfused unless asked otherwise; Megatron-LM's is Transformer Engine."""
+    own = launch("--deepspeed --zero-stage 1").implementation
+    assert (own.layer_implementation, own.attention, own.framework) == ("local", "unfused", "megatron-deepspeed")
+    asked = launch("--deepspeed --transformer-impl transformer_engine --use-flash-attn-v2").implementation
+    assert (asked.layer_implementation, asked.attention) == ("transformer_engine", "flash")
+
+
+def test_bigsciences_model_arguments():
+    """ALiBi has no positions to store, the embedding its own norm, and the vocabulary is padded to what is given."""
+    plain = launch("--position-embedding-type none").model
+    got = launch("--position-embedding-type alibi --embed-layernorm --pad-vocab-size-to 50432")
+    assert (got.model.position, got.model.vocab_size) == ("alibi", 50432)
+    assert got.implementation.vocab_divisible_by == 1 and got.unrecognised == ()
+    grown = (50432 - plain.vocab_size) * plain.hidden_size + 2 * plain.hidden_size
+    assert parameters(got.model) == parameters(plain) + grown
 
 
 @pytest.mark.parametrize(

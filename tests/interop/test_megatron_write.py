@@ -155,6 +155,21 @@ def test_an_even_split_needs_no_layout_string():
     assert launch_from_words(words, "back", 2).layout == layout
 
 
+def test_a_launch_under_deepspeed_is_written():
+    """Its partition method, embedding norm and ALiBi are Megatron-DeepSpeed's own; another split has no argument."""
+    words = "--deepspeed --bf16 --position-embedding-type alibi --embed-layernorm --normalization LayerNorm"
+    words = f"{LEAST} {words} --pipeline-model-parallel-size 3 --num-layers 10"
+    for method, counts in (("type:transformer|embedding", [3, 4, 3]), ("type:transformer", [4, 3, 3])):
+        got = launch_from_words([*words.split(), "--pp-partition-method", method], "there", 6)
+        back = again(got)
+        assert got.layout.stages == split_from_counts(got.model, counts)
+        assert (back.layout, back.implementation) == (got.layout, got.implementation)
+        assert facts(back.model) == facts(got.model)
+    other = replace(got.layout, stages=split_from_counts(got.model, [2, 4, 4]))
+    with pytest.raises(InputError, match="no argument for a split that none of DeepSpeed's"):
+        megatron_arguments(got.model, got.workload, got.implementation, other)
+
+
 def test_stages_with_their_own_recompute_take_the_largest():
     """Megatron has one number of recomputed layers: the largest keeps every stage within its memory."""
     recompute = Recompute("full", (), "block", None, stage_layers=(3, 1))

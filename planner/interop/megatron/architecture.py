@@ -19,7 +19,13 @@ from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, No
 
 MAX_MTP_LAYERS = 100
 
-_POSITIONS: dict[str, Position] = {"learned_absolute": "learned", "rope": "rope", "yarn": "rope", "none": "none"}
+_POSITIONS: dict[str, Position] = {
+    "learned_absolute": "learned",
+    "rope": "rope",
+    "yarn": "rope",
+    "alibi": "alibi",  # Megatron-DeepSpeed
+    "none": "none",
+}
 
 
 def positive(args: Arguments, name: str, source: str, default: int | None = None) -> int:
@@ -70,6 +76,7 @@ def build_model(
         learned_positions=positions if position == "learned" else 0,
         rotary_percent=_rotary_percent(args, source),
         tied=not args.flag("untie-embeddings-and-output-weights"),
+        embedding_norm=args.flag("embed-layernorm"),
         mtp_num_layers=_mtp_layers(args, source),
         dropout=dropout(args, "hidden-dropout", source),
         source=source,

@@ -77,11 +77,18 @@ def choose(args: Arguments, name: str, known: dict[str, Chosen], default: str, s
     return known[given]
 
 
+def under_deepspeed(args: Arguments) -> bool:
+    """Megatron-DeepSpeed's launch, not Megatron-LM's."""
+    return args.flag("deepspeed") or "zero-stage" in args
+
+
 def layer_implementation(args: Arguments, source: str) -> LayerImplementation:
-    """Transformer Engine unless `--transformer-impl local` or `--spec local`."""
+    """Transformer Engine unless `--transformer-impl local` or `--spec local`; Megatron-DeepSpeed's default is its own
+    layers (its megatron/arguments.py: --transformer-impl)."""
     if args.get("transformer-impl") == "inference_optimized":
         raise NotModelled(f"{source}: --transformer-impl inference_optimized is not modelled.")
-    default = "local" if args.get("spec") == ["local"] else "transformer_engine"
+    own = args.get("spec") == ["local"] or under_deepspeed(args)
+    default = "local" if own else "transformer_engine"
     return choose(args, "transformer-impl", _IMPLEMENTATIONS, default, source)
 
 
@@ -94,7 +101,8 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
     offloads = args.flag("optimizer-cpu-offload") or args.flag("cpu-optimizer")
     fraction = _fraction(args, "optimizer-offload-fraction", source) if offloads else 0.0
     capacity = args.get("moe-expert-capacity-factor")
-    padded = "padded-vocab-size" in args or args.flag("no-pad-vocab-size") or args.flag("disable-pad-vocab-size")
+    padded = any(name in args for name in ("padded-vocab-size", "pad-vocab-size-to"))
+    padded = padded or args.flag("no-pad-vocab-size") or args.flag("disable-pad-vocab-size")
     deterministic = args.flag("deterministic-mode")
     return Implementation(
         layer_implementation="local" if local else "transformer_engine",
@@ -142,7 +150,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         sharded_framework=_sharded_framework(args),
         microbatch_group_size=positive(args, _GROUP, source) if _GROUP in args else None,
         calculate_per_token_loss=args.flag("calculate-per-token-loss"),
-        framework="megatron-deepspeed" if args.flag("deepspeed") or "zero-stage" in args else "megatron",
+        framework="megatron-deepspeed" if under_deepspeed(args) else "megatron",
         cp_comm_type=_cp_comm_type(args, source),
         cuda_graphs=build_cuda_graphs(args, source),
         launch_blocking=launch_blocking(environment),
@@ -161,7 +169,7 @@ def _attention(args: Arguments, local: bool, environment: Environment, source: s
         return given
     if any(args.flag(name) for name in ("use-flash-attn", "use-flash-attn-v1", "use-flash-attn-v2")):
         return "flash"
-    return "unfused" if local or args.flag("deepspeed") else allowed_attention(environment, source)
+    return "unfused" if local else allowed_attention(environment, source)
 
 
 def _cp_comm_type(args: Arguments, source: str) -> ContextExchange:
@@ -239,7 +247,7 @@ def _grad_reduce_bytes(args: Arguments, source: str) -> Literal[2, 4]:
 def _sharded_framework(args: Arguments) -> Literal["fsdp2", "megatron_fsdp", "deepspeed"]:
     if args.flag("use-megatron-fsdp") or args.flag("use-custom-fsdp"):
         return "megatron_fsdp"
-    return "deepspeed" if args.flag("deepspeed") or "zero-stage" in args else "fsdp2"
+    return "deepspeed" if under_deepspeed(args) else "fsdp2"
 
 
 def build_workload(args: Arguments, source: str, micro_batch: int, dp: int) -> Workload:

@@ -278,9 +278,11 @@ GROUPS: dict[str, str] = {
         lr-warmup-tokens= moe-loss-coeff= moe-min-capacity= no-async-tensor-model-parallel-allreduce
         no-contiguous-buffers-in-local-ddp no-load-lr-state no-log-learnig-rate-to-tensorboard
         no-query-key-layer-scaling no-scaled-masked-softmax-fusion no-shuffle nsys-profile override-lr-scheduler
-        reset-iteration reset-progress skip-train-iteration-range* tensorboard-debug-dir= test-weighted-split-paths*
-        train-tokens= train-weighted-split-paths* universal-checkpoint use-checkpoint-lr-scheduler use-dataset-only=
-        use-pin-memory valid-weighted-split-paths*
+        reset-iteration reset-progress skip-train-iteration-range* sync-tp-duplicated-parameters
+        tensorboard-debug-dir= test-weighted-split-paths* test-weighted-split-paths-path= tokenizer-name-or-path=
+        train-tokens= train-weighted-split-paths* train-weighted-split-paths-path= universal-checkpoint
+        use-checkpoint-lr-scheduler use-dataset-only= use-pin-memory valid-num-workers= valid-weighted-split-paths*
+        valid-weighted-split-paths-path=
     """,
 }
 

@@ -45,6 +45,7 @@ HONOURED: dict[str, Argument] = {
         max-position-embeddings Model.max_positions, Model.learned_positions
         vocab-size Model.vocab_size
         padded-vocab-size Model.vocab_size
+        pad-vocab-size-to Model.vocab_size (Megatron-DeepSpeed)
         make-vocab-size-divisible-by Implementation.vocab_divisible_by
         mtp-num-layers Model.mtp_num_layers
         num-experts MoE.num_experts
@@ -108,6 +109,7 @@ HONOURED: dict[str, Argument] = {
         merge-file Model.vocab_size where --vocab-size is absent
         transformer-impl Implementation.layer_implementation
         attention-backend Implementation.attention
+        pp-partition-method Layout.stages (Megatron-DeepSpeed)
         cuda-graph-impl Implementation.cuda_graphs
         cross-entropy-fusion-impl Implementation.cross_entropy
         moe-token-dispatcher-type Implementation.moe_dispatcher
@@ -182,6 +184,7 @@ HONOURED: dict[str, Argument] = {
         no-gradient-accumulation-fusion Implementation.gradient_accumulation_fusion
         accumulate-allreduce-grads-in-fp32 Implementation.grad_reduce_bytes
         grad-reduce-in-bf16 Implementation.grad_reduce_bytes
+        embed-layernorm Model.embedding_norm (Megatron-DeepSpeed)
         enable-cuda-graph Implementation.cuda_graphs (older: --cuda-graph-impl local)
         external-cuda-graph Implementation.cuda_graphs (older: --cuda-graph-impl transformer_engine)
         overlap-grad-reduce Implementation.overlap_grad_reduce
@@ -268,7 +271,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         moe-use-upcycling the dense checkpoint that is read is not counted
         ds-inference the inference engine is not counted
         use-cpu-initialization initialisation on the host is not counted
-        embed-layernorm the norm after the embedding is not counted (Megatron-DeepSpeed)
         mos mixture of students is not counted (Megatron-DeepSpeed)
         kd distillation is not counted (Megatron-DeepSpeed)
         partition-activations checkpoints are counted as whole (Megatron-DeepSpeed)
@@ -299,7 +301,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         te-precision-config-file all layers have the given precision
         empty-unused-memory-level the allocator's cache is not counted
         deepspeed-config the DeepSpeed file is read by `plan check FILE.json`
-        pp-partition-method stages are split evenly (Megatron-DeepSpeed)
         sp-world-size Ulysses sequence parallelism is not counted
         ds-sequence-parallel-size Ulysses sequence parallelism is not counted (Megatron-DeepSpeed)
         remote-device weights are counted on the GPU (Megatron-DeepSpeed)

@@ -10,10 +10,11 @@ from planner.errors import InputError, NotModelled
 from planner.implementation import Implementation
 from planner.interop.megatron.architecture import build_model, positive
 from planner.interop.megatron.computation import build_implementation, build_workload
+from planner.interop.megatron.launcher import MAX_WORLD
 from planner.interop.megatron.parallelism import build_layout
 from planner.interop.megatron.parse import Arguments, parse
 from planner.interop.megatron.problem import Problem
-from planner.interop.megatron.sources import MAX_WORLD, Source, read_source, source_from_text
+from planner.interop.megatron.sources import Source, read_source, source_from_text
 from planner.layout import Layout
 from planner.model import Model
 from planner.workload import Workload

@@ -13,8 +13,9 @@ import math
 
 from planner.errors import InputError
 from planner.interop.megatron.architecture import positive
-from planner.interop.megatron.computation import choose
+from planner.interop.megatron.computation import choose, under_deepspeed
 from planner.interop.megatron.parse import Arguments
+from planner.interop.megatron.partition import deepspeed_stages
 from planner.interop.megatron.problem import Problem
 from planner.layout import NO_RECOMPUTE, Layout, Recompute, Stage
 from planner.model import Model
@@ -55,7 +56,7 @@ def build_layout(args: Arguments, source: str, model: Model, world_size: int | N
         # Megatron switches sequence parallelism off where there is no tensor parallelism.
         sequence_parallel=args.flag("sequence-parallel") and tp > 1,
         recompute=_recompute(args, source, problems),
-        stages=_stages(args, model, pp, vpp, problems),
+        stages=_stages(args, source, model, pp, vpp, problems),
         hsdp_replicas=instances if zero >= 2 else 1,
     )
 
@@ -120,9 +121,13 @@ def _plain(layout: str) -> str:
     return layout.replace("\\", "")
 
 
-def _stages(args: Arguments, model: Model, pp: int, vpp: int, problems: list[Problem]) -> tuple[Stage, ...]:
+def _stages(
+    args: Arguments, source: str, model: Model, pp: int, vpp: int, problems: list[Problem]
+) -> tuple[Stage, ...]:
     """The stage split; where the launch has no legal one, the reason is a problem and a balanced split is assumed."""
     layout = args.get("pipeline-model-parallel-layout")
+    if under_deepspeed(args) and 1 < pp <= model.num_layers and vpp == 1 and layout is None:
+        return deepspeed_stages(args, source, model, pp)
     try:
         if layout is not None:
             return split_from_layout_string(model, _plain(layout), pp)
@@ -169,7 +174,7 @@ def _zero(args: Arguments, source: str) -> int:
     stage = args.get("zero-stage", 0)
     if not 0 <= stage <= 3:
         raise InputError(f"{source}: --zero-stage must be from 0 to 3, but was given {stage}.")
-    deepspeed = args.flag("deepspeed") or "zero-stage" in args
+    deepspeed = under_deepspeed(args)
     if deepspeed and stage == 0 and args.flag("bf16") and not args.flag("no-pipeline-parallel"):
         args.not_accounted.append("--zero-stage 0: with --bf16 DeepSpeed's pipeline shards optimizer states as stage 1")
         return 1

@@ -13,13 +13,13 @@ from fnmatch import fnmatchcase
 
 from planner.errors import InputError
 from planner.interop.megatron.expand import RUN, Expander, Value, Variables, mark
+from planner.interop.megatron.launcher import batch_header, batch_variables
 from planner.interop.megatron.lexer import Statement, statements
 from planner.interop.megatron.parse import UNRESOLVED, readable
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(?:\[([^\]]*)\])?(\+?)=(.*)", re.DOTALL)
 _SPECIAL = re.compile(r"[$`'\"\\]")
 _DECLARE = {"export", "declare", "local", "readonly", "typeset"}
-_SBATCH = re.compile(r"^#SBATCH\s+(.*)$", re.MULTILINE)
 _OPENING = {"then", "do", "{", "!", "time", "else"}
 MAX_STATEMENTS = 50_000
 
@@ -31,6 +31,8 @@ class Script:
     variables: Variables = field(default_factory=dict)
     commands: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    header: dict[str, str] = field(default_factory=dict)
+    """Options of its `#SBATCH` lines."""
 
 
 @dataclass(slots=True)
@@ -48,11 +50,10 @@ class _Frame:
 def read_script(text: str, source: str) -> Script:
     """Follow a script's text. Raises InputError where it is absurdly large or nested."""
     reader = _Reader(source)
+    reader.script.header = batch_header(text)
+    reader.script.variables |= batch_variables(reader.script.header)
     reader.run(text)
-    script = reader.script
-    for line in _SBATCH.findall(text) if "#SBATCH" in text else ():
-        script.commands.append(["sbatch", *line.split()])
-    return script
+    return reader.script
 
 
 class _Reader:

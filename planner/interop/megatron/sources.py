@@ -12,20 +12,12 @@ from planner.interop.files import parse_mapping, read_text
 from planner.interop.megatron.environment import environment_of
 from planner.interop.megatron.expand import Expander, Variables
 from planner.interop.megatron.known import HONOURED
+from planner.interop.megatron.launcher import world_size
 from planner.interop.megatron.parse import UNRESOLVED
 from planner.interop.megatron.shell import read_script
 
-MAX_WORLD = 10_000_000
-
 _OTHER_SCRIPT = re.compile(r"pretrain_(bert|t5|ict|retro|vlm|vision\w*|mamba|hybrid|realm|biencoder)\w*\.py$")
 """Megatron-LM's scripts that train something else than a decoder."""
-_LAUNCHER_FLAGS = {"standalone", "no-python", "use-env", "run-path", "exclusive", "overcommit", "no-local-rank"}
-_PER_NODE = ("nproc-per-node", "gpus-per-node", "ntasks-per-node", "num-gpus")
-_NODES = ("nnodes", "nodes", "num-nodes")
-_VARIABLES = (
-    ("NNODES", "NUM_NODES", "N_NODES", "SLURM_NNODES", "NODES", "NODE_COUNT"),
-    ("GPUS_PER_NODE", "NPROC_PER_NODE", "NGPUS_PER_NODE", "NUM_GPUS_PER_NODE", "GPU_PER_NODE", "N_GPUS", "NUM_GPUS"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +51,7 @@ def source_from_text(text: str, name: str) -> Source:
         raise InputError(
             f"{name}: a launch with Megatron arguments (--num-layers ...) is required, but none was found."
         )
-    world = _world_size(launcher, script.commands, script.variables)
+    world = world_size(launcher, script.commands, script.variables, script.header)
     return Source(words, world, script.notes, environment_of(script.variables))
 
 
@@ -112,54 +104,6 @@ def _from_variables(variables: Variables) -> list[str]:
     return words
 
 
-def _options(words: list[str]) -> dict[str, str]:
-    """The launcher's options by name."""
-    found: dict[str, str] = {}
-    for i, word in enumerate(words):
-        if not word.startswith("-"):
-            continue
-        name, equals, value = word.lstrip("-").partition("=")
-        name = name.replace("_", "-")
-        if equals:
-            found[name] = value
-        elif i + 1 < len(words) and name not in _LAUNCHER_FLAGS:
-            found[name] = words[i + 1]
-    if "N" in found:
-        found.setdefault("nodes", found["N"])
-    return found
-
-
-def _world_size(launcher: list[str], commands: list[list[str]], variables: Variables) -> int | None:
-    """GPUs of the launch: torchrun's options, else WORLD_SIZE, else NNODES x GPUS_PER_NODE, else the batch header."""
-    given = _options(launcher)
-    per_node = next((given[name] for name in _PER_NODE if name in given), None)
-    nodes = next((given[name] for name in _NODES if name in given), None)
-    if per_node is not None and (count := _number(per_node)):
-        return _sane(count * (_number(nodes) or 1)) if nodes is None or _number(nodes) else None
-    world = _number(variables.get("WORLD_SIZE"))
-    if world:
-        return _sane(world)
-    count_nodes, count_gpus = (next((n for v in names if (n := _number(variables.get(v)))), 0) for names in _VARIABLES)
-    if count_gpus:
-        return _sane(count_gpus * (count_nodes or 1))
-    header = _options([word for command in commands if command[0] in ("sbatch", "srun") for word in command[1:]])
-    gpus = next((n for name in ("gpus-per-node", "ntasks-per-node") if (n := _number(header.get(name)))), 0)
-    if not gpus and header.get("gres", "").startswith("gpu"):
-        gpus = _number(header["gres"].rpartition(":")[2]) or 0
-    return _sane(gpus * (_number(header.get("nodes")) or 1)) if gpus else None
-
-
-def _number(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        return None
-    text = str(value).strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and int(text) else None
-
-
-def _sane(world: int) -> int | None:
-    return world if world <= MAX_WORLD else None
-
-
 def _from_mapping(mapping: dict[str, Any], name: str) -> Source:
     """A YAML of arguments: Megatron CI's `MODEL_ARGS: {--num-layers: 12}` beside `ENV_VARS`, or flat."""
     groups = [value for key, value in mapping.items() if key.upper().endswith("ARGS") and isinstance(value, dict)]
@@ -179,7 +123,7 @@ def _from_mapping(mapping: dict[str, Any], name: str) -> Source:
             words += _mapping_words(str(key), value, expander, name)
     if not _count(words):
         raise InputError(f"{name}: a mapping of Megatron arguments (--num-layers: ...) is required, but it has none.")
-    return Source(words, _world_size([], [], variables), environment=environment_of(variables))
+    return Source(words, world_size([], [], variables, {}), environment=environment_of(variables))
 
 
 def _mapping_words(key: str, value: Any, expander: Expander, name: str) -> list[str]:

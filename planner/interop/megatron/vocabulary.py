@@ -28,7 +28,7 @@ _BY_NAME = (
 
 def vocabulary(args: Arguments, source: str, fallback: int | None = None) -> int:
     """Tokens of the vocabulary. Raises InputError where neither the arguments nor `fallback` tell them."""
-    for name in ("padded-vocab-size", "vocab-size"):
+    for name in ("padded-vocab-size", "pad-vocab-size-to", "vocab-size"):
         if name in args:
             size = args.get(name)
             if size < 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from planner.errors import NotModelled
 from planner.implementation import Implementation
 from planner.interop.megatron.computation import ALL_MICROBATCHES
+from planner.interop.megatron.partition import DEFAULT, partition_method
 from planner.layout import Layout, Recompute
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm
 from planner.stages import balanced_split, even_split, layout_string
@@ -23,10 +24,10 @@ _MOMENTS = {4: "fp32", 2: "bf16", 1: "fp8"}
 def megatron_arguments(model: Model, workload: Workload, implementation: Implementation, layout: Layout) -> list[str]:
     """The words of an argument list for `pretrain_gpt.py`; the number of GPUs is the launcher's, not among them."""
     words: list[str] = []
-    words += _model(model)
+    words += _model(model, implementation.framework)
     words += _batch(workload, layout)
     words += _precision(workload, implementation)
-    words += _degrees(model, layout)
+    words += _degrees(model, layout, implementation.framework)
     words += _states(workload, implementation, layout)
     words += _kernels(model, implementation)
     words += _recompute(layout.recompute)
@@ -43,14 +44,16 @@ def _no_argument(what: str) -> NotModelled:
     return NotModelled(f"Megatron-LM has no argument for {what}.")
 
 
-def _model(model: Model) -> list[str]:
+def _model(model: Model, framework: str) -> list[str]:
     kinds = model.layer_kinds
+    own = framework == "megatron-deepspeed"
+    positions = _POSITIONS | ({"alibi": "alibi"} if own else {})
     if any(kind.norms != 2 or kind.parallel or kind.sub_norms for kind in kinds):
         raise _no_argument("layers with other than two norms, or with attention and MLP in parallel")
     for present, what in (
-        (model.position not in _POSITIONS, f"{model.position} positions"),
+        (model.position not in positions, f"{model.position} positions"),
         (model.head_bias, "a bias of the head"),
-        (model.embedding_norm, "a norm after the embedding"),
+        (model.embedding_norm and not own, "a norm after the embedding"),
         (model.embedding_width not in (None, model.hidden_size), "an embedding of another width"),
         (not model.final_norm, "a model without final norm"),
         (model.norm not in (Norm("RMSNorm"), Norm("LayerNorm", bias=True)), "this kind of norm"),
@@ -60,10 +63,10 @@ def _model(model: Model) -> list[str]:
             raise _no_argument(what)
     words = ["--num-layers", str(model.num_layers), "--hidden-size", str(model.hidden_size)]
     words += ["--vocab-size", str(model.vocab_size), "--max-position-embeddings", str(model.max_positions)]
-    words += ["--position-embedding-type", _POSITIONS[model.position], "--normalization", model.norm.type]
+    words += ["--position-embedding-type", positions[model.position], "--normalization", model.norm.type]
     if model.rotary_percent != 1.0:
         words += ["--rotary-percent", repr(model.rotary_percent)]
-    words += _flags({"untie-embeddings-and-output-weights": not model.tied})
+    words += _flags({"untie-embeddings-and-output-weights": not model.tied, "embed-layernorm": model.embedding_norm})
     if model.mtp_num_layers:
         words += ["--mtp-num-layers", str(model.mtp_num_layers)]
     return words + _attention(model) + _mlps(kinds, [int(layer.kind == "moe") for layer in model.layers])
@@ -162,12 +165,17 @@ def _precision(workload: Workload, implementation: Implementation) -> list[str]:
     return words
 
 
-def _degrees(model: Model, layout: Layout) -> list[str]:
+def _degrees(model: Model, layout: Layout, framework: str) -> list[str]:
     words = ["--tensor-model-parallel-size", str(layout.tp), "--pipeline-model-parallel-size", str(layout.pp)]
     words += ["--context-parallel-size", str(layout.cp)] if layout.cp > 1 else []
     if model.is_moe:
         words += ["--expert-model-parallel-size", str(layout.ep), "--expert-tensor-parallel-size", str(layout.etp)]
     words += _flags({"sequence-parallel": layout.sequence_parallel})
+    if framework == "megatron-deepspeed" and layout.pp > 1 and layout.vpp == 1 and layout.stages:
+        method = partition_method(model, layout.pp, layout.stages)
+        if method is None:
+            raise _no_argument("a split that none of DeepSpeed's partition methods gives")
+        return words + (["--pp-partition-method", method] if method != DEFAULT else [])
     even = model.num_layers % (layout.pp * layout.vpp) == 0
     if not layout.stages or (even and layout.stages == even_split(model, layout.pp, layout.vpp)):
         if not even:

@@ -1,0 +1,104 @@
+"""On how many GPUs a launch starts: the options of torchrun, DeepSpeed or srun, the usual variables, SLURM's header."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from planner.interop.megatron.expand import Variables
+
+MAX_WORLD = 10_000_000
+
+_DIRECTIVE = re.compile(r"^#SBATCH\s+(.*)$", re.MULTILINE)
+_FLAGS = {"standalone", "no-python", "use-env", "run-path", "exclusive", "overcommit", "no-local-rank"}
+_SHORT = {"N": "nodes", "n": "ntasks", "G": "gpus"}
+_PER_NODE = ("nproc-per-node", "gpus-per-node", "ntasks-per-node", "num-gpus")
+_NODES = ("nnodes", "nodes", "num-nodes")
+_VARIABLES = (
+    ("NNODES", "NUM_NODES", "N_NODES", "SLURM_NNODES", "NODES", "NODE_COUNT"),
+    ("GPUS_PER_NODE", "NPROC_PER_NODE", "NGPUS_PER_NODE", "NUM_GPUS_PER_NODE", "GPU_PER_NODE", "N_GPUS", "NUM_GPUS"),
+)
+
+
+def options(words: list[str]) -> dict[str, str]:
+    """A launcher's options by their long names."""
+    found: dict[str, str] = {}
+    for i, word in enumerate(words):
+        if not word.startswith("-"):
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        name = name.replace("_", "-")
+        if equals:
+            found[name] = value
+        elif i + 1 < len(words) and name not in _FLAGS:
+            found[name] = words[i + 1]
+    for short, name in _SHORT.items():
+        if short in found:
+            found.setdefault(name, found[short])
+    return found
+
+
+def batch_header(text: str) -> dict[str, str]:
+    """The options of a script's `#SBATCH` lines by their long names."""
+    if "#SBATCH" not in text:
+        return {}
+    return options([word for line in _DIRECTIVE.findall(text) for word in line.partition(" #")[0].split()])
+
+
+def batch_variables(header: dict[str, str]) -> Variables:
+    """The variables that SLURM sets for a job with this header (sbatch's manual, "Output environment variables")."""
+    nodes, per_node = _number(header.get("nodes")), _header_gpus(header)
+    tasks_per_node = _number(header.get("ntasks-per-node"))
+    tasks = _number(header.get("ntasks")) or (tasks_per_node or 0) * (nodes or 1)
+    values = {
+        "SLURM_NNODES": nodes,
+        "SLURM_JOB_NUM_NODES": nodes,
+        "SLURM_NTASKS_PER_NODE": tasks_per_node,
+        "SLURM_NTASKS": tasks,
+        "SLURM_NPROCS": tasks,
+        "SLURM_GPUS_PER_NODE": per_node if "gpus-per-node" in header else None,
+        "SLURM_GPUS_ON_NODE": per_node,
+    }
+    return {name: str(value) for name, value in values.items() if value}
+
+
+def world_size(
+    launcher: list[str], commands: list[list[str]], variables: Variables, header: dict[str, str]
+) -> int | None:
+    """GPUs of the launch: torchrun's options, else WORLD_SIZE, else NNODES x GPUS_PER_NODE, else the batch header."""
+    given = options(launcher)
+    per_node = next((given[name] for name in _PER_NODE if name in given), None)
+    nodes = next((given[name] for name in _NODES if name in given), None)
+    if per_node is not None and (count := _number(per_node)):
+        return _sane(count * (_number(nodes) or 1)) if nodes is None or _number(nodes) else None
+    world = _number(variables.get("WORLD_SIZE"))
+    if world:
+        return _sane(world)
+    count_nodes, count_gpus = (next((n for v in names if (n := _number(variables.get(v)))), 0) for names in _VARIABLES)
+    if count_gpus:
+        return _sane(count_gpus * (count_nodes or 1))
+    header = header | options([word for command in commands if command[0] == "srun" for word in command[1:]])
+    gpus = _header_gpus(header) or _number(header.get("ntasks-per-node"))
+    return _sane(gpus * (_number(header.get("nodes")) or 1)) if gpus else None
+
+
+def _header_gpus(header: dict[str, str]) -> int | None:
+    """GPUs of a node: `--gpus-per-node=a100:8`, `--gres=gpu:8`, or `--gpus` over the nodes."""
+    if given := _number(header.get("gpus-per-node", "").rpartition(":")[2]):
+        return given
+    gres = next((part for part in header.get("gres", "").split(",") if part.startswith("gpu")), "")
+    if given := _number(gres.rpartition(":")[2]):
+        return given
+    total, nodes = _number(header.get("gpus", "").rpartition(":")[2]), _number(header.get("nodes")) or 1
+    return total // nodes if total and total % nodes == 0 else None
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    text = str(value).strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and int(text) else None
+
+
+def _sane(world: int) -> int | None:
+    return world if world <= MAX_WORLD else None
