@@ -25,8 +25,7 @@ COMPONENTS: tuple[Component, ...] = (
 Certainty = Literal["exact", "measured", "estimated"]
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """`bytes` for each of what it is multiplied with.
 
     times: fixed        once
@@ -177,6 +176,10 @@ class Bundle:
             found = self._found[counts] = (sum(sizes), cast(Values, tuple(sizes)))
         return found
 
+    def total(self, counts: Counts) -> int:
+        """All bytes for the layers that a stage holds. Nothing is kept: for terms that are asked for once."""
+        return sum([t.bytes if t.times == "fixed" else t.bytes * multiplier(t, counts) for t in self.terms])
+
 
 class Moment:
     """What is alive at one moment of the step: terms of its own, and what a `flight` of microbatches keeps."""
@@ -223,7 +226,7 @@ class Moments:
         """The moment with most bytes of its own: these, by component too, and its name; the first of equals."""
         found = self._largest.get(counts)
         if found is None:
-            moment = max(self.each, key=lambda m: m.own.values(counts)[0])
+            moment = max(self.each, key=lambda m: m.own.total(counts))
             found = self._largest[counts] = (*moment.own.values(counts), moment.name)
         return found
 
