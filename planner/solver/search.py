@@ -8,7 +8,6 @@ proved to be no better, and the search ends.
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from planner.cluster import Cluster
+from planner.collector import collector_paused
 from planner.implementation import Implementation
 from planner.layout import Layout, Recompute
 from planner.model import Model
@@ -108,14 +108,8 @@ class Search:
 
     def run(self) -> SearchResult:
         """Search until the proof, or until the time is up."""
-        # nodes and forms make no cycles: looking for some takes a seventh of the time
-        collects = gc.isenabled()
-        gc.disable()
-        try:
+        with collector_paused():
             return self._run()
-        finally:
-            if collects:
-                gc.enable()
 
     def _run(self) -> SearchResult:
         dive_at = None
