@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from planner.model import LatentAttention, Layer, MoE
+
 LayerImplementation = Literal["transformer_engine", "local"]
 ContextExchange = Literal["p2p", "a2a", "allgather", "a2a+p2p"]
 AttentionKernel = Literal["auto", "flash", "fused", "unfused"]
@@ -63,7 +65,6 @@ class Implementation:
     fp8_param_gather: bool = False
     fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "delayed"
     """How scales of fp8 products are chosen (--fp8-recipe)."""
-    fp32_residual_connection: bool = False
     precision_aware_optimizer: bool = False
     main_grads_bytes: Literal[2, 4] = 4
     main_params_bytes: Literal[2, 4] = 4
@@ -123,3 +124,19 @@ def attention_on(implementation: Implementation, architecture: str, sinks: bool 
     if sinks or architecture == "hopper" or (architecture == "blackwell" and not implementation.deterministic):
         return "fused"
     return "flash"
+
+
+def separate_norms(implementation: Implementation, layer: Layer) -> tuple[bool, bool]:
+    """Whether the norms before attention and before the MLP are modules of their own, which `layernorm` recomputes and
+    `attn_norm` and `mlp_norm` offload. Transformer Engine fuses a norm with the projection that follows, but not before
+    latent attention's down-projections or a router (gpt_layer_specs.py:
+    get_gpt_layer_with_transformer_engine_submodules; transformer_layer.py: recompute_input_layernorm)."""
+    if implementation.layer_implementation != "transformer_engine" or layer.parallel:
+        return True, True
+    return isinstance(layer.attention, LatentAttention), isinstance(layer.mlp, MoE)
+
+
+def weight_copies(implementation: Implementation, pp: int) -> int:
+    """Stages' worth of weights on a rank. DualPipe runs microbatches into the pipeline from both ends, so a rank holds
+    its stage and the mirrored one (DeepSeek-V3 technical report, arXiv:2412.19437, table 2)."""
+    return 2 if implementation.schedule == "dualpipe" and pp > 1 else 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from planner.cluster import Cluster
-from planner.implementation import Implementation
+from planner.implementation import Implementation, separate_norms, weight_copies
 from planner.layout import Layout
+from planner.memory.states import keeps_remainders
 from planner.model import Model
 from planner.workload import Workload
 
@@ -42,10 +43,16 @@ def assumptions(
             notes.append(f"dropless routing, {load}")
         else:
             notes.append(f"experts take at most {impl.moe_capacity_factor:g} x their even share of tokens")
+    if weight_copies(impl, layout.pp) > 1:
+        notes.append(
+            "DualPipe: a rank holds its stage and the mirrored one, counted as twice its own, with the embedding and "
+            "the loss at both ends, and pp + 1 microbatches in flight"
+        )
     if layout.zero == 1:
         notes.append("optimizer state divided over data-parallel ranks (Megatron's distributed optimizer)")
     if layout.zero >= 2:
         notes += _sharded(impl, layout)
+    notes += _fused_norms(model, impl, layout)
     notes += _offloaded(impl, cluster, host_bytes)
     if impl.cuda_graphs:
         notes.append(f"CUDA graphs of {', '.join(impl.cuda_graphs)}: their static buffers are not counted")
@@ -61,11 +68,12 @@ def _optimizer(workload: Workload, impl: Implementation, layout: Layout) -> str:
     if workload.optimizer == "muon":
         dealt = layout.zero == 1 and not impl.layer_wise_param_layout
         how = "; whole tensors are dealt out, the largest to one rank" if dealt else ""
-        return f"muon with fp32 states, AdamW for embeddings, head and vectors{how}"
+        even = "" if dealt or not layout.zero else "; shards of whole matrices are counted as equal"
+        return f"muon with fp32 states, AdamW for embeddings, head and vectors{how}{even}"
     moments = {impl.exp_avg_bytes, impl.exp_avg_sq_bytes}
     if workload.optimizer == "adamw" and moments != {4}:
         return f"adamw with moments of {impl.exp_avg_bytes} and {impl.exp_avg_sq_bytes} bytes"
-    if impl.precision_aware_optimizer and layout.zero == 1 and workload.precision == "bf16":
+    if keeps_remainders(layout.zero, workload, impl):
         return f"{workload.optimizer} with fp32 moments; of a master weight the 16 bits that bf16 lacks"
     return f"{workload.optimizer} with fp32 states"
 
@@ -102,6 +110,17 @@ def _sharded(impl: Implementation, layout: Layout) -> list[str]:
     if layout.hsdp_replicas > 1:
         notes.append(f"HSDP: {layout.hsdp_replicas} replicas of the sharded states")
     return notes
+
+
+def _fused_norms(model: Model, impl: Implementation, layout: Layout) -> list[str]:
+    """What recomputing norms leaves alone."""
+    if "layernorm" not in layout.recompute.modules:
+        return []
+    separate = {alone for layer in model.layer_kinds for alone in separate_norms(impl, layer)}
+    if separate == {True}:
+        return []
+    which = "some of this model's norms" if True in separate else "all of this model's norms, so it changes nothing"
+    return [f"recompute of layernorm leaves what Transformer Engine fuses with a projection: {which}"]
 
 
 def _offloaded(impl: Implementation, cluster: Cluster, host_bytes: int) -> list[str]:

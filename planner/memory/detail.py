@@ -36,11 +36,12 @@ def stage_pieces(
             transient = cost.recompute_bytes if full else cost.backward_bytes
             add(model.layer_kinds[k].kind, held[k], cost.weights, saved, transient)
     if parts.mtp_layers:
-        add("mtp", parts.mtp_layers, edges.mtp_weights, {"module": edges.mtp_saved}, 0)
+        add("mtp", parts.mtp_layers, edges.mtp_weights, {"module": edges.mtp_module}, 0)
     if parts.loss_chunk is not None:
         add("final_norm", 1, edges.final_norm_weights, edges.final_norm_saved, 0)
         add("head", 1, edges.head_weights, edges.head_saved, edges.head_input_grad)
-        add("loss", 1, (), edges.loss_saved, edges.half_logits + edges.loss_temporary)
+        losses = edges.loss_saved | ({"losses of multi-token prediction": edges.mtp_losses} if edges.mtp_losses else {})
+        add("loss", 1, (), losses, edges.half_logits + edges.loss_temporary)
     return tuple(out)
 
 

@@ -11,14 +11,20 @@ from typing import NamedTuple
 
 from planner.cluster import Cluster
 from planner.errors import NotModelled
-from planner.implementation import Implementation, attention_on
+from planner.implementation import Implementation, attention_on, weight_copies
 from planner.layout import Layout
 from planner.memory.assumptions import assumptions
 from planner.memory.counts import stage_counts
 from planner.memory.detail import shown_terms, stage_pieces
 from planner.memory.equal_stages import EqualStages
 from planner.memory.form import COMPONENTS, Counts, StageForm, Term
-from planner.memory.in_flight import for_equal_chunks, moments_in_flight, peak_in_flight, saturation
+from planner.memory.in_flight import (
+    both_ways_in_flight,
+    for_equal_chunks,
+    moments_in_flight,
+    peak_in_flight,
+    saturation,
+)
 from planner.memory.moments import StageParts, Turn
 from planner.memory.offload import activation_host_bytes
 from planner.memory.pieces import shape_of
@@ -108,6 +114,7 @@ class ExactAccounting:
         impl = self.implementation
         extra = int(impl.overlap_moe_expert_parallel_comm)
         most = saturation(layout.pp, layout.vpp, impl.microbatch_group_size, extra) + impl.deferred_embedding_wgrads
+        most += impl.schedule == "dualpipe"
         return min(layout.num_microbatches(self.workload.global_batch) or 1, most)
 
     def _parts(self, layout: Layout, stage: int, m: int, counts: Counts | None) -> StageParts:
@@ -119,22 +126,30 @@ class ExactAccounting:
             for c, chunk in enumerate(layout.stages[stage]):
                 embedding = c if chunk.embedding else embedding
                 loss = c if chunk.loss else loss
-            mtp = sum(chunk.mtp_layers for chunk in layout.stages[stage]) if self.model.mtp_num_layers else 0
+            modules = [(c, chunk.mtp_layers) for c, chunk in enumerate(layout.stages[stage]) if chunk.mtp_layers]
+            mtp_chunk, mtp = modules[-1] if self.model.mtp_num_layers and modules else (None, 0)
         else:
             embedding = 0 if stage == 0 else None
             loss = vpp - 1 if stage == layout.pp - 1 else None
-            mtp = self.model.mtp_num_layers if loss is not None else 0
+            mtp_chunk, mtp = (loss, self.model.mtp_num_layers) if loss is not None else (None, 0)
+        both_ways = weight_copies(impl, layout.pp) > 1
+        if both_ways and stage in (0, layout.pp - 1):
+            embedding = loss = mtp_chunk = 0
+            mtp = self.model.mtp_num_layers
         equal = vpp > 1 and counts is not None and len(set(zip(*counts, strict=True))) == 1
-        key = (layout.pp, stage, vpp, m, embedding, loss, mtp, equal)
+        key = (layout.pp, stage, vpp, m, embedding, loss, mtp, mtp_chunk, equal)
         found = self._stage_parts.get(key)
         if found is None:
             where = (layout.pp, stage, vpp, m, impl.microbatch_group_size, int(impl.overlap_moe_expert_parallel_comm))
-            in_flight = moments_in_flight(*where)
+            in_flight, most = moments_in_flight(*where), peak_in_flight(*where)
+            if both_ways:
+                in_flight, most = both_ways_in_flight(layout.pp, m)
             if equal:
-                in_flight = for_equal_chunks(in_flight, embedding, loss)
-            tied = self.model.tied and embedding is not None and loss is not None
+                away = mtp_chunk if mtp_chunk != loss else None
+                in_flight = for_equal_chunks(in_flight, embedding, loss, away)
+            tied = self.model.tied and embedding is not None and loss is not None and not both_ways
             deferred = min(impl.deferred_embedding_wgrads, m) if loss is not None else 0
-            parts = StageParts(in_flight, peak_in_flight(*where), embedding, loss, mtp, deferred, tied)
+            parts = StageParts(in_flight, most, embedding, loss, mtp, deferred, tied, mtp_chunk)
             # stages of other pipelines may be in the same state: keep one object of each
             found = self._stage_parts[key] = self._distinct_parts.setdefault(parts, parts)
         return found
@@ -228,7 +243,7 @@ class ExactAccounting:
             self._maker.stage(layout, degrees, parts, pieces, group).at(counts),
             held,
             sum(held),
-            stage_parameters(parts, edges, kinds, held),
+            stage_parameters(parts, edges, kinds, [n * weight_copies(self.implementation, layout.pp) for n in held]),
             self._maker.states.padding(layout, parts, counts, kinds, edges),
         )
 
@@ -248,7 +263,7 @@ class ExactAccounting:
         return shown_terms(form.always.terms + form.peak(counts)[0].terms, counts)
 
     def _assumptions(self, layout: Layout, host_bytes: int) -> tuple[str, ...]:
-        key = (layout.zero, layout.hsdp_replicas, host_bytes)
+        key = (layout.zero, layout.hsdp_replicas, host_bytes, "layernorm" in layout.recompute.modules)
         found = self._notes.get(key)
         if found is None:
             found = self._notes[key] = assumptions(

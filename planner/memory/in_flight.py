@@ -80,6 +80,13 @@ def moments_in_flight(
     return tuple(InFlight(chunk, v) for chunk, vectors in sorted(states.items()) for v in _largest(vectors))
 
 
+def both_ways_in_flight(pp: int, num_microbatches: int) -> tuple[tuple[InFlight, ...], Fraction]:
+    """DualPipe's state of every stage, and its microbatches: as many as 1F1B keeps on a stage and on the mirrored one
+    (DeepSeek-V3 technical report, arXiv:2412.19437, table 2: PP + 1)."""
+    alive = min(num_microbatches, pp + 1)
+    return (InFlight(0, (alive,)),), Fraction(alive)
+
+
 def _largest(vectors: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Those that no other exceeds in every entry. Only a vector of larger sum can exceed another, and in the steady
     state all sums are equal."""
@@ -94,12 +101,11 @@ def _exceeds(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return a != b and all(x >= y for x, y in zip(a, b, strict=True))
 
 
-def for_equal_chunks(
-    states: tuple[InFlight, ...], embedding_chunk: int | None, loss_chunk: int | None
-) -> tuple[InFlight, ...]:
+def for_equal_chunks(states: tuple[InFlight, ...], *heavier: int | None) -> tuple[InFlight, ...]:
     """The states that can be the peak where all chunks of the stage hold equal layers: what is alive then depends on
-    the number of chunks in flight, and on how many of them carry the embedding or the loss."""
-    edges = tuple(c for c in (embedding_chunk, loss_chunk) if c is not None)
+    the number of chunks in flight, and on how many of them are `heavier`: carry the embedding, the loss or modules of
+    multi-token prediction."""
+    edges = tuple(c for c in heavier if c is not None)
     groups: dict[int, dict[tuple[int, ...], InFlight]] = {}
     for state in states:
         group = state.chunk if state.chunk in edges else -1

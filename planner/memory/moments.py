@@ -16,6 +16,8 @@ from planner.memory.form import Bundle, Moment, Moments, Term
 from planner.memory.in_flight import InFlight
 from planner.memory.pieces import EdgeCosts, LayerCost
 
+_MTP = "multi-token prediction"
+
 Turn = tuple[int, bool, bool, bool, bool]
 """All that the own terms of a state's moments depend on, besides what the stage holds: the chunk in backward where it
 matters (else -1), whether the loss and whether the embedding are in its turn, whether a loss is alive, and whether
@@ -36,6 +38,13 @@ class StageParts:
     """Microbatches whose head weight gradient waits."""
     tied_head_grad: bool = False
     """Embedding and head are one tensor on this stage: the head's gradient waits for the embedding's."""
+    mtp_chunk: int | None = None
+    """Where the stage's multi-token-prediction modules are; on the chunk of the loss if any may be there."""
+
+    @property
+    def mtp_away(self) -> bool:
+        """Whether the stage's modules of multi-token prediction run into losses on a later stage."""
+        return self.mtp_layers > 0 and self.loss_chunk is None
 
     @cached_property
     def edges(self) -> tuple[bool, bool, int]:
@@ -45,7 +54,9 @@ class StageParts:
     @cached_property
     def around(self) -> tuple:
         """All but what is in flight."""
-        return (self.embedding_chunk, self.loss_chunk, self.mtp_layers, self.deferred, self.tied_head_grad)
+        return (
+            self.embedding_chunk, self.loss_chunk, self.mtp_layers, self.deferred, self.tied_head_grad, self.mtp_chunk,
+        )  # fmt: skip
 
     @cached_property
     def microbatches(self) -> tuple[tuple[int, ...], ...]:
@@ -65,8 +76,9 @@ class StageParts:
         return (state.chunk if on_embedding or alone else -1, on_loss, on_embedding, alive, alone)
 
 
-def kept_by_one(kinds: tuple[LayerCost, ...], edges: EdgeCosts, chunk: int, embedding: bool) -> Bundle:
-    """What one microbatch in flight keeps of a virtual chunk, which may begin with the embedding."""
+def kept_by_one(kinds: tuple[LayerCost, ...], edges: EdgeCosts, chunk: int, embedding: bool, mtp: int) -> Bundle:
+    """What one microbatch in flight keeps of a virtual chunk, which may begin with the embedding or end with `mtp`
+    modules of multi-token prediction whose losses are on a later stage."""
     terms = []
     for k, cost in enumerate(kinds):
         terms.append(Term("activations", "layers", cost.saved_bytes, "layer", k, chunk, cost.certainty))
@@ -74,6 +86,8 @@ def kept_by_one(kinds: tuple[LayerCost, ...], edges: EdgeCosts, chunk: int, embe
         terms.append(Term("activations", "recomputed layers", less, "recomputed", k, chunk, cost.certainty))
     if embedding:
         terms.append(Term("activations", "embedding", edges.embedding_bytes))
+    if mtp:
+        terms.append(Term("activations", _MTP, mtp * edges.mtp_module, certainty="estimated"))
     return Bundle(terms)
 
 
@@ -137,9 +151,9 @@ def _edges_kept(edges: EdgeCosts, parts: StageParts, alive: bool) -> list[Term]:
     if parts.deferred:
         size = parts.deferred * edges.deferred
         terms.append(Term("logits", "deferred head gradients", size, certainty="measured"))
-    if parts.mtp_layers and alive:
-        size = parts.mtp_layers * edges.mtp_saved
-        terms.append(Term("activations", "multi-token prediction", size, certainty="estimated"))
+    if alive:
+        size = parts.mtp_layers * edges.mtp_module + edges.mtp_losses
+        terms.append(Term("activations", _MTP, size, certainty="estimated"))
     return terms
 
 

@@ -82,7 +82,10 @@ class EdgeCosts:
     """Gradient of the head's input, whole before it is scattered, and scattered."""
     vocab_grad: int
     """A gradient of this rank's part of the vocabulary matrix in half precision."""
-    mtp_saved: int
+    mtp_module: int
+    """What a module of multi-token prediction keeps, its head and loss aside."""
+    mtp_losses: int
+    """What the heads and losses of all of them keep, beside the model's own."""
     pipelined: bool = False
     _edges: dict[tuple[bool, bool, int], tuple[Weight, ...]] = field(default_factory=dict)
     _numels: dict[tuple[bool, bool, int], int] = field(default_factory=dict)
@@ -151,9 +154,16 @@ def sharding_of(impl: Implementation, layout: Layout) -> Sharding:
     return Sharding(layout.tp, layout.ep, layout.etp, impl.layer_implementation == "local")
 
 
-def modules_of(layout: Layout) -> frozenset[str]:
-    """Modules that are recomputed selectively."""
-    return frozenset(layout.recompute.modules if layout.recompute.granularity == "selective" else ())
+ALL_RECOMPUTED = "all"
+"""Among the modules: full recomputation, which a module of multi-token prediction takes whatever the layers do."""
+
+
+def modules_of(layout: Layout, mtp: bool = False) -> frozenset[str]:
+    """Modules that are recomputed selectively; with `mtp`, whether everything is."""
+    full = mtp and layout.recompute.granularity == "full"
+    if layout.recompute.granularity == "selective":
+        return frozenset(layout.recompute.modules)
+    return frozenset({ALL_RECOMPUTED} if full else ())
 
 
 def layer_cost(
@@ -205,16 +215,13 @@ def edge_costs(
     loss = loss_saved(shape, impl, vocab)
     half_logits, second_logits = loss_scratch(shape, impl, vocab)
     final_norm, head = final_norm_saved(shape, model.norm.type), head_saved(shape)
-    mtp_saved = 0
+    mtp_module = mtp_losses = 0
     mtp: tuple[Weight, ...] = ()
     if model.mtp_num_layers:
         mtp = mtp_weights(model, sharding)
-        layer = layer_tape(shape, impl, model.mtp_layer, model.norm, model.rotary_dim, modules)
-        # two norms of embedding and hidden state, the concatenation that eh_proj keeps, a layer, a norm, head and loss
-        # of its own (multi_token_prediction.py: MultiTokenPredictionLayer, process_mtp_loss)
-        around = 2 * (shape.stream + 8 * shape.tokens // shape.sp) + 2 * shape.stream
-        mtp_saved = around + saved_bytes(layer) + sum((final_norm | head | loss).values())
-        mtp_saved -= offloaded_bytes(impl, layer, shape.element, experts=isinstance(model.mtp_layer.mlp, MoE))
+        # a norm, head and loss of its own (multi_token_prediction.py: MultiTokenPredictionLayer, process_mtp_loss)
+        mtp_module = sum(final_norm.values()) + _mtp_layer_saved(model, impl, shape, modules)
+        mtp_losses = model.mtp_num_layers * sum((head | loss).values())
     return EdgeCosts(
         embedding_weights=embedding_weights(model, tp, unit),
         final_norm_weights=final_norm_weights(model),
@@ -230,5 +237,17 @@ def edge_costs(
         loss_temporary=16 * shape.tokens,
         head_input_grad=shape.stream + (shape.full_stream if shape.sp > 1 else 0),
         vocab_grad=shape.element * vocab * model.hidden_size,
-        mtp_saved=mtp_saved,
+        mtp_module=mtp_module,
+        mtp_losses=mtp_losses,
     )
+
+
+def _mtp_layer_saved(model: Model, impl: Implementation, shape: Shape, modules: frozenset[str]) -> int:
+    """What a module keeps up to its last norm: two norms of embedding and hidden state, the concatenation that eh_proj
+    keeps, and a layer; fully recomputed its two inputs (MultiTokenPredictionLayer._checkpointed_forward)."""
+    if ALL_RECOMPUTED in modules:
+        return 2 * shape.stream
+    layer = layer_tape(shape, impl, model.mtp_layer, model.norm, model.rotary_dim, modules)
+    around = 2 * (shape.stream + 8 * shape.tokens // shape.sp) + 2 * shape.stream
+    offloaded = offloaded_bytes(impl, layer, shape.element, experts=isinstance(model.mtp_layer.mlp, MoE))
+    return around + saved_bytes(layer) - offloaded

@@ -106,7 +106,7 @@ class TermMaker:
         """The keys of a layout."""
         shape, states, gathered = _shape_key(layout), state_key(layout), _gathered_key(layout)
         number = self._numbers.setdefault((shape, states, gathered, layout.vpp), len(self._numbers))
-        return Degrees(shape, modules_of(layout), states, gathered, number)
+        return Degrees(shape, modules_of(layout, self.model.mtp_num_layers > 0), states, gathered, number)
 
     def stage(self, layout: Layout, degrees: Degrees, parts: StageParts, pieces: Pieces, group: int) -> StageTerms:
         """The terms of the stages that hold what these parts do, in the layout's pieces; full recomputation in groups
@@ -166,11 +166,12 @@ class TermMaker:
 
     def _kept_bundle(self, layout: Layout, parts: StageParts, of_rank: tuple, chunk: int) -> Bundle:
         """What one microbatch in flight keeps of a chunk."""
-        key = (*of_rank, chunk, chunk == parts.embedding_chunk)
+        mtp = parts.mtp_layers if parts.mtp_away and chunk == parts.mtp_chunk else 0
+        key = (*of_rank, chunk, chunk == parts.embedding_chunk, mtp)
         found = self._kept.get(key)
         if found is None:
             pieces = self.pieces(layout, *of_rank)
-            found = self._kept[key] = kept_by_one(*pieces, chunk, chunk == parts.embedding_chunk)
+            found = self._kept[key] = kept_by_one(*pieces, chunk, chunk == parts.embedding_chunk, mtp)
         return found
 
     def moments(self, layout: Layout, of_rank: tuple, parts: StageParts, now: Turn) -> Moments:

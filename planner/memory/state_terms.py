@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planner.implementation import Implementation
+from planner.implementation import Implementation, weight_copies
 from planner.layout import Layout
 from planner.memory import states
 from planner.memory.form import Bundle, Component, Counts, Term
@@ -35,10 +35,11 @@ class StateTerms:
         found = self._bundles.get(key)
         if found is None:
             terms: list[Term] = []
+            copies = weight_copies(self.implementation, layout.pp)
             for k, cost in enumerate(kinds):
                 amounts = self._of(layout, cost.weights)
                 for chunk in range(layout.vpp):
-                    terms += [Term(c, "layers", b, "layer", k, chunk) for c, b in amounts]
+                    terms += [Term(c, "layers", copies * b, "layer", k, chunk) for c, b in amounts]
             terms += [Term(c, "edges", b) for c, b in self._of(layout, edge_weights(parts, edges))]
             found = self._bundles[key] = Bundle(terms)
         return found
@@ -61,7 +62,7 @@ class StateTerms:
 
         terms = [Term("gradients", "fp32 copies", copied(edge_weights(parts, edges)))]
         for k, cost in enumerate(kinds):
-            size = copied(cost.weights)
+            size = weight_copies(self.implementation, layout.pp) * copied(cost.weights)
             terms += [Term("gradients", "fp32 copies", size, "layer", k, chunk) for chunk in range(layout.vpp)]
         return tuple(terms)
 
@@ -102,7 +103,8 @@ class StateTerms:
             whole, shards = self._elements(layout, weights)
             return round(s.host_whole * whole + s.host_sharded * shards)
 
-        held = [sum(chunk[k] for chunk in counts.layers) for k in range(len(kinds))]
+        copies = weight_copies(self.implementation, layout.pp)
+        held = [copies * sum(chunk[k] for chunk in counts.layers) for k in range(len(kinds))]
         return host(edge_weights(parts, edges)) + sum(n * host(c.weights) for n, c in zip(held, kinds, strict=True))
 
     def padding_bound(self, layout: Layout, key: tuple, kinds: tuple[LayerCost, ...]) -> int:
@@ -119,7 +121,8 @@ class StateTerms:
         impl = self.implementation
         s = self._bytes(1)
         per_element = s.weights_whole + s.gradients_whole + s.optimizer_sharded
-        total = sum(cost.numel for cost in kinds) * self.model.num_layers // layout.pp
+        copies = weight_copies(impl, layout.pp)
+        total = copies * sum(cost.numel for cost in kinds) * self.model.num_layers // layout.pp
         bucket = states.bucket_elements(impl, layout.dp * layout.cp)
         buckets = 2 + layout.vpp * 2 + (total // bucket if bucket else 0)
         unit = layout.dp * layout.cp * 128
@@ -127,7 +130,9 @@ class StateTerms:
             unit *= states.BUS_BANDWIDTH_ALIGNMENT // 128
         # each tensor starts at a multiple of 64 elements: exact for layers, 63 for each of the few tensors around them
         aligned = sum(w.count * (-(w.numel // w.count) % states.PARAMETER_ALIGNMENT) for c in kinds for w in c.weights)
-        aligned = aligned * (self.model.num_layers + self.model.mtp_num_layers) + 1024 * (1 + self.model.mtp_num_layers)
+        aligned = aligned * copies * (self.model.num_layers + self.model.mtp_num_layers) + 1024 * (
+            1 + self.model.mtp_num_layers
+        )
         return per_element * (unit * buckets + aligned)
 
     def padding(
@@ -137,7 +142,7 @@ class StateTerms:
         if layout.zero != 1:
             return 0
         key = (layout.tp, layout.ep, layout.etp, layout.dp * layout.cp, layout.pp > 1, counts.layers,
-               parts.embedding_chunk, parts.loss_chunk, parts.mtp_layers)  # fmt: skip
+               parts.embedding_chunk, parts.loss_chunk, parts.mtp_layers, parts.mtp_chunk)  # fmt: skip
         found = self._padding.get(key)
         if found is None:
             found = self._padding[key] = self._padding_bytes(layout, parts, counts, kinds, edges)
@@ -149,25 +154,28 @@ class StateTerms:
         impl = self.implementation
         s = self._bytes(1)
         bucket = states.bucket_elements(impl, layout.dp * layout.cp)
+        copies = weight_copies(impl, layout.pp)
         true_bytes = 0
         for chunk in range(layout.vpp):
             held: list[Weight] = []
             if parts.embedding_chunk == chunk:
                 held += edges.embedding_weights
             for k, cost in enumerate(kinds):
-                held += cost.weights * counts.layers[chunk][k]
+                held += cost.weights * (copies * counts.layers[chunk][k])
+            if parts.mtp_chunk == chunk and parts.mtp_away:
+                held += _after_embedding(parts, edge_weights(parts, edges), edges)
             if parts.loss_chunk == chunk:
                 held += _loss_weights(parts, edges)
             for expert in (False, True):
                 group = states.shard_group(layout, impl, expert)
-                mine = [w for w in held if (w.expert and layout.ep > 1) == expert]
+                mine = [w for w in held if (w.expert and states.experts_apart(layout)) == expert]
                 if mine:
                     padded = states.padded_elements(mine, group, bucket, impl.pad_buckets_for_high_nccl_busbw)
                     true_bytes += (s.weights_whole + s.gradients_whole) * padded
                     true_bytes += s.optimizer_sharded * (padded // group)
         counted = 0
         for weights, n in [(edge_weights(parts, edges), 1)] + [
-            (cost.weights, sum(chunk[k] for chunk in counts.layers)) for k, cost in enumerate(kinds)
+            (cost.weights, copies * sum(chunk[k] for chunk in counts.layers)) for k, cost in enumerate(kinds)
         ]:
             whole, shards = self._elements(layout, weights)
             counted += n * ((s.weights_whole + s.gradients_whole) * whole + s.optimizer_sharded * shards)
@@ -186,9 +194,13 @@ def edge_weights(parts: StageParts, edges: EdgeCosts) -> tuple[Weight, ...]:
 
 def _loss_weights(parts: StageParts, edges: EdgeCosts) -> tuple[Weight, ...]:
     """Of those, what stands in the chunk of the loss."""
-    embedded = parts.embedding_chunk is not None
-    everything = edges.weights_of(embedded, True, parts.mtp_layers)
-    return everything[len(edges.embedding_weights) if embedded else 0 :]
+    everything = edges.weights_of(parts.embedding_chunk is not None, True, parts.mtp_layers)
+    return _after_embedding(parts, everything, edges)
+
+
+def _after_embedding(parts: StageParts, weights: tuple[Weight, ...], edges: EdgeCosts) -> tuple[Weight, ...]:
+    """These weights of a stage but for its embedding, which stands first."""
+    return weights[len(edges.embedding_weights) if parts.embedding_chunk is not None else 0 :]
 
 
 def stage_parameters(parts: StageParts, edges: EdgeCosts, kinds: tuple[LayerCost, ...], held: Sequence[int]) -> int:

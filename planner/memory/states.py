@@ -77,9 +77,7 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
         weight, gradient, master = 4, 4, 0
     else:
         weight = 2
-        gradient = (
-            4 if workload.precision == "fp16" and impl.framework == "megatron-deepspeed" else impl.grad_reduce_bytes
-        )
+        gradient = impl.grad_reduce_bytes
         master = _master_bytes(zero, workload, impl)
     if impl.fp8_param_gather and workload.precision == "fp8":
         weight = 1
@@ -116,14 +114,17 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
     return StateBytes(0, 4, 0, 4, 0, moments, weight, weight, 0.0, host, freed)
 
 
+def keeps_remainders(zero: int, workload: Workload, impl: Implementation) -> bool:
+    """Whether a master weight is the 16 bits of fp32 that its bf16 weight lacks: under the precision-aware distributed
+    optimizer (optimizer_config.py: store_param_remainders, and use_precision_aware_optimizer_no_fp8_or_ds_fp8: with fp8
+    under delayed scaling only), unless the host updates a part (HybridDeviceOptimizer)."""
+    delayed = workload.precision == "fp8" and impl.fp8_recipe == "delayed" and not impl.fp8_param_gather
+    kept = impl.precision_aware_optimizer and zero == 1 and (workload.precision == "bf16" or delayed)
+    return kept and not impl.optimizer_offload_fraction
+
+
 def _master_bytes(zero: int, workload: Workload, impl: Implementation) -> int:
-    """A master weight. The precision-aware distributed optimizer keeps only the 16 bits of an fp32 master that its
-    bf16 weight lacks (optimizer_config.py: store_param_remainders), unless the host updates a part
-    (HybridDeviceOptimizer)."""
-    remainder = impl.precision_aware_optimizer and zero == 1 and workload.precision == "bf16"
-    if remainder and not impl.optimizer_offload_fraction:
-        return 2
-    return impl.main_params_bytes
+    return 2 if keeps_remainders(zero, workload, impl) else impl.main_params_bytes
 
 
 def _moment_bytes(workload: Workload, impl: Implementation) -> int:
@@ -183,10 +184,15 @@ def fp8_copies(weights: Sequence[Weight], layout: Layout, workload: Workload, im
     return linear * (1 if impl.fp8_param_gather else 2)
 
 
+def experts_apart(layout: Layout) -> bool:
+    """Whether experts have process groups of their own; else they count as dense
+    (megatron/core/extensions/transformer_engine.py: use_expert_pgs, since July 2026; before, by ep alone)."""
+    return layout.ep > 1 or layout.etp != layout.tp
+
+
 def shard_group(layout: Layout, impl: Implementation, expert: bool) -> int:
-    """Ranks that a parameter's optimizer state is divided over. Experts count as dense without expert parallelism
-    (megatron/core/transformer/moe/experts.py: the allreduce attribute)."""
-    ranks = layout.edp if expert and layout.ep > 1 else layout.dp * layout.cp
+    """Ranks that a parameter's optimizer state is divided over."""
+    ranks = layout.edp if expert and experts_apart(layout) else layout.dp * layout.cp
     replicas = impl.num_distributed_optimizer_instances if layout.zero == 1 else layout.hsdp_replicas
     return max(1, ranks // replicas)
 
@@ -201,8 +207,9 @@ def elements(weights: Sequence[Weight], layout: Layout, impl: Implementation) ->
 def split_by_group(weights: Sequence[Weight], layout: Layout) -> tuple[int, int]:
     """Elements (reduced with the dense parameters, reduced over the expert data-parallel group)."""
     dense = expert = 0
+    apart = experts_apart(layout)
     for w in weights:
-        if w.expert and layout.ep > 1:
+        if w.expert and apart:
             expert += w.numel
         else:
             dense += w.numel

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from planner.cluster import Cluster
-from planner.implementation import Implementation
+from planner.implementation import Implementation, separate_norms
 from planner.layout import NO_RECOMPUTE, Layout, Recompute
 from planner.model import MLP, LatentAttention, Model, MoE
 from planner.rules import RULES, Case, Rule
@@ -207,13 +207,15 @@ class Space:
 def selective_sets(model: Model, implementation: Implementation) -> list[Recompute]:
     """Every set of modules that selective recomputation can name for this model and that drops something.
 
-    Flash and fused attention keep no scores, so `core_attn` is left out with them. `moe` covers `moe_act` and
+    Flash and fused attention keep no scores, so `core_attn` is left out with them, and `layernorm` where all norms are
+    fused with a projection. `moe` covers `moe_act` and
     `shared_experts`, so they are not named together.
     """
     modules = []
     if implementation.attention == "unfused":
         modules.append("core_attn")
-    modules.append("layernorm")
+    if any(any(separate_norms(implementation, layer)) for layer in model.layer_kinds):
+        modules.append("layernorm")
     if any(isinstance(layer.attention, LatentAttention) for layer in model.layer_kinds):
         modules.append("mla_up_proj")
     if any(isinstance(layer.mlp, MLP) for layer in model.layer_kinds):

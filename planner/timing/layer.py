@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.implementation import Implementation
+from planner.implementation import Implementation, separate_norms
 from planner.memory.activations.selective_ops import OPERATIONS
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE
 from planner.parameters import Weight, layer_weights
@@ -163,7 +163,8 @@ def _attention(
     )
     selective = forward if "core_attn" in shard.modules else 0.0
     if "layernorm" in shard.modules:
-        selective += memory_seconds(device, t_norm * h * 2 * HALF * layer.norms, layer.norms)
+        norms = sum(separate_norms(implementation, layer)[: layer.norms])
+        selective += memory_seconds(device, t_norm * h * 2 * HALF * norms, norms)
     if "mla_up_proj" in shard.modules and isinstance(a, LatentAttention):
         selective += sum(
             gemm_seconds(device, t, w.shape[0], w.shape[1], workload.precision)

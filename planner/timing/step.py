@@ -177,6 +177,8 @@ def _assumptions(model: Model, implementation: Implementation, cluster: Cluster)
         said.append(f"tokens are routed {balance}")
     if implementation.optimizer_offload_fraction:
         said.append("the host's optimizer step as on a DGX-2, its copies over PCIe not overlapped")
+    if implementation.schedule == "dualpipe":
+        said.append("what DualPipe hides of the experts' exchange behind the other direction is not counted")
     if implementation.launch_blocking:
         said.append("CUDA_LAUNCH_BLOCKING: operations wait for one another, as BigScience's runs on A100 did")
     if implementation.offload_activation_layers or implementation.offload_modules:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from planner.implementation import Implementation
+from planner.implementation import Implementation, weight_copies
 from planner.layout import Layout
 from planner.timing.collectives import all_reduce_seconds, gather_seconds, reduces_whole
 from planner.timing.efficiency import Efficiency
@@ -88,7 +88,9 @@ def rates(
             reduce[i] = main * _slope(all_reduce_seconds, links["replicate"], e) / links["shard"].size
     group = links["dp_cp"]
     latency = gather_seconds(group, 1e-9, e) * (2 if layout.zero == 0 else 1) if group.size > 1 else 0.0
-    return Rates((reduce[0], reduce[1]), (gather[0], gather[1]), (update[0], update[1]), latency)
+    n = weight_copies(implementation, layout.pp)
+    each = [(n * dense, n * expert) for dense, expert in (reduce, gather, update)]
+    return Rates(each[0], each[1], each[2], latency)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ OFFLOAD_MEGATRON = "--fine-grained-activation-offloading --offload-modules"
 CASES = [
     (DENSE, (*SELECTIVE, "core_attn"), f"{SELECTIVE_MEGATRON} core_attn"),
     (DENSE, (*SELECTIVE, "mlp"), f"{SELECTIVE_MEGATRON} mlp"),
-    (DENSE, (*SELECTIVE, "layernorm"), f"{SELECTIVE_MEGATRON} layernorm"),
+    (MIXTURE, (*SELECTIVE, "layernorm"), f"{SELECTIVE_MEGATRON} layernorm"),
     (DENSE, (*SELECTIVE, "core_attn,layernorm,mlp"), f"{SELECTIVE_MEGATRON} mlp core_attn layernorm"),
     (MIXTURE, (*SELECTIVE, "moe"), f"{SELECTIVE_MEGATRON} moe"),
     (MIXTURE, (*SELECTIVE, "moe_act"), f"{SELECTIVE_MEGATRON} moe_act"),

@@ -120,6 +120,8 @@ def test_the_dataloader_mask_and_deferred_gradients():
     [
         ("--use-distributed-optimizer", 1, 1),
         ("--use-distributed-optimizer --num-distributed-optimizer-instances 2", 1, 1),
+        ("--optimizer muon", 0, 1),
+        ("--optimizer dist_muon", 1, 1),
         ("--use-megatron-fsdp", 3, 1),
         ("--use-megatron-fsdp --data-parallel-sharding-strategy optim_grads", 2, 1),
         ("--use-megatron-fsdp --data-parallel-sharding-strategy no_shard", 0, 1),

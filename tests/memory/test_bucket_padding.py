@@ -40,9 +40,16 @@ def test_dense_parameters_are_divided_over_dp_and_cp_experts_over_their_own_grou
 
 def test_experts_are_dense_parameters_without_expert_parallelism():
     """With ep 1 everything is reduced over dp x cp."""
-    layout = Layout(tp=2, dp=4)
+    layout = Layout(tp=2, dp=4, etp=2)
     assert split_by_group((weight(3), weight(5, expert=True)), layout) == (8, 0)
     assert shard_group(layout, LOCAL, expert=True) == 4
+
+
+def test_experts_with_another_tensor_parallel_degree_have_groups_of_their_own():
+    """tp 2, dp 4 and etp 1 make eight expert data-parallel ranks (use_expert_pgs in Megatron's linear layers)."""
+    layout = Layout(tp=2, dp=4, etp=1)
+    assert split_by_group((weight(3), weight(5, expert=True)), layout) == (3, 5)
+    assert (shard_group(layout, LOCAL, expert=True), shard_group(layout, LOCAL, expert=False)) == (8, 4)
 
 
 def test_a_group_of_optimizer_instances_shares_less():

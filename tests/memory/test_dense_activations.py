@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tiny import GPT, LAYER_NORM, LLAMA, LOCAL, TE, saved, shape
+from tiny import GPT, LATENT, LAYER_NORM, LLAMA, LOCAL, MIXTURE, TE, saved, shape
 
 from planner.model import MLP, Attention, Layer
 
@@ -174,6 +174,17 @@ def test_recomputed_mlp_and_norms():
         "input_layernorm statistics",
         "pre_mlp_layernorm statistics",
     }
+
+
+def test_transformer_engine_recomputes_the_norms_that_are_modules_only():
+    """A norm that is fused with a projection is an identity for the layer (transformer_layer.py): only latent
+    attention's first norm and that of a mixture of experts are rebuilt."""
+    first = {"attention input", "input_layernorm statistics"}
+    second = {"pre_mlp_layernorm statistics"}
+    norms = frozenset({"layernorm"})
+    for layer, gone in ((LLAMA, set()), (LATENT, first), (MIXTURE, second)):
+        every, lean = saved(layer, shape(), TE), saved(layer, shape(), TE, modules=norms)
+        assert {key for key in every if every[key] != lean.get(key)} - {"mlp input"} == gone
 
 
 def test_fp32_doubles_what_is_half_precision():

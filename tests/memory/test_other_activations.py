@@ -119,10 +119,37 @@ def test_latent_attention_tensor_by_tensor():
 
 
 def test_recomputed_up_projections_let_the_heads_go():
-    """`mla_up_proj` rebuilds query, key and value heads from the latents."""
-    lean = saved(LATENT, shape(), TE, rotary_dim=2, modules=frozenset({"mla_up_proj"}))
-    assert not {"query heads", "key heads", "value heads"} & set(lean)
-    assert {"normalised query latent", "normalised key-value latent"} <= set(lean)
+    """`mla_up_proj` rebuilds query, key and value heads from the latents: normalised by modules of their own in the
+    local layers; in Transformer Engine's the norm is part of the projection and rebuilt with it."""
+    normalised = {"normalised query latent", "normalised key-value latent"}
+    for impl, kept in ((LOCAL, normalised), (TE, set())):
+        lean = saved(LATENT, shape(), impl, rotary_dim=2, modules=frozenset({"mla_up_proj"}))
+        assert not {"query heads", "key heads", "value heads"} & set(lean)
+        assert {"query latent", "key-value latent"} <= set(lean)
+        assert normalised & set(lean) == kept
+
+
+def test_fewer_key_groups_than_tensor_parallel_ranks():
+    """With 2 groups of width 2 on 4 ranks each rank has a whole group; the local layers keep the gathered projection,
+    16 wide, of which theirs is a slice."""
+    at = shape(tp=4)
+    kept = saved(LLAMA, at, TE)
+    assert (kept["query"], kept["key"], kept["value"]) == (2 * 8 * 2, 2 * 8 * 2, 2 * 8 * 2)
+    assert saved(LLAMA, at, LOCAL)["qkv"] == 2 * 8 * (8 + 2 * 4)
+    assert saved(LLAMA, shape(tp=2), TE)["key"] == 2 * 8 * 2
+
+
+def test_a_gated_shared_expert_keeps_both_factors():
+    """Its output, 8 tokens of width 4, and a sigmoid for each token; nothing where the module is recomputed."""
+    shared = replace(MIXTURE, mlp=replace(MIXTURE.mlp, shared=MLP(8)))
+    gated = replace(shared, mlp=replace(shared.mlp, shared_gate=True))
+    plain, kept = saved(shared, shape()), saved(gated, shape())
+    assert {k: v for k, v in kept.items() if k not in plain} == {
+        "shared expert output": 64,
+        "shared expert gate": 2 * 8,
+    }
+    modules = frozenset({"shared_experts"})
+    assert saved(gated, shape(), modules=modules) == saved(shared, shape(), modules=modules)
 
 
 def test_transformer_engine_shards_the_latents_and_the_local_layers_gather_them():

@@ -94,6 +94,10 @@ def test_the_precision_aware_optimizer_keeps_half_a_master():
     assert state_bytes(1, BF16, replace(aware, exp_avg_bytes=2, exp_avg_sq_bytes=1)).optimizer_sharded == 2 + 3
     assert state_bytes(1, BF16, replace(aware, optimizer_offload_fraction=0.5)).optimizer_sharded == 4 + 8
     assert state_bytes(1, replace(BF16, precision="fp16"), aware).optimizer_sharded == 4 + 8
+    fp8 = replace(BF16, precision="fp8")
+    assert state_bytes(1, fp8, aware).optimizer_sharded == 2 + 8  # delayed scaling
+    assert state_bytes(1, fp8, replace(aware, fp8_recipe="tensorwise")).optimizer_sharded == 4 + 8
+    assert state_bytes(1, fp8, replace(aware, fp8_param_gather=True)).optimizer_sharded == 4 + 8
 
 
 def test_fp8_copies_of_linear_weights():

@@ -113,7 +113,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         else bias and not args.flag("no-bias-gelu-fusion"),
         bias_dropout_fusion=not args.flag("no-bias-dropout-fusion"),
         # The fused kernel comes with Transformer Engine; the local specification is what runs without it.
-        rope_fusion=not local and not args.flag("no-rope-fusion"),
+        rope_fusion=not local and not args.flag("no-rope-fusion") and args.get("position-embedding-type") != "yarn",
         hidden_dropout=dropout(args, "hidden-dropout", source),
         attention_dropout=dropout(args, "attention-dropout", source),
         cross_entropy=_cross_entropy(args, source),
@@ -136,7 +136,6 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         overlap_moe_expert_parallel_comm=args.flag("overlap-moe-expert-parallel-comm"),
         fp8_param_gather=args.flag("fp8-param-gather"),
         fp8_recipe=choose(args, "fp8-recipe", _FP8_RECIPES, "delayed", source),
-        fp32_residual_connection=args.flag("fp32-residual-connection"),
         precision_aware_optimizer=precision_aware,
         main_grads_bytes=choose(args, "main-grads-dtype", _MAIN_BYTES, "fp32", source),
         main_params_bytes=choose(args, "main-params-dtype", _MAIN_BYTES, "fp32", source),

@@ -200,7 +200,6 @@ HONOURED: dict[str, Argument] = {
         moe-shared-expert-overlap Implementation.moe_shared_expert_overlap
         overlap-moe-expert-parallel-comm Implementation.overlap_moe_expert_parallel_comm
         fp8-param-gather Implementation.fp8_param_gather
-        fp32-residual-connection Implementation.fp32_residual_connection
         use-precision-aware-optimizer Implementation.precision_aware_optimizer
         optimizer-cpu-offload Implementation.optimizer_offload_fraction
         fine-grained-activation-offloading Implementation.offload_modules
@@ -238,6 +237,7 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         mla-down-proj-fusion the fused down projection is counted as two
         use-fused-weighted-squared-relu the activation is counted as unfused
         apply-residual-connection-post-layernorm the residual is counted as before the norm
+        fp32-residual-connection the residual stream is counted in the model's precision
         qk-l2-norm the weightless norm of queries and keys is not counted
         optimizer-cuda-graph buffers of CUDA graphs are not counted
         openai-gelu the activation is counted as the default GELU

@@ -178,7 +178,8 @@ def _zero(args: Arguments, source: str) -> int:
     if deepspeed and stage == 0 and args.flag("bf16") and not args.flag("no-pipeline-parallel"):
         args.not_accounted.append("--zero-stage 0: with --bf16 DeepSpeed's pipeline shards optimizer states as stage 1")
         return 1
-    return max(stage, int(args.flag("use-distributed-optimizer")))
+    # validate_args: dist_muon is muon under the layer-wise distributed optimizer
+    return max(stage, int(args.flag("use-distributed-optimizer") or args.get("optimizer") == "dist_muon"))
 
 
 def _recompute(args: Arguments, source: str, problems: list[Problem]) -> Recompute:

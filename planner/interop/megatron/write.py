@@ -269,7 +269,6 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
             "no-rope-fusion": transformer_engine and not i.rope_fusion,
             "no-gradient-accumulation-fusion": not i.gradient_accumulation_fusion,
             "tp-comm-overlap": i.tp_comm_overlap,
-            "fp32-residual-connection": i.fp32_residual_connection,
             "calculate-per-token-loss": i.calculate_per_token_loss,
         }
     )

@@ -45,6 +45,10 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
     if moe.shared:
         # walked first: in forward it stands beside the routed experts and its gradient joins theirs
         shared: tuple[Item, ...] = mlp_items(shape, impl, moe.shared, "mlp input", "shared expert ")
+        if moe.shared_gate:
+            # shared_experts.py: SharedExpertMLP.forward multiplies its output with a sigmoid
+            factors = (Saved("shared expert output", shape.stream), Saved("shared expert gate", e * n))
+            shared = (*shared, Op("shared expert gate", output=shape.stream, saves=factors, grad_input=shape.stream))
         if "shared_experts" in recompute:
             # moe_layer.py: shared_experts_compute checkpoints the module; its input is the router's too
             kept = (Saved("mlp input", shape.stream),)

@@ -24,18 +24,21 @@ def latent_attention_items(
     items: list[Item] = []
     up_inputs: list[Saved] = []
     up_items: list[Item] = []
+    lean = "mla_up_proj" in recompute
+    # Transformer Engine's up-projections begin with the norm (gpt_layer_specs.py: column_parallel_layer_norm_linear),
+    # so it is rebuilt with them and what is kept is its input
+    fused = lean and impl.layer_implementation == "transformer_engine"
     if a.q_lora_rank:
         # The local spec gathers the sharded projection and slices it along the sequence: the slice keeps all of it.
         latent = Saved("query latent", e * n * a.q_lora_rank // (1 if gathered else sp))
         normalised = e * n * a.q_lora_rank // sp
-        items += [
-            _down(shape, impl, "linear_q_down_proj", a.q_lora_rank),
-            _latent_norm("q_layernorm", latent, normalised, 4 * n // sp, "normalised query latent"),
-        ]
+        items.append(_down(shape, impl, "linear_q_down_proj", a.q_lora_rank))
+        norm = _latent_norm("q_layernorm", latent, normalised, 4 * n // sp, "normalised query latent")
+        (up_items if fused else items).append(norm)
         up_items.append(
             column_linear(shape, impl, "linear_q_up_proj", "normalised query latent", a.q_lora_rank, heads * a.qk_dim)
         )
-        up_inputs.append(Saved("normalised query latent", normalised))
+        up_inputs.append(latent if fused else Saved("normalised query latent", normalised))
     else:
         items.append(
             column_linear(shape, impl, "linear_q_proj", "attention input", shape.hidden, heads * a.qk_dim, "query")
@@ -45,10 +48,9 @@ def latent_attention_items(
     copied = gathered and sp > 1
     kv_latent = Saved("key-value latent", e * n * a.kv_lora_rank // sp if copied else kv_whole // sp)
     kv_normalised = e * n * a.kv_lora_rank // sp
-    items += [
-        _down(shape, impl, "linear_kv_down_proj", kv_down),
-        _latent_norm("kv_layernorm", kv_latent, kv_normalised, 4 * n // sp, "normalised key-value latent"),
-    ]
+    items.append(_down(shape, impl, "linear_kv_down_proj", kv_down))
+    norm = _latent_norm("kv_layernorm", kv_latent, kv_normalised, 4 * n // sp, "normalised key-value latent")
+    (up_items if fused else items).append(norm)
     up_items.append(
         column_linear(
             shape,
@@ -59,7 +61,7 @@ def latent_attention_items(
             heads * (a.qk_head_dim + a.v_head_dim),
         )
     )
-    up_inputs.append(Saved("normalised key-value latent", kv_normalised))
+    up_inputs.append(kv_latent if fused else Saved("normalised key-value latent", kv_normalised))
     tables = 0 if impl.rope_fusion else 4 * e * shape.seq * a.qk_pos_emb_head_dim
     qk = e * n * heads * a.qk_dim
     value = e * n * heads * a.v_head_dim
@@ -72,7 +74,6 @@ def latent_attention_items(
         )
     )
     q, k, v = Saved("query heads", qk), Saved("key heads", qk), Saved("value heads", value)
-    lean = "mla_up_proj" in recompute
     core: tuple[Item, ...]
     kept = tuple(Saved(s.key, 0) for s in (q, k, v)) if lean else (q, k, v)
     if impl.attention == "unfused":
@@ -81,7 +82,7 @@ def latent_attention_items(
         second = second_output(shape, impl, value)
         core = flash_attention(value, 2 * qk + value, 4 * n * heads, kept, second)
     if lean:
-        # CheckpointWithoutOutput: keeps the normalised latents, the rotary key and the fp32 rotary table
+        # CheckpointWithoutOutput: keeps the latents, the rotary key and the fp32 rotary table
         rotary_key = kv_whole if copied else (e * n * a.qk_pos_emb_head_dim if sp > 1 else 0)
         inputs = (
             *up_inputs,

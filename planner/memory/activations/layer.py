@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner.implementation import Implementation
+from planner.implementation import Implementation, separate_norms
 from planner.memory.activations.attention import attention_items
 from planner.memory.activations.experts import moe_items
 from planner.memory.activations.feed_forward import mlp_items
@@ -46,11 +46,23 @@ def layer_tape(
     if layer.parallel:
         return _parallel(shape, layer, norm, before, first, second, modules)
     middle = norm_op(shape, norm, "pre_mlp_layernorm", "attention residual", "mlp input")
-    if "layernorm" in modules:
-        branches: list[tuple[Item, ...]] = [_recomputed_norm(before, first), _recomputed_norm(middle, second)]
-    else:
-        branches = [(before, *first), (middle, *second)]
+    separate = separate_norms(impl, layer)
+    branches = [
+        _after_norm(op, rest, "layernorm" in modules, None if alone else product)
+        for op, rest, alone, product in zip((before, middle), (first, second), separate, _FUSED, strict=True)
+    ]
     return tuple(Branch(items, shape.stream) for items in branches)
+
+
+_FUSED = ("linear_qkv", "linear_fc1")
+"""The projections that Transformer Engine fuses a layer's norms with."""
+
+
+def _after_norm(norm: Op, rest: tuple[Item, ...], recomputed: bool, fused_with: str | None) -> tuple[Item, ...]:
+    """A norm and what follows. One that is fused is a part of its projection, and recomputed with that alone."""
+    if fused_with is not None:
+        return replace(norm, name=f"{fused_with} norm"), *rest
+    return _recomputed_norm(norm, rest) if recomputed else (norm, *rest)
 
 
 def _parallel(
