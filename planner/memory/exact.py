@@ -17,7 +17,7 @@ from planner.memory.assumptions import assumptions
 from planner.memory.counts import stage_counts
 from planner.memory.detail import shown_terms, stage_pieces
 from planner.memory.equal_stages import EqualStages
-from planner.memory.form import COMPONENTS, Counts, StageForm, Term
+from planner.memory.form import COMPONENTS, Component, Counts, StageForm, Term
 from planner.memory.in_flight import (
     both_ways_in_flight,
     for_equal_chunks,
@@ -187,6 +187,18 @@ class ExactAccounting:
             recomputed = min(r.num_layers or 0, chunk.num_layers) if r.method == "block" else chunk.num_layers
             correction += alive * (-(-recomputed // group) * kept - recomputed * shape.stream)
         return largest, (Term("activations", "checkpoints of layer groups", correction),)
+
+    def least_held(self, zero: int, gpus: int) -> dict[Component, int]:
+        """Bytes over all `gpus` that no layout under this ZeRO stage holds less of: one copy of every state (shards sum
+        to the whole, rounded up; what is replicated or padded is more), and the reserve of each."""
+        layout = Layout(zero=zero)
+        degrees = self._maker.degrees(layout)
+        kinds, edges = self._maker.pieces(layout, degrees.shape, degrees.modules)
+        parts = self._parts(layout, 0, 1, None)
+        every = tuple(self.model.pattern.count(k) for k in range(len(kinds)))
+        counts = Counts((every,), (tuple(0 for _ in every),))
+        sizes = self._maker.states.bundle(layout, degrees.states, parts, kinds, edges).values(counts)[1]
+        return dict(zip(COMPONENTS, sizes, strict=True)) | {"reserve": gpus * self.reserve_bytes}
 
     def counts(self, layout: Layout, stage: int) -> Counts:
         """Layers of each kind in each chunk of a stage, and how many of them are fully recomputed."""

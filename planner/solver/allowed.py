@@ -145,6 +145,7 @@ def best(tried: tuple[Tried, ...]) -> tuple[Tried, SearchResult]:
     searched = [t.result for t in tried if t.result is not None and t.result.status is not Status.INFEASIBLE]
     bounds = [r.lower_bound for r in searched]
     statistics = dict(result.statistics)
+    statistics.pop("left_by_bound", None)  # the other settings' layouts are not among the chosen one's
     statistics["candidates"] = sum(int(t.result.statistics.get("candidates", 0)) for t in tried if t.result)
     if not with_plans:
         status = Status.UNKNOWN if searched else Status.INFEASIBLE

@@ -18,6 +18,7 @@ from planner.memory.form import Always, Component, Counts, Moment, StageForm, mu
 from planner.memory.report import MemoryReport
 from planner.rules import RULES, Rule, broken_rules
 from planner.rules.world import WORLD
+from planner.solver.all_gpus import LeastHeld, too_much_for_all
 from planner.solver.candidates import FULL_BLOCK, Space
 from planner.solver.fill import least_slowest, split_bound
 from planner.solver.interfaces import Accounting, StepTiming
@@ -72,6 +73,14 @@ class Filtered:
 
     def report(self, layout: Layout, /) -> MemoryReport:
         return self.accounting.report(layout)
+
+    @property
+    def least_held(self) -> LeastHeld | None:
+        """Of what is kept, where the accounting tells (`all_gpus.too_much_for_all`)."""
+        whole: LeastHeld | None = getattr(self.accounting, "least_held", None)
+        if whole is None:
+            return None
+        return lambda zero, gpus: {c: n for c, n in whole(zero, gpus).items() if c in self.kept}
 
 
 def facts(space: Space, accounting: Accounting, timing: StepTiming, until: float | None = None) -> tuple[Fact, ...]:
@@ -165,6 +174,8 @@ def _first_that_fits(
     space: Space, accounting: Accounting, timing: StepTiming, sharded: list[Layout], until: float | None
 ) -> Layout | None:
     """The first of all variants that fits."""
+    if too_much_for_all(space, accounting):
+        return None
     refiner = Refiner(space, accounting, timing)
     for each in sharded:
         _look_at_the_clock(until)

@@ -19,6 +19,7 @@ from planner.collector import collector_paused
 from planner.implementation import Implementation
 from planner.layout import Layout, Recompute
 from planner.model import Model
+from planner.solver.all_gpus import too_much_for_all
 from planner.solver.candidates import FREE, Pins, Space
 from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.problem import Split, SplitProblem
@@ -116,8 +117,10 @@ class Search:
         if self.deadline is not None:
             dive_at = self.deadline - DIVE_SHARE * (self.deadline - self.started)
         queue = self.refiner.roots(dive_at)
-        heapify(queue)
         groups = len(queue)
+        if self.refiner.complete and too_much_for_all(self.space, self.accounting):
+            queue = []
+        heapify(queue)
         remaining: int | None = 0
         try:
             if self.refiner.complete:
