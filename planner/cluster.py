@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from planner.errors import InputError
+
 
 @dataclass(frozen=True, eq=False)
 class Card:
@@ -99,6 +101,14 @@ class Cluster:
     calibration: Mapping[str, object] = field(default_factory=dict)
     """Measured efficiencies that replace the card's defaults (`plan calibrate` writes them)."""
     source: str = ""
+
+    def __post_init__(self) -> None:
+        vendors = {group.card.vendor: group.card.name for group in self.groups}
+        if len(vendors) > 1:
+            each = " and ".join(f"{name} ({vendor})" for vendor, name in vendors.items())
+            raise InputError(
+                f"GPUs of one vendor are required, whose library of collectives connects them, but was given {each}."
+            )
 
     @property
     def gpus(self) -> int:

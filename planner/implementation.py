@@ -7,13 +7,14 @@ current release with Transformer Engine, flash attention, and communication over
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from planner.model import LatentAttention, Layer, MoE
 
 LayerImplementation = Literal["transformer_engine", "local"]
 ContextExchange = Literal["p2p", "a2a", "allgather", "a2a+p2p"]
+ShardedFramework = Literal["fsdp2", "megatron_fsdp", "deepspeed"]
 AttentionKernel = Literal["auto", "flash", "fused", "unfused"]
 CrossEntropy = Literal["unfused", "native", "te", "torch", "compiled", "liger"]
 """unfused, native, te: Megatron's. torch: torch.nn.functional.cross_entropy of fp32 logits; compiled: the same under
@@ -83,7 +84,7 @@ class Implementation:
     layer_wise_param_layout: bool = True
     """Muon's distributed optimizer divides every buffer evenly; without, it deals out whole tensors
     (--no-use-layer-wise-param-layout)."""
-    sharded_framework: Literal["fsdp2", "megatron_fsdp", "deepspeed"] = "fsdp2"
+    sharded_framework: ShardedFramework = "fsdp2"
     """Who shards gradients and weights at ZeRO 2 and 3."""
     schedule: Literal["1f1b", "zb-h1", "dualpipe"] = "1f1b"
     """The pipeline schedule; with virtual stages 1f1b is Megatron's interleaved one."""
@@ -140,3 +141,13 @@ def weight_copies(implementation: Implementation, pp: int) -> int:
     """Stages' worth of weights on a rank. DualPipe runs microbatches into the pipeline from both ends, so a rank holds
     its stage and the mirrored one (DeepSeek-V3 technical report, arXiv:2412.19437, table 2)."""
     return 2 if implementation.schedule == "dualpipe" and pp > 1 else 1
+
+
+def as_sharded(implementation: Implementation, zero: int) -> Implementation:
+    """What holds of the implementation under a ZeRO stage. FSDP2 and DeepSpeed reduce the gradients of autograd: there
+    is no main gradient that a matrix product could add to (megatron/training/arguments.py: validate_args,
+    use_torch_fsdp2). Megatron-FSDP has one."""
+    kept = zero < 2 or implementation.sharded_framework == "megatron_fsdp"
+    if kept or not implementation.gradient_accumulation_fusion:
+        return implementation
+    return replace(implementation, gradient_accumulation_fusion=False)

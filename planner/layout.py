@@ -7,7 +7,7 @@ initialize_model_parallel`, order "tp-cp-ep-dp-pp").
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Granularity = Literal["none", "selective", "full"]
@@ -26,6 +26,14 @@ class Recompute:
     distribute_saved_activations: bool = False
     stage_layers: tuple[int, ...] = ()
     """full, block: layers recomputed on each stage where they differ (what the search decides); else empty."""
+
+    @property
+    def with_one_count(self) -> Recompute:
+        """The same with one number of layers for all stages, as `--recompute-num-layers` has it: the largest, which
+        keeps every stage within its memory."""
+        if not self.stage_layers:
+            return self
+        return replace(self, stage_layers=(), num_layers=max(self.stage_layers))
 
     def __str__(self) -> str:
         if self.granularity == "none":

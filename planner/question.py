@@ -10,7 +10,7 @@ from planner.errors import InputError
 if TYPE_CHECKING:
     from planner.capacity.quantities import Prices
     from planner.cluster import Cluster
-    from planner.implementation import AttentionKernel, ContextExchange, Implementation
+    from planner.implementation import AttentionKernel, ContextExchange, Implementation, ShardedFramework
     from planner.model import Model
     from planner.workload import Optimizer, Precision, Workload
 
@@ -106,13 +106,15 @@ def ask(options: dict[str, Any]) -> Question:
     seq_length = options["seq_length"]
     if seq_length is None:
         seq_length = model.max_positions
-        defaults.append(f"sequence length {seq_length}: the model's training context")
+        defaults.append(f"sequence length {seq_length}: the model's context")
     global_batch = options["global_batch"]
     batch_given = global_batch is not None
     if global_batch is None:
         global_batch = default_global_batch(seq_length, cluster.gpus)
         tokens = seq_length * global_batch / 1e6
-        defaults.append(f"global batch {global_batch} sequences: about 4 million tokens a step ({tokens:.2f} M)")
+        near = 0.75 < seq_length * global_batch / DEFAULT_TOKENS < 1.35
+        why = "about 4 million tokens a step" if near else "as near to 4 million tokens a step as the GPUs divide"
+        defaults.append(f"global batch {global_batch} sequences: {why} ({tokens:.2f} M)")
     precision = options["precision"]
     if precision is None:
         older = sorted({group.card.name for group in cluster.groups if not group.card.capability_bf16})
@@ -148,12 +150,30 @@ def ask(options: dict[str, Any]) -> Question:
             attention=cast("AttentionKernel", attention),
             cp_comm_type=cast("ContextExchange", exchange),
             cuda_graphs=_cuda_graphs(options["cuda_graphs"]),
+            moe_imbalance=_moe_imbalance(options["moe_imbalance"], model),
+            sharded_framework=cast("ShardedFramework", (options["sharded_by"] or "fsdp2").replace("-", "_")),
+            **_fp8(options, precision),
         ),
         accounting=accounting,
         reserve_bytes=reserve_bytes,
         defaults=tuple(defaults),
         batch_given=batch_given,
     )
+
+
+def _fp8(options: dict[str, Any], precision: str) -> dict[str, Any]:
+    """The choices of fp8 that were given. Raises InputError where fp8 is neither asked for nor allowed."""
+    given = {name: options[name] for name in ("fp8_recipe", "fp8_param_gather") if options[name]}
+    if given and precision != "fp8" and "fp8" not in (options.get("allow") or ()):
+        raise InputError(f"--{next(iter(given)).replace('_', '-')} needs --precision fp8, but it is {precision}.")
+    return given
+
+
+def _moe_imbalance(given: float | None, model: Model) -> float:
+    """Raises InputError where nothing is routed."""
+    if given is not None and not model.is_moe:
+        raise InputError(f"--moe-imbalance needs a model with experts, but {model.name} has none.")
+    return given or 1.0
 
 
 def _cuda_graphs(given: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ def count(number: int | float) -> str:
     for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= unit:
             return f"{number / unit:.2f} {letter}"
-    return f"{number:,}"
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.3g}"
 
 
 def seconds(time_seconds: float) -> str:

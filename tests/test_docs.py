@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from planner.commands.exits import MEANING, Exit
 from planner.commands.group import plan
+from planner.interop.megatron.conflicts import CONFLICTS
 from planner.rules import RULES
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +64,10 @@ def rules_reference() -> str:
     parts = ["# Validity rules", "", "Generated from `planner.rules` (`pytest tests/test_docs.py --regenerate`).", ""]
     parts += ["| rule | what every layout must keep | enforced by |", "|:--|:--|:--|"]
     parts += [f"| `{rule.id}` | {rule.sentence} | {rule.source} |".replace("_", "\\_") for rule in RULES]
+    parts += ["", "## Arguments that Megatron-LM refuses together", ""]
+    parts += ["Of a launch script (`plan check`), where only its words can tell.", ""]
+    parts += ["| rule | what every launch must keep | enforced by |", "|:--|:--|:--|"]
+    parts += [f"| `{c.id}` | {c.sentence} | {c.source} |".replace("_", "\\_") for c in CONFLICTS]
     return "\n".join(parts) + "\n"
 
 

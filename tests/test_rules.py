@@ -22,9 +22,11 @@ LEARNED = replace(DENSE, name="learned", position="learned", learned_positions=1
 LATENT = Model("latent", 64, 1000, (Layer(LatentAttention(8, 36, 8, 8, 8), MLP(96)),), (0,) * 8)
 MTP = replace(DENSE, name="mtp", hidden_size=36, mtp_num_layers=1)
 EXPERTS = Model("moe", 64, 1000, (Layer(Attention(8, 8, 8), MoE(12, 2, MLP(24))),), (0,) * 8)
+SHARED = Model("shared", 64, 1000, (Layer(Attention(8, 8, 8), MoE(12, 2, MLP(24), shared=MLP(24))),), (0,) * 8)
 BIASED = Model("biased", 64, 1000, (Layer(Attention(8, 8, 8), MoE(12, 2, MLP(24, bias=True))),), (0,) * 8)
 IMPLEMENTATION = Implementation()
 WORKLOAD = Workload(96, 48)
+FP8 = Workload(96, 48, "fp8")
 
 
 def card(architecture: str = "ampere", **flops: float) -> Card:
@@ -111,6 +113,18 @@ EXAMPLES = {
         graphs(DENSE, "attn", offload_activation_layers=2),
         graphs(DENSE, "iteration", offload_activation_layers=2),
     ),
+    "fp8-recipe-card": (
+        case(
+            workload=Workload(96, 48, "fp8"),
+            implementation=Implementation(fp8_recipe="mxfp8"),
+            cluster=cluster("hopper", bf16=1.0, fp8=2.0),
+        ),
+        case(
+            workload=Workload(96, 48, "fp8"),
+            implementation=Implementation(fp8_recipe="mxfp8"),
+            cluster=cluster("blackwell", bf16=1.0, fp8=2.0),
+        ),
+    ),
     "fsdp-connections": (
         case(implementation=Implementation(device_max_connections=1), dp=2, zero=3),
         case(implementation=Implementation(device_max_connections=8), dp=2, zero=3),
@@ -133,6 +147,10 @@ EXAMPLES = {
         case(implementation=Implementation(offload_activation_layers=2), pp=2),
         case(implementation=Implementation(offload_activation_layers=2)),
     ),
+    "pipeline-deferred-gradients": (
+        case(implementation=Implementation(deferred_embedding_wgrads=2)),
+        case(implementation=Implementation(deferred_embedding_wgrads=2), pp=2),
+    ),
     "expert-needs-experts": (case(ep=2, dp=2), case(EXPERTS, ep=2, dp=2)),
     "expert-divides": (case(EXPERTS, ep=8, dp=8), case(EXPERTS, ep=4, dp=8)),
     "expert-ffn": (case(EXPERTS, etp=16, dp=16), case(EXPERTS, etp=8, dp=8)),
@@ -141,6 +159,14 @@ EXAMPLES = {
     "expert-overlap": (
         case(EXPERTS, implementation=EP_OVERLAP, dp=2),
         case(EXPERTS, implementation=EP_OVERLAP, ep=2, dp=2),
+    ),
+    "expert-shared-overlap": (
+        case(SHARED, implementation=Implementation(moe_shared_expert_overlap=True, moe_dispatcher="allgather")),
+        case(SHARED, implementation=Implementation(moe_shared_expert_overlap=True)),
+    ),
+    "expert-padding": (
+        case(EXPERTS, implementation=Implementation(moe_pad_to_capacity=True)),
+        case(EXPERTS, implementation=Implementation(moe_pad_to_capacity=True, moe_capacity_factor=1.0)),
     ),
     "recompute-layers": (
         case(pp=2, recompute=Recompute("full", stage_layers=(1,))),
@@ -151,6 +177,18 @@ EXAMPLES = {
         case(recompute=Recompute("selective", ("mlp",))),
     ),
     "recompute-prerequisites": (case(recompute=SELECTIVE_MLA), case(LATENT, recompute=SELECTIVE_MLA)),
+    "recompute-fp8-delayed": (
+        case(workload=FP8, recompute=Recompute("selective", ("layernorm",))),
+        case(
+            workload=FP8,
+            implementation=Implementation(fp8_recipe="blockwise"),
+            recompute=Recompute("selective", ("layernorm",)),
+        ),
+    ),
+    "offload-attention-projection": (
+        case(implementation=Implementation(offload_modules=("attn_proj",))),
+        case(implementation=Implementation(offload_modules=("attn_proj", "core_attn"))),
+    ),
     "recompute-distributed-activations": (
         case(recompute=Recompute("full", distribute_saved_activations=True)),
         case(tp=2, recompute=Recompute("full", distribute_saved_activations=True)),
@@ -176,8 +214,12 @@ EXAMPLES = {
         case(implementation=Implementation(precision_aware_optimizer=True), zero=1),
     ),
     "fp8-param-gather": (
-        case(implementation=Implementation(fp8_param_gather=True)),
+        case(workload=FP8, implementation=Implementation(fp8_param_gather=True)),
+        case(workload=FP8, implementation=Implementation(fp8_param_gather=True), zero=1),
+    ),
+    "fp8-param-precision": (
         case(implementation=Implementation(fp8_param_gather=True), zero=1),
+        case(workload=FP8, implementation=Implementation(fp8_param_gather=True), zero=1),
     ),
     "precision-card": (case(cluster=cluster(fp16=1e12)), case(cluster=cluster(bf16=1e12))),
 }
@@ -201,6 +243,23 @@ def test_rule_breaks_alone(rule):
     assert [b.id for b in broken] == [rule.id]
     assert broken[0].given and rule.sentence in str(broken[0])
     assert broken_rules(*good) == []
+
+
+MEGATRON_LM = (
+    "pipeline-deferred-gradients",
+    "expert-shared-overlap",
+    "expert-padding",
+    "recompute-fp8-delayed",
+    "offload-attention-projection",
+    "fp8-param-precision",
+)
+
+
+@pytest.mark.parametrize("name", MEGATRON_LM)
+def test_megatron_lms_own_checks_are_not_for_megatron_deepspeed(name):
+    """What only Megatron-LM asserts is no rule of another program."""
+    model, workload, implementation, *others = EXAMPLES[name][0]
+    assert broken_rules(model, workload, replace(implementation, framework="megatron-deepspeed"), *others) == []
 
 
 FIELDS = {
@@ -228,6 +287,13 @@ def test_sixteen_way_tensor_parallelism_of_forty_heads():
         check(*case(MHA, tp=16, world=16))
     assert str(refused.value) == (
         "num_attention_heads must be divisible by tp, but num_attention_heads is 40 and tp is 16: "
-        "the nearest legal tp is 10 or 20 [tensor-heads]"
+        "the nearest legal tp is 8 [tensor-heads]"
     )
     assert [b.id for b in refused.value.rules] == ["tensor-heads", "tensor-query-groups"]
+
+
+def test_the_nearest_degree_keeps_the_other_rules_too():
+    """28 heads in 4 groups (Qwen2.5-7B) on 8 GPUs: 7 and 14 divide the heads, but neither the groups nor the GPUs."""
+    model = replace(MHA, layer_kinds=(Layer(Attention(28, 4, 128), MLP(18944)),))
+    with pytest.raises(RuleBroken, match=r"the nearest legal tp is 4 \[tensor-heads\]"):
+        check(*case(model, tp=8, world=8))

@@ -101,6 +101,7 @@ def _experts(moe: Mapping[str, Any]) -> MoE:
         shared=MLP(shared, gated=gated, bias=bias) if shared else None,
         shared_gate=moe.get("shared_gate", False),
         router_bias=moe.get("router_bias", False),
+        score_function=moe.get("score_function", "softmax"),
     )
 
 

@@ -41,6 +41,7 @@ class MoEFields(_Strict):
     shared_ffn_hidden_size: int | None = Field(default=None, ge=1, le=2**21)
     shared_gate: bool = False
     router_bias: bool = False
+    score_function: Literal["softmax", "sigmoid"] = "softmax"
     gated_mlp: bool = True
     bias: bool = False
     first_dense_layers: int = Field(default=0, ge=0, le=2**12)

@@ -23,7 +23,7 @@ from planner.errors import InputError
     "--seq-length",
     type=Whole(),
     metavar="N",
-    help="Of a DeepSpeed JSON. [the model's training context]",
+    help="Of a DeepSpeed JSON. [the model's context]",
 )
 @click.option("--pp", type=Values("pp", many=False), help="Pipeline stages of a DeepSpeed launch. [1]")
 @placement_option()
@@ -53,6 +53,12 @@ def check(files: tuple[str, ...], format: str | None, output: Path | None, detai
     if sum(options[name] is not None for name in ("gpus", "cluster", "gpu")) != 1:
         raise InputError(
             "exactly one of --gpus (such as 16xH100-80G), --cluster and --gpu (just the card) is required."
+        )
+    own = [f"--{name.replace('_', '-')}" for name in ("model", "seq_length", "pp") if options[name] is not None]
+    if own and not any(Path(file).suffix.lower() == ".json" for file in files):
+        raise InputError(
+            f"{' and '.join(own)} can only be given for a DeepSpeed JSON; a Megatron launch says its own, "
+            f"but was given with {files[0]}."
         )
     judge = Judge(options)
     answers = [judge.answer(STANDARD_INPUT if file == "-" else file, detail) for file in files]

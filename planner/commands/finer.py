@@ -1,4 +1,4 @@
-"""Finer choices of `plan memory`: which layers are recomputed and how, what waits on the host, who shards, fp8 recipes.
+"""Finer choices of `plan memory`: which layers are recomputed and how, what waits on the host.
 
 Each names what a Megatron-LM or DeepSpeed argument of `plan check` does; left out, the launch's default holds.
 """
@@ -70,17 +70,6 @@ def finer_options() -> Decorator:
             type=Choice(["1f1b", "zb-h1", "dualpipe"]),
             help="Of the pipeline; 1f1b is interleaved with --vpp. [1f1b]",
         ),
-        click.option(
-            "--sharded-by",
-            type=Choice(["fsdp2", "megatron-fsdp", "deepspeed"]),
-            help="Who shards at ZeRO 2 and 3. [fsdp2]",
-        ),
-        click.option(
-            "--fp8-recipe",
-            type=Choice(["delayed", "tensorwise", "blockwise", "mxfp8"]),
-            help="With --precision fp8: how scales are chosen. [delayed]",
-        ),
-        click.option("--fp8-param-gather", is_flag=True, help="With --precision fp8: weights of linear layers in fp8."),
     )
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,18 +82,12 @@ def finer_options() -> Decorator:
 
 def with_finer_choices(question: Question, options: dict[str, Any]) -> Question:
     """The question with the framework's choices that were given. Raises InputError for those that contradict it."""
-    fp8 = [f"--{name.replace('_', '-')}" for name in ("fp8_recipe", "fp8_param_gather") if options[name]]
-    if fp8 and question.workload.precision != "fp8":
-        raise InputError(f"{fp8[0]} needs --precision fp8, but it is {question.workload.precision}.")
     chosen: dict[str, Any] = {
         "optimizer_offload_fraction": options["offload_optimizer"],
         "offload_parameters": options["offload_parameters"] or None,
         "offload_activation_layers": options["offload_layers"],
         "offload_modules": _offload_modules(options["offload_modules"]),
         "schedule": options["schedule"],
-        "sharded_framework": (options["sharded_by"] or "").replace("-", "_") or None,
-        "fp8_recipe": options["fp8_recipe"],
-        "fp8_param_gather": options["fp8_param_gather"] or None,
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     return replace(question, implementation=replace(question.implementation, **given)) if given else question

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Memory of one given layout, no search.")
 @model_option()
 @hardware_options()
-@layout_options(many=False, free="[each degree is 1, dp what the GPUs leave]")
+@layout_options(many=False, free="[each degree is 1, etp is tp, dp what the GPUs leave]")
 @placement_option()
 @finer_options()
 @workload_options()

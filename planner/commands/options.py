@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from planner.commands.output import OutputFile
-from planner.commands.types import CARD, CLUSTER, GPUS, MODEL, Choice, Size, StageLayers, Values, Whole
+from planner.commands.types import CARD, CLUSTER, GPUS, MODEL, Choice, Factor, Size, StageLayers, Values, Whole
 from planner.implementation import GRAPHED
 from planner.reports import FORMATS
 
@@ -50,9 +50,7 @@ def hardware_options(card: bool = False) -> Decorator:
 def workload_options() -> Decorator:
     optimizers = ["adamw", "adamw-8bit", "sgd", "sgd-momentum", "muon"]
     return _all(
-        click.option(
-            "--seq-length", type=Whole(), metavar="N", help="Tokens of a sequence. [the model's training context]"
-        ),
+        click.option("--seq-length", type=Whole(), metavar="N", help="Tokens of a sequence. [the model's context]"),
         click.option("--global-batch", type=Whole(), metavar="N", help="Sequences of one step. [about 4 Mi tokens]"),
         click.option(
             "--precision",
@@ -77,6 +75,23 @@ def workload_options() -> Decorator:
             type=Values("cuda-graphs", GRAPHED),
             help="What is replayed as CUDA graphs, so that the host does not issue its kernels one by one. [nothing]",
         ),
+        click.option(
+            "--moe-imbalance",
+            type=Factor(64),
+            metavar="FACTOR",
+            help="Dropless experts: tokens of the busiest expert-parallel rank over the mean, in memory and time. [1]",
+        ),
+        click.option(
+            "--sharded-by",
+            type=Choice(["fsdp2", "megatron-fsdp", "deepspeed"]),
+            help="Who shards at ZeRO 2 and 3. [fsdp2]",
+        ),
+        click.option(
+            "--fp8-recipe",
+            type=Choice(["delayed", "tensorwise", "blockwise", "mxfp8"]),
+            help="With --precision fp8: how scales are chosen. [delayed]",
+        ),
+        click.option("--fp8-param-gather", is_flag=True, help="With --precision fp8: weights of linear layers in fp8."),
     )
 
 

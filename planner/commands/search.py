@@ -157,6 +157,10 @@ def search(
     if flags and result.plans:
         emit_flags(flags, question, result.plans[0].layout, format, output)
     else:
+        from planner.reports.one_count_report import one_count_section
+
+        launched = one_count_section(question, result.plans[0]) if result.plans else None
+        sections = (*sections, launched) if launched else sections
         emit(search_report(question, result, detail, per_rank, next_commands, pinned, sections), format, output)
     return EXIT_OF_STATUS[result.status]
 
@@ -166,7 +170,7 @@ def _as_typed(ctx: click.Context, result: SearchResult, model_name: str) -> Sear
     if result.explanation is None or not result.explanation.hints:
         return result
     named = words.typed(ctx, ("model",)) or f"--model {model_name}"
-    others = words.typed(ctx, ("precision", "optimizer", "attention", "cp_comm_type", "cuda_graphs", *words.ACCOUNTING))
+    others = words.typed(ctx, (*words.WORKLOAD[2:], *words.ACCOUNTING))  # sequence and batch are in the command
 
     def command(text: str) -> str:
         return f"{text.replace(f'--model {model_name}', named, 1)} {others}".rstrip()

@@ -140,6 +140,22 @@ class Whole(click.ParamType):
         return int(value)
 
 
+class Factor(click.ParamType):
+    """A number of at least 1."""
+
+    name = "factor"
+
+    def __init__(self, maximum: float):
+        self.maximum = maximum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", value) or not 1 <= float(value) <= self.maximum:
+            self.fail(f"a number from 1 to {self.maximum:g} is required, but '{value}' was given.", param, ctx)
+        return float(value)
+
+
 class Seconds(click.ParamType):
     """A time of more than 0 seconds."""
 
@@ -166,6 +182,10 @@ class Choice(click.Choice):
 _SIZE_UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9, "g": 2**30}
 
 
+_LEAST_BARE = 2**20
+"""A bare number below this was hardly meant as bytes."""
+
+
 class Size(click.ParamType):
     """An amount of memory such as `4GiB`, `512MiB` or `4e9`; a bare number is bytes."""
 
@@ -178,8 +198,13 @@ class Size(click.ParamType):
         unit = _SIZE_UNITS.get(match[2] or "b") if match else None
         if match is None or unit is None:
             self.fail(f"an amount such as 4GiB, 512MiB or 4GB is required, but '{value}' was given.", param, ctx)
+        amount = int(float(match[1]) * unit)
+        if not match[2] and 0 < amount < _LEAST_BARE:
+            self.fail(
+                f"an amount with its unit, such as {match[1]}GiB, is required, but '{value}' was given.", param, ctx
+            )
         remember(ctx, param, value)
-        return int(float(match[1]) * unit)
+        return amount
 
 
 class StageLayers(click.ParamType):

@@ -9,7 +9,8 @@ import click
 from click.core import ParameterSource
 
 QUESTION = ("model", "gpus", "cluster")
-WORKLOAD = ("seq_length", "global_batch", "precision", "optimizer", "attention", "cp_comm_type", "cuda_graphs")
+WORKLOAD = ("seq_length", "global_batch", "precision", "optimizer", "attention", "cp_comm_type", "cuda_graphs",
+            "moe_imbalance", "sharded_by", "fp8_recipe", "fp8_param_gather")  # fmt: skip
 ACCOUNTING = ("accounting", "reserve")
 
 
@@ -27,5 +28,7 @@ def typed(ctx: click.Context, names: Iterable[str]) -> str:
         value = ctx.params.get(name)
         if value is None or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
-        words += [f"--{name.replace('_', '-')}", shlex.quote(texts.get(name, str(value)))]
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(shlex.quote(texts.get(name, str(value))))
     return " ".join(words)

@@ -21,7 +21,8 @@ def assumptions(
 ) -> tuple[str, ...]:
     """The sentences that hold for this layout. `host_bytes`: host memory that the most burdened rank takes."""
     half = {"bf16": "bf16", "fp16": "fp16", "fp8": "bf16 (fp8 matrix products)", "fp32": "fp32"}[workload.precision]
-    gradients = "fp32" if impl.grad_reduce_bytes == 4 else "bf16"
+    halved = "fp16" if workload.precision == "fp16" else "bf16"
+    gradients = "fp32" if impl.grad_reduce_bytes == 4 else halved
     notes = [f"{half} weights and activations, {gradients} main gradients, {_optimizer(workload, impl, layout)}"]
     notes += _fp8(workload, impl)
     spec = (

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from planner.cluster import Cluster
 from planner.errors import NotModelled
-from planner.implementation import Implementation, attention_on, weight_copies
+from planner.implementation import Implementation, as_sharded, attention_on, weight_copies
 from planner.layout import Layout
 from planner.memory.assumptions import assumptions
 from planner.memory.counts import stage_counts
@@ -81,6 +81,17 @@ class ExactAccounting:
         self._forms: dict[tuple, StageForm] = {}
         self._notes: dict[tuple, tuple[str, ...]] = {}
 
+    def _of(self, layout: Layout) -> ExactAccounting:
+        """The accounting of what the implementation is under the layout's ZeRO stage: this one, or one other."""
+        return self._sharded if layout.zero >= 2 else self
+
+    @cached_property
+    def _sharded(self) -> ExactAccounting:
+        other = as_sharded(self.implementation, zero=3)
+        if other is self.implementation:
+            return self
+        return ExactAccounting(self.model, self.workload, other, self.cluster, self.reserve_bytes)
+
     @cached_property
     def _hand(self) -> RuleOfThumb:
         return RuleOfThumb(self.model, self.workload, self.implementation, self.cluster)
@@ -91,12 +102,15 @@ class ExactAccounting:
 
     def pieces(self, layout: Layout, group: int = 1) -> Pieces:
         """Costs of each layer kind and of the edges on one rank of this layout; layers are rebuilt in groups."""
-        degrees = self._maker.degrees(layout)
-        return self._maker.pieces(layout, degrees.shape, degrees.modules, group)
+        maker = self._of(layout)._maker
+        degrees = maker.degrees(layout)
+        return maker.pieces(layout, degrees.shape, degrees.modules, group)
 
     def form(self, layout: Layout, stage: int) -> StageForm:
         """The stage's memory as terms; with `layout.stages` empty, for the standard placement of embedding and loss.
         Equal stages of equal layouts get the same object."""
+        if (other := self._of(layout)) is not self:
+            return other.form(layout, stage)
         counts = self.counts(layout, stage) if layout.stages and layout.vpp > 1 else None
         degrees, parts = self._maker.degrees(layout), self._parts(layout, stage, self._alive(layout), counts)
         group, corrections = self._checkpoint_groups(layout, stage, parts)
@@ -206,6 +220,8 @@ class ExactAccounting:
 
     def report(self, layout: Layout, detail: bool = False) -> MemoryReport:
         """Memory of every stage of a layout whose stage split is set."""
+        if (other := self._of(layout)) is not self:
+            return other.report(layout, detail)
         degrees = self._maker.degrees(layout)
         pieces, m = self._maker.pieces(layout, degrees.shape, degrees.modules), self._alive(layout)
         by_hand, ranks = self._hand.in_flight(layout), layout.world_size // layout.pp

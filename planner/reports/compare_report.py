@@ -24,10 +24,21 @@ INPUTS = (
     ("attention", ("implementation", "attention")),
     ("cp_comm_type", ("implementation", "cp_comm_type")),
     ("CUDA graphs", ("implementation", "cuda_graphs")),
+    ("moe_imbalance", ("implementation", "moe_imbalance")),
+    ("sharded_by", ("implementation", "sharded_by")),
+    ("fp8_recipe", ("implementation", "fp8_recipe")),
+    ("fp8_param_gather", ("implementation", "fp8_param_gather")),
     ("accounting", ("accounting",)),
     ("reserve_bytes", ("reserve_bytes",)),
 )
-OLDER: dict[str, Any] = {"cp_comm_type": "p2p", "cuda_graphs": []}
+OLDER: dict[str, Any] = {
+    "cp_comm_type": "p2p",
+    "cuda_graphs": [],
+    "moe_imbalance": 1.0,
+    "sharded_by": "fsdp2",
+    "fp8_recipe": "delayed",
+    "fp8_param_gather": False,
+}
 """What held when a file was saved that does not say it."""
 STAGE_FIELDS = ("layers", "parameters", "in_flight_microbatches", "total_bytes", "headroom_bytes")
 

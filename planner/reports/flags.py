@@ -43,7 +43,7 @@ def flags_report(framework: str, question: Question, layout: Layout) -> tuple[Re
 
         config = deepspeed_config(question.workload, question.implementation, layout)
         data["config"] = config
-        text, notes = json.dumps(config, indent=2), tuple(_deepspeed_notes(layout))
+        text, notes = json.dumps(config, indent=2), tuple(_deepspeed_notes(question, layout))
     if order := placement_words(layout, question.cluster):
         notes = (*notes, f"start the nodes in this order, as NODE_RANK counts them. {order}")
     data["notes"] = list(notes)
@@ -71,7 +71,12 @@ def _megatron_notes(layout: Layout) -> Iterator[str]:
         )
 
 
-def _deepspeed_notes(layout: Layout) -> Iterator[str]:
+def _deepspeed_notes(question: Question, layout: Layout) -> Iterator[str]:
+    if layout.zero >= 2 and question.implementation.sharded_framework != "deepspeed":
+        yield (
+            "the plan counts another framework's shards, buffers and time than DeepSpeed's: "
+            "ask for them with --sharded-by deepspeed."
+        )
     if layout.pp > 1:
         yield f"the pipeline of {layout.pp} stages is made in code: PipelineModule(num_stages={layout.pp})."
     if layout.ep > 1:

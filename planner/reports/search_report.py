@@ -217,7 +217,7 @@ def _reasons(result: SearchResult) -> Iterator[str]:
         if result.objective == "step_seconds":
             yield from error_words(result.plans)
     else:
-        yield f"{seconds(best.step.seconds)} a step; no other layout that was allowed fits."
+        yield f"{seconds(best.step.seconds)} a step{_alone(result)}."
     yield peak_words(best.memory)
     peak = best.memory.peak_stage
     if peak.headroom_bytes < TIGHT * peak.capacity_bytes:
@@ -230,6 +230,15 @@ def _reasons(result: SearchResult) -> Iterator[str]:
             f"{percent(compute / best.step.seconds, 0)} of the step is computation; the largest loss is "
             f"{name.replace('_', ' ')} ({percent(amount / best.step.seconds)})."
         )
+
+
+def _alone(result: SearchResult) -> str:
+    """Why there is one plan only: nothing else fits, or nothing else was looked for."""
+    if result.objective != "step_seconds" or result.status is not Status.OPTIMAL:
+        return ""
+    if not result.statistics.get("runners_up_proved", 1):
+        return "; the work allowed for runners-up came to its end before one was found, so others may fit (`--why`)"
+    return "; no layout of other degrees that was allowed fits" if result.statistics.get("left_by_bound") == 0 else ""
 
 
 def _next_peak(result: SearchResult) -> str:

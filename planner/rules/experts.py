@@ -87,5 +87,31 @@ OVERLAP = Rule(
         f"recompute {c.layout.recompute}, MTP layers {c.model.mtp_num_layers}, precision {c.workload.precision}"
     ),
 )
+SHARED_OVERLAP = Rule(
+    "expert-shared-overlap",
+    "overlapping the shared expert needs the alltoall or flex dispatcher",
+    "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__ (moe_shared_expert_overlap)",
+    (),
+    lambda c: (
+        not c.implementation.moe_shared_expert_overlap
+        or not c.megatron_lm
+        or c.implementation.moe_dispatcher != "allgather"
+        or not any(e.shared for e in c.experts)
+    ),
+    lambda c: f"the dispatcher is {c.implementation.moe_dispatcher}",
+)
+PADDING = Rule(
+    "expert-padding",
+    "padding the experts' input to their capacity needs a capacity factor",
+    "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__ "
+    "(moe_pad_expert_input_to_capacity)",
+    (),
+    lambda c: (
+        not c.implementation.moe_pad_to_capacity
+        or not c.megatron_lm
+        or c.implementation.moe_capacity_factor is not None
+    ),
+    lambda c: "routing is dropless",
+)
 
-EXPERT_RULES = (NEED_EXPERTS, DIVIDE, FFN, BIAS, NEED_SEQUENCE, OVERLAP)
+EXPERT_RULES = (NEED_EXPERTS, DIVIDE, FFN, BIAS, NEED_SEQUENCE, OVERLAP, SHARED_OVERLAP, PADDING)

@@ -130,6 +130,20 @@ OFFLOAD = Rule(
         f"pp {c.layout.pp} and recompute {c.layout.recompute}"
     ),
 )
+DEFERRED = Rule(
+    "pipeline-deferred-gradients",
+    "deferring the weight gradients of the head needs pp > 1 and gradient accumulation fusion",
+    "megatron/core/model_parallel_config.py: ModelParallelConfig.__post_init__ (defer_embedding_wgrad_compute)",
+    ("pp",),
+    lambda c: (
+        c.implementation.deferred_embedding_wgrads == 0
+        or not c.megatron_lm
+        or (c.layout.pp > 1 and c.implementation.gradient_accumulation_fusion)
+    ),
+    lambda c: (
+        f"pp is {c.layout.pp} and the fusion is {'on' if c.implementation.gradient_accumulation_fusion else 'off'}"
+    ),
+)
 
 PIPELINE_RULES = (
     LAYERS,
@@ -139,4 +153,5 @@ PIPELINE_RULES = (
     SCHEDULE_VIRTUAL,
     DUALPIPE,
     OFFLOAD,
+    DEFERRED,
 )

@@ -36,6 +36,11 @@ class Case:
         return [layer.mlp for layer in self.model.layer_kinds if isinstance(layer.mlp, MoE)]
 
     @property
+    def megatron_lm(self) -> bool:
+        """Whether it runs under Megatron-LM itself; Megatron-DeepSpeed has checks of its own."""
+        return self.implementation.framework == "megatron"
+
+    @property
     def kinds(self) -> tuple[Layer, ...]:
         return self.model.layer_kinds
 

@@ -67,6 +67,35 @@ RECOMPUTE_PREREQUISITES = Rule(
     _module_prerequisites,
     lambda c: f"the modules are {', '.join(c.layout.recompute.modules)} for {c.model.name}",
 )
+
+
+def _delayed_recompute(c: Case) -> bool:
+    """Of the releases that recompute modules only the first, core_r0.12, takes this."""
+    delayed = c.workload.precision == "fp8" and c.implementation.fp8_recipe == "delayed"
+    return not delayed or not c.megatron_lm or not {"layernorm", "moe_act"} & {*c.layout.recompute.modules}
+
+
+RECOMPUTE_FP8 = Rule(
+    "recompute-fp8-delayed",
+    "fp8 with delayed scaling excludes recomputing layernorm and moe_act",
+    f"{_CONFIG} (fp8_recipe)",
+    ("recompute",),
+    _delayed_recompute,
+    lambda c: f"the modules are {', '.join(c.layout.recompute.modules)}",
+    lambda c: "the recipes tensorwise, blockwise and mxfp8 would do",
+)
+OFFLOAD_PROJECTION = Rule(
+    "offload-attention-projection",
+    "offloading attn_proj needs core_attn to be offloaded too",
+    f"{_CONFIG} (offload_modules)",
+    (),
+    lambda c: (
+        "attn_proj" not in c.implementation.offload_modules
+        or not c.megatron_lm
+        or "core_attn" in c.implementation.offload_modules
+    ),
+    lambda c: f"the modules are {', '.join(c.implementation.offload_modules)}",
+)
 DISTRIBUTED_ACTIVATIONS = Rule(
     "recompute-distributed-activations",
     "distributing saved activations needs tp > 1, full recompute and no sequence parallelism",
@@ -174,6 +203,19 @@ FP8_GATHER = Rule(
     lambda c: not c.implementation.fp8_param_gather or c.layout.zero >= 1,
     lambda c: f"zero is {c.layout.zero}",
 )
+FP8_PARAMETERS = Rule(
+    "fp8-param-precision",
+    "parameters in fp8 need fp8 precision",
+    f"{_CONFIG} (fp8_param)",
+    ("zero",),
+    lambda c: (
+        not c.implementation.fp8_param_gather
+        or not c.megatron_lm
+        or c.workload.precision == "fp8"
+        or _fsdp2(c)  # where Megatron switches them off
+    ),
+    lambda c: f"the precision is {c.workload.precision}",
+)
 
 
 def _cards_compute(c: Case) -> bool:
@@ -203,11 +245,33 @@ PRECISION = Rule(
     _cards_without,
     _precisions,
 )
+_RECIPE_CARDS = {"mxfp8": ("blackwell", "cdna4"), "blockwise": ("hopper", "blackwell")}
+"""Architectures that a recipe of fp8 is made for; the others run wherever fp8 does."""
+
+
+def _cards_without_recipe(c: Case) -> list[str]:
+    made_for = _RECIPE_CARDS.get(c.implementation.fp8_recipe)
+    if c.cluster is None or c.workload.precision != "fp8" or made_for is None:
+        return []
+    return sorted({g.card.name for g in c.cluster.groups if g.card.architecture not in made_for})
+
+
+FP8_RECIPE = Rule(
+    "fp8-recipe-card",
+    "fp8 with mxfp8 scales needs Blackwell (compute capability 10) or CDNA4, with blockwise scales Hopper or Blackwell",
+    "transformer_engine/pytorch/quantization.py: check_mxfp8_support, check_fp8_block_scaling_support",
+    (),
+    lambda c: not _cards_without_recipe(c),
+    lambda c: f"the recipe is {c.implementation.fp8_recipe} and the cards are {', '.join(_cards_without_recipe(c))}",
+    lambda c: "the recipes delayed and tensorwise would do",
+)
 
 STATE_RULES = (
     RECOMPUTE_COUNT,
     RECOMPUTE_MODULES,
     RECOMPUTE_PREREQUISITES,
+    RECOMPUTE_FP8,
+    OFFLOAD_PROJECTION,
     DISTRIBUTED_ACTIVATIONS,
     ZERO_PIPELINE,
     FSDP2_EXPERTS,
@@ -218,5 +282,7 @@ STATE_RULES = (
     FSDP_OPTIMIZER,
     PRECISION_AWARE,
     FP8_GATHER,
+    FP8_PARAMETERS,
     PRECISION,
+    FP8_RECIPE,
 )

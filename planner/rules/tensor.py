@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from planner.implementation import BEFORE_FLASH
 from planner.model import MLP, Attention, LatentAttention
 from planner.rules.rule import Case, Rule, close_to, divisors
@@ -26,7 +28,7 @@ HEADS = Rule(
     ("tp",),
     lambda c: all(n % c.layout.tp == 0 for n in _heads(c)),
     lambda c: f"num_attention_heads is {_numbers(_heads(c))} and tp is {c.layout.tp}",
-    lambda c: f"the nearest legal tp is {close_to(c.layout.tp, _common_divisors(_heads(c)))}",
+    lambda c: _nearest_tp(c),
 )
 
 
@@ -45,13 +47,7 @@ QUERY_GROUPS = Rule(
     ("tp",),
     lambda c: all(_groups_fit(g, c.layout.tp) for g in _groups(c)),
     lambda c: f"num_query_groups is {_numbers(_groups(c))} and tp is {c.layout.tp}",
-    lambda c: (
-        "the nearest legal tp is "
-        + close_to(
-            c.layout.tp,
-            [d for d in _common_divisors(_heads(c)) if all(_groups_fit(g, d) for g in _groups(c))],
-        )
-    ),
+    lambda c: _nearest_tp(c),
 )
 
 
@@ -68,7 +64,7 @@ FFN = Rule(
     ("tp",),
     lambda c: all(w % c.layout.tp == 0 for w in _widths(c)),
     lambda c: f"ffn_hidden_size is {_numbers(_widths(c))} and tp is {c.layout.tp}",
-    lambda c: f"the nearest legal tp is {close_to(c.layout.tp, _common_divisors(_widths(c)))}",
+    lambda c: _nearest_tp(c),
 )
 
 
@@ -96,6 +92,21 @@ MTP = Rule(
     lambda c: c.model.mtp_num_layers == 0 or c.model.hidden_size % c.layout.tp == 0,
     lambda c: f"hidden_size is {c.model.hidden_size} and tp is {c.layout.tp}",
 )
+_OF_THE_MODEL = (HEADS, QUERY_GROUPS, FFN, LATENT, MTP)
+"""Rules that a model alone lays on tp."""
+
+
+def _nearest_tp(c: Case) -> str:
+    """The degrees next to this one that keep all of them, and where the number of GPUs is known divide it."""
+
+    def keeps(tp: int) -> bool:
+        other = replace(c, layout=replace(c.layout, tp=tp))
+        return (c.world_size or tp) % tp == 0 and all(rule.holds(other) for rule in _OF_THE_MODEL)
+
+    found = close_to(c.layout.tp, [d for d in _common_divisors(_heads(c)) if keeps(d)])
+    return f"the nearest legal tp is {found}" if found else ""
+
+
 SEQUENCE_NEEDS_TENSOR = Rule(
     "sequence-needs-tensor",
     "sequence parallelism needs tp > 1",

@@ -72,9 +72,16 @@ class Efficiency:
     """Once a step on the host: data, loss and gradient-norm reductions with their synchronisation, logging. From the
     shortest steps (SimuMax, 0.3 s)."""
     relative_error: float | None = None
-    """Median absolute error on the published runs of this architecture (`plan validate --what step`)."""
+    """Median absolute error on published runs of dense models on this architecture (`plan validate --what step`)."""
     p90_error: float | None = None
     """Nine in ten of these runs are within this."""
+    mixture_error: float | None = None
+    """The same of mixtures of experts; None where fewer than 5 runs are published."""
+    mixture_p90_error: float | None = None
+
+    def errors(self, mixture: bool) -> tuple[float | None, float | None]:
+        """(median, 90th percentile) of the absolute errors on models of this kind."""
+        return (self.mixture_error, self.mixture_p90_error) if mixture else (self.relative_error, self.p90_error)
 
 
 SWITCHED_GPUS = 4
@@ -93,7 +100,7 @@ AMPERE = Efficiency(
     attention_backward=0.52,
     older_attention=0.7,
     gemm_ramp=128,
-    relative_error=0.053,
+    relative_error=0.052,
     p90_error=0.17,
     scale_up=0.74,  # with `collective_seconds`; alone 235 of 300 GB/s at 16 GiB (ml-engineering network/README.md)
 )
@@ -109,6 +116,8 @@ HOPPER = Efficiency(
     older_attention=0.5,
     relative_error=0.051,
     p90_error=0.14,
+    mixture_error=0.070,
+    mixture_p90_error=0.16,
     # nccl-tests on 8 x H200 (ml-engineering network/README.md): gathers and reduce-scatters at 361 to 363 of 450 GB/s,
     # all-reduces at 480 in the switch, 367 without; NVIDIA/nccl-tests issue 212 says 370 and 480 of H100
     scale_up=0.81,
@@ -121,8 +130,10 @@ BLACKWELL = Efficiency(
     sustained={"": 0.75, "B200": 0.70, "GB200": 0.76, "B300": 0.83, "GB300": 0.90},
     attention_forward=0.46,  # SimuMax on B200, 4096 tokens, 64 heads of 128: 0.28 ms forward, 0.67 ms backward
     attention_backward=0.44,
-    relative_error=0.08,
-    p90_error=0.32,
+    relative_error=0.066,
+    p90_error=0.13,
+    mixture_error=0.147,
+    mixture_p90_error=0.41,
     older_attention=0.6,
     memory=0.76,
     scale_up=0.75,  # 8 x B200 (the same page): ring 680 of 900 GB/s; all-reduces in the switch 690 to 740 to 4 GiB
@@ -179,5 +190,8 @@ def efficiency(cluster: Cluster) -> Efficiency:
     architecture = cluster.card.architecture.lower()
     base = BY_ARCHITECTURE.get(architecture, AMPERE)
     if architecture not in FITTED and base.relative_error is not None:
-        base = replace(base, relative_error=None, p90_error=None)
-    return calibrated(base, cluster)
+        base = replace(base, relative_error=None, p90_error=None, mixture_error=None, mixture_p90_error=None)
+    fitted = calibrated(base, cluster)
+    if "relative_error" in cluster.calibration:  # of this very machine, whatever ran on it
+        fitted = replace(fitted, mixture_error=fitted.relative_error, mixture_p90_error=fitted.p90_error)
+    return fitted

@@ -113,7 +113,7 @@ def _range(name: str) -> tuple[float, float]:
         return 0.0, 60.0
     if name == "gemm_ramp":
         return 0.0, 65536.0
-    if name in ("relative_error", "p90_error", "overlap_tax", "straggler"):
+    if name.endswith("_error") or name in ("overlap_tax", "straggler"):
         return 0.0, 1.0
     return 0.001, 1.5
 

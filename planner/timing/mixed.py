@@ -80,9 +80,9 @@ def waiting(layout: Layout, cluster: Cluster) -> tuple[str, ...]:
     )
 
 
-def worst_error(cluster: Cluster) -> float | None:
+def worst_error(cluster: Cluster, mixture: bool) -> float | None:
     """The largest of the cards' measured errors of this model of time; None where one was never measured."""
     groups = {id(group.card): group for group in cluster.groups}.values()
-    errors = [efficiency(replace(cluster, groups=(group,))).relative_error for group in groups]
+    errors = [efficiency(replace(cluster, groups=(group,))).errors(mixture)[0] for group in groups]
     known = [error for error in errors if error is not None]
     return max(known) if len(known) == len(errors) else None

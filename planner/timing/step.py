@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from planner.cluster import Cluster
 from planner.errors import InputError
-from planner.implementation import Implementation
+from planner.implementation import Implementation, as_sharded
 from planner.layout import Layout
 from planner.model import Model
 from planner.timing.coefficients import Coefficients
@@ -14,7 +14,7 @@ from planner.timing.efficiency import BY_ARCHITECTURE, FITTED
 from planner.timing.flops import layer_flops, model_flops
 from planner.timing.form import StepForm
 from planner.timing.mixed import MixedCoefficients, waiting, worst_error
-from planner.timing.parts import Parts
+from planner.timing.parts import Parts, Timed
 from planner.timing.report import StepTime
 from planner.timing.shard import shard_of
 from planner.timing.split import stage_counts
@@ -31,8 +31,12 @@ class Timing:
             model, workload, implementation, cluster
         )
         self._cluster = cluster
+        sharded = as_sharded(implementation, zero=3)
+        self._sharded = None if sharded is implementation else Timing(model, workload, sharded, cluster)
         self._relative_error = (
-            self._coefficients.device.efficiency.relative_error if not mixed(cluster) else worst_error(cluster)
+            self._coefficients.device.efficiency.errors(model.is_moe)[0]
+            if not mixed(cluster)
+            else worst_error(cluster, model.is_moe)
         )
         self._assumptions = _assumptions(model, implementation, cluster)
         self._peak = _peak_flops(cluster, workload.precision)
@@ -43,7 +47,10 @@ class Timing:
         """The step's coefficients for a layout's degrees. A layout whose stages are given may hold its ends elsewhere
         than on the first and last stage; its split is otherwise irrelevant here. Raises InputError when the layout
         wants more GPUs than there are or the batch is too small for it."""
-        return self._coefficients.timed(layout).form
+        return self._timed(layout).form
+
+    def _timed(self, layout: Layout) -> Timed:
+        return (self._sharded if self._sharded and layout.zero >= 2 else self)._coefficients.timed(layout)
 
     def layer_floor_ns(self, layout: Layout) -> tuple[int, ...]:
         """For each kind of layer: no layout with this tp, cp and micro-batch on cards of one kind is faster, whatever
@@ -55,7 +62,7 @@ class Timing:
         """The step of a layout whose stages are given, by component. `step_ns` is what `form` evaluates to."""
         if len(layout.stages) != layout.pp:
             raise InputError(f"a step is timed on pp ({layout.pp}) stages, but was given {len(layout.stages)}.")
-        timed = self._coefficients.timed(layout)
+        timed = self._timed(layout)
         form = timed.form
         layers, recomputed = stage_counts(self.model, layout)
         alike: dict[tuple[object, ...], int] = {}  # stages that hold the same take as long
@@ -167,8 +174,12 @@ def _assumptions(model: Model, implementation: Implementation, cluster: Cluster)
         said = [f"efficiencies measured on {cluster.name}: {', '.join(sorted(map(str, cluster.calibration)))}"]
     for architecture in architectures:
         if architecture in FITTED:
-            e = BY_ARCHITECTURE[architecture]
-            within = f"half of which are predicted within {e.relative_error:.0%}, nine in ten within {e.p90_error:.0%}"
+            half, most = BY_ARCHITECTURE[architecture].errors(model.is_moe)
+            kind = "mixtures of experts" if model.is_moe else "dense models"
+            if half is None or most is None:
+                within = f"hardly any of {kind}: how far off the time is has not been measured"
+            else:
+                within = f"those of {kind} predicted within {half:.0%} for half of them, {most:.0%} for nine in ten"
             said.append(f"efficiencies of {architecture} cards fitted to published runs, {within}")
         else:
             said.append(f"efficiencies of {architecture} cards reasoned from others: no published run was fitted")

@@ -51,6 +51,8 @@ class Run:
     predicted_seconds: float
     group: tuple[object, ...]
     """Runs of one group differ in layout alone."""
+    mixture: bool = False
+    """Of a mixture of experts."""
 
     @property
     def sharded(self) -> bool:
@@ -258,6 +260,7 @@ def predicted_runs() -> list[Run]:
                 measured_seconds=run["seconds"],
                 predicted_seconds=step.seconds,
                 group=(run["source"], release, run["model"], run["gpus"], run["batch"], run["seq"], workload.precision),
+                mixture=model.is_moe,
             )
         )
     return runs

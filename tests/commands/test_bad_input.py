@@ -29,6 +29,12 @@ TWO = ("--model", "13b", "--gpus", "8xA100-80G")
         ((*TWO, "--global-batch", "0"), "from 1 to"),
         ((*TWO, "--time-limit", "nan"), "greater than 0"),
         ((*TWO, "--reserve", "4GiBs"), "such as 4GiB"),
+        ((*TWO, "--reserve", "40"), "an amount with its unit, such as 40GiB, is required, but '40' was given"),
+        (("--model", "13b", "--gpus", "8xH100-80G+8xMI300X"), "GPUs of one vendor are required"),
+        (
+            ("check", "a.sh", "--gpus", "8xA100", "--pp", "2", "--model", "13b"),
+            "--model and --pp can only be given for",
+        ),
         ((*TWO, "--stage-layers", "10;10"), "10,10,10,10"),
         ((*TWO, "--stage-layers", "20,20", "--pp", "4"), "--stage-layers means pp 2, but --pp allows 4"),
         (("memory", *TWO, "--tp", "2,4"), "lists restrict `plan search`"),

@@ -36,7 +36,11 @@ CASES = [
         (*FULL, "--distribute-saved-activations"),
         f"{FULL_MEGATRON} uniform --recompute-num-layers 1 --distribute-saved-activations",
     ),
-    (DENSE, ("--offload-optimizer", "0.5"), "--optimizer-cpu-offload --optimizer-offload-fraction 0.5"),
+    (
+        DENSE,
+        ("--offload-optimizer", "0.5"),
+        "--use-precision-aware-optimizer --optimizer-cpu-offload --optimizer-offload-fraction 0.5",
+    ),
     (DENSE, ("--offload-layers", "3"), "--cpu-offloading-num-layers 3"),
     (DENSE, ("--offload-modules", "mlp_norm,core_attn"), f"{OFFLOAD_MEGATRON} core_attn mlp_norm"),
     (MIXTURE, ("--offload-modules", "moe_act"), f"{OFFLOAD_MEGATRON} moe_act"),
@@ -49,11 +53,11 @@ def stages(memory):
     return [(stage["components"], stage.get("host_bytes", 0)) for stage in memory["stages"]]
 
 
-def checked(plan, tmp_path, model, megatron, plain=()):
+def checked(plan, tmp_path, model, megatron, plain=(), gpus="8xH100-80G"):
     """The memory that `plan check` reports for the launch that `plan memory` writes, with further arguments."""
     launch = tmp_path / "launch.txt"
     launch.write_text(plan("memory", *model, *plain, "--flags", "megatron").out.rstrip() + f" {megatron}\n")
-    answer = plan("check", launch, "--gpus", "8xH100-80G", "--json")
+    answer = plan("check", launch, "--gpus", gpus, "--json")
     assert not answer.data["rules"], answer.data["rules"]
     return stages(answer.data["memory"])
 
@@ -74,8 +78,10 @@ def test_fp8_is_the_same_in_both_commands(plan, tmp_path, recipe, gather) -> Non
     """Each recipe, with weights in bf16 or in fp8."""
     options = (*FP8, "--fp8-recipe", recipe, *(["--fp8-param-gather"] if gather else []))
     megatron = f"--fp8-recipe {recipe}{' --fp8-param-gather' if gather else ''}"
-    after = stages(plan("memory", *DENSE, *options, "--json").data["memory"])
-    assert checked(plan, tmp_path, DENSE, megatron, FP8) == after
+    gpus = "8xB200" if recipe == "mxfp8" else "8xH100-80G"
+    model = tuple(gpus if word == "8xH100-80G" else word for word in DENSE)
+    after = stages(plan("memory", *model, *options, "--json").data["memory"])
+    assert checked(plan, tmp_path, model, megatron, FP8, gpus) == after
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from planner.catalog import load_model
 from planner.errors import InputError, NotModelled
 from planner.interop.huggingface import FAMILIES, model_from_config
 from planner.interop.huggingface.refused import refused_types
-from planner.model import LatentAttention
+from planner.model import LatentAttention, MoE
 from planner.parameters import parameters
 
 COUNTS = json.loads((Path(__file__).parents[1] / "data/models/hf_counts.json").read_text())
@@ -94,6 +95,45 @@ def test_latent_attention_and_dense_layers_of_deepseek():
     assert [layer.kind for layer in model.layers] == ["dense"] * 3 + ["moe"] * 58
     assert model.mtp_num_layers == 1 and model.max_positions == 4096
     assert parameters(model) == 671_026_404_352
+
+
+SIGMOID = {"deepseek_v3", "kimi_k2", "glm4_moe", "glm4_moe_lite", "glm4v_moe_text", "solar_open", "dots1", "exaone_moe"}
+SIGMOID |= {"minimax_m2", "llama4_text"}
+
+
+def test_routers_score_as_the_real_classes_do():
+    """Families whose modeling file takes a sigmoid of the router's logits say so, all others take the softmax."""
+    scores: dict[str, set[str]] = {}
+    for config, _ in COUNTS["records"]:
+        experts = [k.mlp for k in model_from_config(config).layer_kinds if isinstance(k.mlp, MoE)]
+        scores.setdefault(config["model_type"], set()).update(moe.score_function for moe in experts)
+    mixtures = {kind: found for kind, found in scores.items() if found}
+    assert {kind for kind, found in mixtures.items() if found == {"sigmoid"}} == SIGMOID & mixtures.keys()
+    assert all(found == {"softmax"} for kind, found in mixtures.items() if kind not in SIGMOID)
+    assert len(SIGMOID & mixtures.keys()) >= 8
+
+
+@pytest.mark.parametrize(
+    ("name", "score"),
+    [
+        ("deepseek-v2", "softmax"),
+        ("deepseek-v3", "sigmoid"),
+        ("kimi-k2", "sigmoid"),
+        ("moonlight", "sigmoid"),
+        ("glm-4.5", "sigmoid"),
+        ("glm-4.5-air", "sigmoid"),
+        ("llama-4-scout", "sigmoid"),
+        ("llama-4-maverick", "sigmoid"),
+        ("minimax-m2", "sigmoid"),
+        ("dots1", "sigmoid"),
+        ("mixtral-8x7b", "softmax"),
+        ("qwen3-235b-a22b", "softmax"),
+    ],
+)
+def test_routers_of_the_catalogue_score_as_their_families_do(name, score):
+    """The catalogue's entries of these families have the same router."""
+    experts = [k.mlp for k in load_model(name).layer_kinds if isinstance(k.mlp, MoE)]
+    assert {moe.score_function for moe in experts} == {score}
 
 
 def test_the_text_part_of_a_multimodal_config_is_read_and_said():

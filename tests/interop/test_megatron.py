@@ -127,6 +127,7 @@ def test_the_dataloader_mask_and_deferred_gradients():
         ("--use-megatron-fsdp --data-parallel-sharding-strategy no_shard", 0, 1),
         ("--use-megatron-fsdp --num-distributed-optimizer-instances 2", 3, 2),
         ("--use-torch-fsdp2", 3, 1),
+        ("--use-torch-fsdp2 --torch-fsdp2-no-reshard-after-forward", 2, 1),
         ("--deepspeed --zero-stage 2", 2, 1),
         ("--deepspeed --zero-stage 0 --fp16", 0, 1),
         ("--deepspeed --zero-stage 0 --bf16", 1, 1),

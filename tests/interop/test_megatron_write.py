@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from planner.errors import InputError, NotModelled
 from planner.implementation import Implementation
-from planner.interop.megatron import launch_from_words, megatron_arguments
+from planner.interop.megatron import MegatronLaunch, launch_from_words, megatron_arguments
 from planner.layout import Layout, Recompute
 from planner.model import MLP, Attention, Layer, Model, Norm
 from planner.stages import split_from_counts
@@ -35,7 +35,8 @@ FLAGS = """
 --calculate-per-token-loss --sequence-parallel --deterministic-mode --ddp-pad-buckets-for-high-nccl-busbw
 --no-create-attention-mask-in-dataloader --defer-embedding-wgrad-compute
 --no-bias-gelu-fusion --no-bias-swiglu-fusion --use-precision-aware-optimizer --tp-comm-overlap
---fp32-residual-connection --optimizer-cpu-offload --group-query-attention
+--fp32-residual-connection --optimizer-cpu-offload --group-query-attention --overlap-param-gather
+--no-use-layer-wise-param-layout --fine-grained-activation-offloading
 """
 MOE_FLAGS = """
 --moe-grouped-gemm --moe-permute-fusion --moe-pad-expert-input-to-capacity --moe-shared-expert-overlap
@@ -70,6 +71,9 @@ CHOICES = {
     "--ddp-bucket-size": ["1000"],
     "--wgrad-deferral-limit": ["2"],
     "--data-parallel-sharding-strategy": ["optim", "optim_grads", "no_shard"],
+    "--max-position-embeddings": ["16", "64"],
+    "--offload-modules": ["core_attn"],
+    "--activation-offload-fraction": ["0.5"],
 }
 MOE_CHOICES = {
     "--moe-layer-freq": ["2", "([0]*3+[1]*5)"],
@@ -93,6 +97,7 @@ PRECISIONS = [
     ["--bf16", "--fp8-format", "hybrid", "--fp8-param-gather"],
     ["--bf16", "--use-megatron-fsdp"],
     ["--bf16", "--use-megatron-fsdp", "--megatron-fsdp-main-grads-dtype", "fp32"],
+    ["--bf16", "--use-torch-fsdp2"],
 ]
 LATENT = ["--multi-latent-attention", "--q-lora-rank", "24", "--kv-lora-rank", "16"]
 LEAST = "--num-layers 8 --hidden-size 64 --num-attention-heads 4 --seq-length 32 --vocab-size 100 --micro-batch-size 1"
@@ -127,13 +132,30 @@ def test_arguments_read_and_written_are_the_same_objects(words):
         return
     if not any(problem.id == "stage-split" for problem in got.problems):
         assert back.layout == got.layout
-    assert facts(back.model) == facts(got.model)
+    assert facts(back.model) == facts(accepted_model(got))
     assert back.workload == got.workload
-    ours, theirs = got.implementation, back.implementation
-    if got.layout.zero == 0:  # without anything sharded Megatron refuses to overlap the gather
-        ours = replace(ours, overlap_param_gather=False)
-    assert theirs == ours
+    assert back.implementation == accepted(got)
     assert back.unrecognised == ()
+    assert {problem.id for problem in back.problems} <= {problem.id for problem in got.problems}
+
+
+def accepted_model(got: MegatronLaunch) -> Model:
+    """The model with positions for the whole sequence, without which Megatron refuses the launch."""
+    positions = max(got.model.max_positions, got.workload.seq_length)
+    return got.model if got.model.position == "learned" else replace(got.model, max_positions=positions)
+
+
+def accepted(got: MegatronLaunch) -> Implementation:
+    """The implementation of a launch where Megatron takes it. It refuses to overlap the gather where nothing is sharded
+    or the reduction does not overlap, torch FSDP2 with either that or fused gradients, and an optimizer on the host
+    that is not the precision-aware one."""
+    ours = got.implementation
+    fsdp2 = got.layout.zero == 3 and ours.sharded_framework == "fsdp2"
+    if got.layout.zero == 0 or fsdp2 or not ours.overlap_grad_reduce:
+        ours = replace(ours, overlap_param_gather=False)
+    if fsdp2:
+        ours = replace(ours, gradient_accumulation_fusion=False)
+    return replace(ours, precision_aware_optimizer=True) if ours.optimizer_offload_fraction else ours
 
 
 def test_a_plan_of_the_planner_is_written():
@@ -168,6 +190,19 @@ def test_a_launch_under_deepspeed_is_written():
     other = replace(got.layout, stages=split_from_counts(got.model, [2, 4, 4]))
     with pytest.raises(InputError, match="no argument for a split that none of DeepSpeed's"):
         megatron_arguments(got.model, got.workload, got.implementation, other)
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_the_framework_that_shards_is_the_one_written(zero):
+    """FSDP2 keeps gathered weights at ZeRO 2, Megatron-FSDP is written where it is counted, DeepSpeed not at all."""
+    layout = Layout(dp=8, zero=zero)
+    for framework in ("fsdp2", "megatron_fsdp"):
+        implementation = Implementation(sharded_framework=framework)
+        back = launch_from_words(megatron_arguments(replace(LLAMA, tied=False), STEP, implementation, layout), "b", 8)
+        assert (back.layout.zero, back.implementation.sharded_framework) == (zero, framework)
+        assert back.problems == ()
+    with pytest.raises(InputError, match=f"no argument for DeepSpeed's ZeRO {zero}"):
+        megatron_arguments(LLAMA, STEP, Implementation(sharded_framework="deepspeed"), layout)
 
 
 def test_stages_with_their_own_recompute_take_the_largest():

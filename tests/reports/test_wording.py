@@ -33,6 +33,19 @@ def test_the_choice_is_justified(question, found: SearchResult) -> None:
     assert "largest loss is pipeline bubble (25.0%)" in text
 
 
+def test_one_plan_alone_says_whether_others_were_looked_for(question, found: SearchResult) -> None:
+    """Nothing else fits only where everything was looked at; else the work or the number of plans was what ended it."""
+    for statistics, wanted in (
+        ({"left_by_bound": 0, "runners_up_proved": 1}, "a step; no layout of other degrees that was allowed fits."),
+        ({"left_by_bound": 9, "runners_up_proved": 0}, "came to its end before one was found, so others may fit"),
+        ({"left_by_bound": 9, "runners_up_proved": 1}, "s a step. "),
+    ):
+        alone = dataclasses.replace(found, plans=found.plans[:1], statistics=found.statistics | statistics)
+        text = " ".join(render(search_report(question, alone), "table").split())
+        assert wanted in text
+        assert ("no layout of other degrees" in text) == (statistics["left_by_bound"] == 0)
+
+
 def test_a_tight_plan_names_the_safer_one(question, found: SearchResult, make_stage) -> None:
     """With 1 GiB of 79 free, the report points to the fastest plan with room, or to a larger reserve."""
     best, second = found.plans
@@ -94,3 +107,8 @@ def test_units_round_and_never_print_minus_zero() -> None:
     assert units.seconds(61.234) == "61.23 s"
     assert units.count(13_015_864_320) == "13.02 B"
     assert units.plural(1, "node") == "1 node" and units.plural(2, "node") == "2 nodes"
+
+
+def test_a_fraction_is_rounded_like_a_count() -> None:
+    """Half a GPU-hour has three digits, whole numbers all of theirs."""
+    assert [units.count(n) for n in (0.5153986, 515.39, 7, 300, 12_345)] == ["0.515", "515", "7", "300", "12.35 K"]

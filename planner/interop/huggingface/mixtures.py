@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from planner.errors import InputError
 from planner.interop.huggingface.family import (
@@ -27,6 +28,7 @@ def mixture(
     shared_bias: str | None = None,
     router_bias: bool = False,
     shared_gate: bool = False,
+    score_function: Literal["softmax", "sigmoid"] = "softmax",
 ) -> Callable[[Fields], MoE]:
     """A reader of gated experts of `width` features, with a shared expert of `shared(fields)` features (0: none)."""
 
@@ -39,6 +41,7 @@ def mixture(
             shared=MLP(shared_width, bias=bool(shared_bias and fields.flag(shared_bias))) if shared_width else None,
             shared_gate=shared_gate and bool(shared_width),
             router_bias=router_bias,
+            score_function=score_function,
         )
         if moe.top_k > moe.num_experts:
             raise InputError(
@@ -117,6 +120,7 @@ _DEEPSEEK_LIKE = mixture(
     "n_routed_experts",
     width="moe_intermediate_size",
     shared=several("n_shared_experts", "moe_intermediate_size"),
+    score_function="sigmoid",
 )
 _GLM4_MOE = Family(
     qkv_bias="attention_bias",
@@ -128,7 +132,7 @@ _GLM4_MOE = Family(
 
 FAMILIES = {
     "mixtral": Family(experts=mixture(), slides=always),
-    "minimax_m2": Family(experts=mixture(), qk_norm="full"),
+    "minimax_m2": Family(experts=mixture(score_function="sigmoid"), qk_norm="full"),
     "phimoe": ATTENTION_BIAS(norm=LAYER_NORM, experts=mixture(), head_bias="lm_head_bias", slides=always),
     "granitemoe": ATTENTION_BIAS(experts=mixture()),
     "granitemoeshared": ATTENTION_BIAS(experts=mixture(shared=lambda f: f.count("shared_intermediate_size", "ffn"))),
@@ -169,11 +173,12 @@ FAMILIES = {
             "num_experts",
             width="moe_intermediate_size",
             shared=several("num_shared_experts", "moe_intermediate_size"),
+            score_function="sigmoid",
         ),
         is_sparse=after_dense("first_k_dense_replace"),
     ),
     "llama4_text": ATTENTION_BIAS(
-        experts=mixture(shared=lambda fields: fields.size("intermediate_size", "ffn")),
+        experts=mixture(shared=lambda fields: fields.size("intermediate_size", "ffn"), score_function="sigmoid"),
         is_sparse=_llama4_sparse,
         mlp=_llama4_dense,
         slides=_llama4_chunked,

@@ -134,7 +134,7 @@ def _attention(args: Arguments, source: str, hidden: int, problems: list[Problem
             Problem(
                 "hidden-divides-by-heads",
                 f"hidden-size ({hidden}) must be divisible by num-attention-heads ({heads}), "
-                "unless kv-channels is given.",
+                "unless kv-channels is given",
                 "megatron/training/arguments.py: validate_args",
                 f"hidden-size {hidden}, num-attention-heads {heads}",
             )

@@ -171,6 +171,7 @@ HONOURED: dict[str, Argument] = {
         use-distributed-optimizer Layout.zero
         use-megatron-fsdp Layout.zero
         use-custom-fsdp Layout.zero (older name)
+        torch-fsdp2-no-reshard-after-forward Layout.zero (2: weights stay from forward to backward)
         use-torch-fsdp2 Layout.zero
         use-flash-attn Implementation.attention
         use-flash-attn-v1 Implementation.attention (Megatron-DeepSpeed)
@@ -252,7 +253,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         fp16-lm-cross-entropy the loss is counted in fp32
         fsdp-double-buffer the double buffer is not counted
         enable-full-sharding-in-hsdp replicas are counted as replicated
-        torch-fsdp2-no-reshard-after-forward weights are counted as freed after forward
         megatron-fsdp-max-pool-double-buffer the double buffer is not counted
         megatron-fsdp-enable-fine-grained-param-gather gathers are counted for whole layers
         hybrid-context-parallel context parallelism is taken as static

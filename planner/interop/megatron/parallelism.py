@@ -85,7 +85,7 @@ def _virtual_stages(args: Arguments, source: str, model: Model, pp: int, problem
             Problem(
                 "one-virtual-pipeline-argument",
                 "Only one of num-layers-per-virtual-pipeline-stage, num-virtual-stages-per-pipeline-rank and "
-                "pipeline-model-parallel-layout may be given.",
+                "pipeline-model-parallel-layout may be given",
                 "megatron/training/arguments.py: validate_args",
                 ", ".join(f"--{name} {args.get(name)}" for name in named),
             )
@@ -108,7 +108,7 @@ def _virtual_stages(args: Arguments, source: str, model: Model, pp: int, problem
         problems.append(
             Problem(
                 "virtual-stage-divides-stage",
-                "The layers of a pipeline stage must be divisible by the layers of a virtual stage.",
+                "The layers of a pipeline stage must be divisible by the layers of a virtual stage",
                 "megatron/training/arguments.py: validate_args",
                 f"layers per stage = {per_stage}, num-layers-per-virtual-pipeline-stage = {per_chunk}",
             )
@@ -170,7 +170,7 @@ def _zero(args: Arguments, source: str) -> int:
     if args.flag("use-megatron-fsdp") or args.flag("use-custom-fsdp"):
         return choose(args, "data-parallel-sharding-strategy", _SHARDING, "optim_grads_params", source)
     if args.flag("use-torch-fsdp2"):
-        return 3
+        return 2 if args.flag("torch-fsdp2-no-reshard-after-forward") else 3
     stage = args.get("zero-stage", 0)
     if not 0 <= stage <= 3:
         raise InputError(f"{source}: --zero-stage must be from 0 to 3, but was given {stage}.")
@@ -206,7 +206,7 @@ def _recompute(args: Arguments, source: str, problems: list[Problem]) -> Recompu
         problems.append(
             Problem(
                 "full-recompute-complete",
-                "Full recompute needs a recompute-method (uniform or block) and a recompute-num-layers.",
+                "Full recompute needs a recompute-method (uniform or block) and a recompute-num-layers",
                 "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__",
                 "absent: " + ", ".join(missing),
             )

@@ -32,6 +32,8 @@ class Arguments:
     not_accounted: list[str] = field(default_factory=list)
     """Understood, but without a term in the accounting; each with what is assumed instead."""
     unrecognised: list[str] = field(default_factory=list)
+    given: dict[str, list[str]] = field(default_factory=dict)
+    """The words of every argument that is known, ignored ones included; of several the last."""
 
     def flag(self, name: str) -> bool:
         return name in self.values
@@ -93,6 +95,7 @@ def _store(result: Arguments, name: str, kind: str, values: list[str], source: s
         if name in REFUSED_UNLESS_ONE and values == ["1"]:
             return
         raise NotModelled(f"{source}: --{name} asks for {REFUSED[name].effect}, which is not modelled.")
+    result.given[name] = values
     if name in NOT_ACCOUNTED:
         shown = readable(" ".join(["--" + name, *values]))
         result.not_accounted.append(f"{shown}: {NOT_ACCOUNTED[name].effect}")

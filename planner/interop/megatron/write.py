@@ -1,10 +1,12 @@
 """The planner's objects as Megatron-LM arguments to paste.
 
 The way back of `launch_from_words`: arguments that are read to some objects are written to arguments that are read to
-the same objects. What Megatron-LM has no argument for raises NotModelled.
+the same objects, but for what Megatron-LM refuses (`_accepted`). What it has no argument for raises NotModelled.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from planner.errors import NotModelled
 from planner.implementation import Implementation
@@ -23,8 +25,10 @@ _MOMENTS = {4: "fp32", 2: "bf16", 1: "fp8"}
 
 def megatron_arguments(model: Model, workload: Workload, implementation: Implementation, layout: Layout) -> list[str]:
     """The words of an argument list for `pretrain_gpt.py`; the number of GPUs is the launcher's, not among them."""
+    if implementation.framework == "megatron":
+        implementation = _accepted(workload, implementation, layout)
     words: list[str] = []
-    words += _model(model, implementation.framework)
+    words += _model(model, workload, implementation.framework)
     words += _batch(workload, layout)
     words += _precision(workload, implementation)
     words += _degrees(model, layout, implementation.framework)
@@ -36,6 +40,28 @@ def megatron_arguments(model: Model, workload: Workload, implementation: Impleme
     return words
 
 
+def _accepted(workload: Workload, implementation: Implementation, layout: Layout) -> Implementation:
+    """The implementation where Megatron-LM takes it. What it refuses and does by itself, or can do without, is written
+    as it wants it (megatron/training/arguments.py: validate_args; core/optimizer/__init__.py: get_megatron_optimizer).
+    """
+    accepted = implementation
+    if _torch_fsdp2(implementation, layout):
+        # fully_shard gathers ahead without being asked, and keeps no main gradient that a GEMM could add to
+        accepted = replace(accepted, overlap_param_gather=False, gradient_accumulation_fusion=False)
+    if not implementation.overlap_grad_reduce:
+        accepted = replace(accepted, overlap_param_gather=False)
+    if implementation.optimizer_offload_fraction:
+        # the host's part goes through the code of the precision-aware optimizer; bytes do not depend on it
+        if workload.optimizer != "adamw" or layout.zero == 0 or _torch_fsdp2(implementation, layout):
+            raise _no_argument("an optimizer on the host other than distributed Adam (zero 1, or Megatron-FSDP's)")
+        accepted = replace(accepted, precision_aware_optimizer=True)
+    return accepted
+
+
+def _torch_fsdp2(implementation: Implementation, layout: Layout) -> bool:
+    return layout.zero >= 2 and implementation.sharded_framework == "fsdp2"
+
+
 def _flags(choices: dict[str, bool]) -> list[str]:
     return ["--" + name for name, on in choices.items() if on]
 
@@ -44,7 +70,7 @@ def _no_argument(what: str) -> NotModelled:
     return NotModelled(f"Megatron-LM has no argument for {what}.")
 
 
-def _model(model: Model, framework: str) -> list[str]:
+def _model(model: Model, workload: Workload, framework: str) -> list[str]:
     kinds = model.layer_kinds
     own = framework == "megatron-deepspeed"
     positions = _POSITIONS | ({"alibi": "alibi"} if own else {})
@@ -62,7 +88,11 @@ def _model(model: Model, framework: str) -> list[str]:
         if present:
             raise _no_argument(what)
     words = ["--num-layers", str(model.num_layers), "--hidden-size", str(model.hidden_size)]
-    words += ["--vocab-size", str(model.vocab_size), "--max-position-embeddings", str(model.max_positions)]
+    # whatever the positions, Megatron wants them for the whole sequence; only a learned table has a size to keep
+    positions_needed = (
+        model.max_positions if model.position == "learned" else max(model.max_positions, workload.seq_length)
+    )
+    words += ["--vocab-size", str(model.vocab_size), "--max-position-embeddings", str(positions_needed)]
     words += ["--position-embedding-type", positions[model.position], "--normalization", model.norm.type]
     if model.rotary_percent != 1.0:
         words += ["--rotary-percent", repr(model.rotary_percent)]
@@ -138,7 +168,10 @@ def _mlps(kinds: tuple[Layer, ...], moe_pattern: list[int]) -> list[str]:
         raise _no_argument("a learned bias of the router")
     words += ["--num-experts", str(moe.num_experts), "--moe-router-topk", str(moe.top_k)]
     words += ["--moe-ffn-hidden-size", str(moe.expert.ffn_hidden_size)]
-    words += ["--moe-router-score-function", "sigmoid"] if moe.score_function == "sigmoid" else []
+    if moe.score_function == "sigmoid":
+        words += ["--moe-router-score-function", "sigmoid"]
+    elif moe.top_k == 1:  # a softmax over the chosen score alone has no gradient
+        words += ["--moe-router-pre-softmax"]
     if moe.shared:
         words += ["--moe-shared-expert-intermediate-size", str(moe.shared.ffn_hidden_size)]
         words += _flags({"moe-shared-expert-gate": moe.shared_gate})
@@ -199,6 +232,7 @@ def _states(workload: Workload, implementation: Implementation, layout: Layout) 
             "overlap-param-gather": implementation.overlap_param_gather and layout.zero > 0,
             "ddp-pad-buckets-for-high-nccl-busbw": implementation.pad_buckets_for_high_nccl_busbw,
             "use-precision-aware-optimizer": implementation.precision_aware_optimizer,
+            "no-use-layer-wise-param-layout": not implementation.layer_wise_param_layout,
         }
     )
     if implementation.ddp_bucket_elements:
@@ -213,6 +247,10 @@ def _states(workload: Workload, implementation: Implementation, layout: Layout) 
         words += ["--optimizer-offload-fraction", repr(implementation.optimizer_offload_fraction)]
     if implementation.offload_activation_layers:
         words += ["--cpu-offloading-num-layers", str(implementation.offload_activation_layers)]
+    if implementation.offload_modules:
+        words += ["--fine-grained-activation-offloading", "--offload-modules", *implementation.offload_modules]
+    if implementation.activation_offload_fraction != 1.0:
+        words += ["--activation-offload-fraction", repr(implementation.activation_offload_fraction)]
     return words
 
 
@@ -222,13 +260,16 @@ def _sharding(workload: Workload, implementation: Implementation, layout: Layout
     reduced = ["--grad-reduce-in-bf16"] if small_gradients else []
     if implementation.framework == "megatron-deepspeed":
         return ["--deepspeed", "--zero-stage", str(layout.zero), *reduced]
-    if implementation.sharded_framework == "megatron_fsdp" or layout.zero == 2:
+    if layout.zero >= 2 and implementation.sharded_framework == "deepspeed":
+        raise _no_argument(f"DeepSpeed's ZeRO {layout.zero}")
+    if implementation.sharded_framework == "megatron_fsdp":
         words = ["--use-megatron-fsdp", "--data-parallel-sharding-strategy", _SHARDING[layout.zero]]
         words += ["--ckpt-format", "fsdp_dtensor"]
         full = implementation.grad_reduce_bytes == 4 and workload.precision != "fp32"
         return words + (["--megatron-fsdp-main-grads-dtype", "fp32"] if full else [])
-    if layout.zero == 3:
-        return ["--use-torch-fsdp2", "--ckpt-format", "torch_dist", *reduced]
+    if layout.zero >= 2:
+        kept = ["--torch-fsdp2-no-reshard-after-forward"] if layout.zero == 2 else []
+        return ["--use-torch-fsdp2", *kept, "--ckpt-format", "torch_dist", *reduced]
     return ["--use-distributed-optimizer", *reduced] if layout.zero else reduced
 
 

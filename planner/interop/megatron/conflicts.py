@@ -1,0 +1,227 @@
+"""Arguments that Megatron-LM refuses together, where only the words of the launch can tell.
+
+Rules about the model, the implementation and the layout stand in `planner.rules`. Here each refusal is in core_r0.12
+and in every release since, or came with the argument that it is about. What some releases refuse and others take is a
+note in the report, never a broken rule. Megatron-DeepSpeed is another program, and its launches are not judged here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from planner.interop.megatron.computation import under_deepspeed
+from planner.interop.megatron.parse import Arguments, readable
+from planner.interop.megatron.problem import Problem
+from planner.layout import Layout
+from planner.model import Model
+
+_ARGUMENTS = "megatron/training/arguments.py: validate_args"
+_CONFIG = "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__"
+
+
+class Launch(NamedTuple):
+    """A launch's words, and what they were read to."""
+
+    args: Arguments
+    model: Model
+    layout: Layout
+
+
+class Conflict(NamedTuple):
+    """Arguments that exclude or need each other. `given` is what breaks the sentence, nothing where it is kept."""
+
+    id: str
+    sentence: str
+    source: str
+    given: Callable[[Launch], str]
+
+
+def find_conflicts(args: Arguments, model: Model, layout: Layout, problems: list[Problem]) -> None:
+    """Add to `problems` what Megatron-LM refuses, and to `args.not_accounted` what some of its releases refuse."""
+    if under_deepspeed(args):
+        return
+    launch = Launch(args, model, layout)
+    for conflict in CONFLICTS:
+        given = conflict.given(launch)
+        if given:
+            problems.append(Problem(conflict.id, conflict.sentence, conflict.source, given))
+    args.not_accounted += _releases(launch)
+
+
+def _positions(launch: Launch) -> str:
+    """For a learned table this is the rule `sequence-positions`."""
+    args = launch.args
+    rows, tokens = args.get("max-position-embeddings"), args.get("seq-length", args.get("encoder-seq-length"))
+    short = rows is not None and rows < tokens and launch.model.position != "learned"
+    return f"--max-position-embeddings is {rows} and --seq-length {tokens}" if short else ""
+
+
+def _needs(flag: str, needed: str) -> Callable[[Launch], str]:
+    return lambda launch: "it is absent" if launch.args.flag(flag) and not launch.args.flag(needed) else ""
+
+
+def _excludes(flag: str, other: str) -> Callable[[Launch], str]:
+    return lambda launch: "both are given" if launch.args.flag(flag) and launch.args.flag(other) else ""
+
+
+def _megatron_fsdp(args: Arguments) -> bool:
+    return args.flag("use-megatron-fsdp") or args.flag("use-custom-fsdp")
+
+
+def _gather_needs_shards(launch: Launch) -> str:
+    args = launch.args
+    sharded = args.flag("use-distributed-optimizer") or args.get("optimizer") == "dist_muon" or _megatron_fsdp(args)
+    return "neither is given" if args.flag("overlap-param-gather") and not sharded else ""
+
+
+def _gather_needs_reduce(launch: Launch) -> str:
+    """Megatron-FSDP of core_r0.12 and core_r0.13 overlaps the reduction by itself."""
+    reduces = launch.args.flag("overlap-grad-reduce") or _megatron_fsdp(launch.args)
+    return "it is absent" if launch.args.flag("overlap-param-gather") and not reduces else ""
+
+
+def _two_sends(launch: Launch) -> str:
+    """Two stages would send to each other twice in one batch. One stage breaks the rule `virtual-needs-pipeline`."""
+    pp, vpp = launch.layout.pp, launch.layout.vpp
+    waits = "no-overlap-p2p-communication" in launch.args.given
+    return f"pp is {pp} and vpp is {vpp}" if waits and vpp > 1 and pp == 2 else ""
+
+
+def _selective_counts(launch: Launch) -> str:
+    args = launch.args
+    selective = args.flag("recompute-activations") or args.get("recompute-granularity") == "selective"
+    return _listed(launch, ("recompute-method", "recompute-num-layers")) if selective else ""
+
+
+_UNEVEN = ("decoder-first-pipeline-num-layers", "decoder-last-pipeline-num-layers")
+_COUNTED = ("account-for-embedding-in-pipeline-split", "account-for-loss-in-pipeline-split")
+_DTYPES = ("main-grads-dtype", "main-params-dtype", "exp-avg-dtype", "exp-avg-sq-dtype")
+
+
+def _listed(launch: Launch, names: tuple[str, ...]) -> str:
+    """Those of the arguments that are given, with their values."""
+    given = [readable(" ".join(["--" + name, *launch.args.given[name]])) for name in names if name in launch.args]
+    return f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} given" if given else ""
+
+
+def _small_states(launch: Launch) -> str:
+    args = launch.args
+    small = tuple(name for name in _DTYPES if args.get(name, "fp32") != "fp32")
+    return "" if args.flag("use-precision-aware-optimizer") else _listed(launch, small)
+
+
+def _one_expert(launch: Launch) -> str:
+    """The softmax of one score is 1 and has no gradient. Sinkhorn routing has no softmax."""
+    args = launch.args
+    one = launch.model.is_moe and args.get("moe-router-topk") == 1
+    softmax = args.get("moe-router-score-function", "softmax") == "softmax"
+    sinkhorn = "sinkhorn" in args.given.get("moe-router-load-balancing-type", ())
+    return "it is absent" if one and softmax and not sinkhorn and "moe-router-pre-softmax" not in args.given else ""
+
+
+def _yarn(launch: Launch) -> str:
+    predicts, given = launch.model.mtp_num_layers, launch.args.get("position-embedding-type")
+    rotary = launch.args.flag("use-rotary-position-embeddings")
+    return "--position-embedding-type is yarn" if predicts and given == "yarn" and not rotary else ""
+
+
+CONFLICTS = (
+    Conflict(
+        "max-position-embeddings",
+        "--max-position-embeddings must be at least --seq-length, whatever the positions",
+        f"{_ARGUMENTS} (max_position_embeddings)",
+        _positions,
+    ),
+    Conflict(
+        "optimizer-cpu-offload",
+        "--optimizer-cpu-offload needs --use-precision-aware-optimizer",
+        f"{_ARGUMENTS} (optimizer_cpu_offload)",
+        _needs("optimizer-cpu-offload", "use-precision-aware-optimizer"),
+    ),
+    Conflict(
+        "precision-aware-states",
+        "main gradients, main weights and optimizer states other than fp32 need --use-precision-aware-optimizer",
+        "megatron/core/optimizer/optimizer_config.py: OptimizerConfig.__post_init__",
+        _small_states,
+    ),
+    Conflict(
+        "fsdp2-distributed-optimizer",
+        "--use-torch-fsdp2 excludes --use-distributed-optimizer",
+        f"{_ARGUMENTS} (use_torch_fsdp2)",
+        _excludes("use-torch-fsdp2", "use-distributed-optimizer"),
+    ),
+    Conflict(
+        "fsdp2-gradient-fusion",
+        "--use-torch-fsdp2 needs --no-gradient-accumulation-fusion",
+        f"{_ARGUMENTS} (use_torch_fsdp2)",
+        _needs("use-torch-fsdp2", "no-gradient-accumulation-fusion"),
+    ),
+    Conflict(
+        "overlap-param-gather-shards",
+        "--overlap-param-gather needs --use-distributed-optimizer or --use-megatron-fsdp",
+        f"{_ARGUMENTS} (overlap_param_gather)",
+        _gather_needs_shards,
+    ),
+    Conflict(
+        "overlap-param-gather-reduce",
+        "--overlap-param-gather needs --overlap-grad-reduce",
+        f"{_ARGUMENTS} (overlap_param_gather)",
+        _gather_needs_reduce,
+    ),
+    Conflict(
+        "virtual-stages-overlap",
+        "virtual stages under --no-overlap-p2p-communication need pp above 2",
+        f"{_ARGUMENTS} (overlap_p2p_comm)",
+        _two_sends,
+    ),
+    Conflict(
+        "virtual-stages-uneven",
+        "--num-layers-per-virtual-pipeline-stage needs an even split, an uneven one "
+        "--num-virtual-stages-per-pipeline-rank",
+        f"{_ARGUMENTS} (num_layers_per_virtual_pipeline_stage)",
+        lambda launch: _listed(launch, _UNEVEN) if "num-layers-per-virtual-pipeline-stage" in launch.args else "",
+    ),
+    Conflict(
+        "pipeline-layout-alone",
+        "--pipeline-model-parallel-layout excludes every other argument of the split",
+        f"{_CONFIG} (pipeline_model_parallel_layout)",
+        lambda launch: _listed(launch, _UNEVEN + _COUNTED) if "pipeline-model-parallel-layout" in launch.args else "",
+    ),
+    Conflict(
+        "selective-recompute-counts",
+        "selective recompute takes neither --recompute-method nor --recompute-num-layers",
+        f"{_ARGUMENTS} (recompute_method); {_CONFIG} (recompute_num_layers)",
+        _selective_counts,
+    ),
+    Conflict(
+        "router-one-expert",
+        "--moe-router-topk 1 with softmax scores needs --moe-router-pre-softmax",
+        f"{_CONFIG} (moe_router_topk)",
+        _one_expert,
+    ),
+    Conflict(
+        "mtp-positions",
+        "multi-token prediction excludes yarn as a type of positions",
+        f"{_ARGUMENTS} (mtp_num_layers)",
+        _yarn,
+    ),
+)
+
+
+def _releases(launch: Launch) -> list[str]:
+    """What some releases refuse and others take: arguments.py: validate_args of core_r0.12 to core_r0.19;
+    multi_token_prediction.py: MultiTokenPredictionLayer._checkpointed_forward."""
+    args, model, recompute = launch.args, launch.model, launch.layout.recompute
+    notes = []
+    if args.flag("multi-latent-attention") and args.flag("group-query-attention"):
+        notes.append("--group-query-attention: has no effect with latent attention, and is refused from core_r0.16 on")
+    if model.mtp_num_layers and model.position == "learned":
+        notes.append("--mtp-num-layers: with learned positions it is refused before core_r0.17")
+    uniform = recompute.granularity == "full" and recompute.method == "uniform"
+    if model.mtp_num_layers and uniform and recompute.num_layers not in (None, 1):
+        notes.append(
+            f"--recompute-num-layers {recompute.num_layers}: with --mtp-num-layers, uniform recompute of other than 1 "
+            "layer is refused from core_r0.14 on"
+        )
+    return notes

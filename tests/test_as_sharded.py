@@ -1,0 +1,36 @@
+"""ZeRO 2 and 3 by FSDP2 or DeepSpeed have no main gradients that a matrix product could add to."""
+
+from dataclasses import replace
+
+import pytest
+
+from planner.catalog import load_model
+from planner.hardware import parse_gpus
+from planner.implementation import Implementation, as_sharded
+from planner.layout import Layout
+from planner.memory.accounting import make_accounting
+from planner.stages import even_split
+from planner.timing.step import Timing
+from planner.workload import Workload
+
+MODEL, CLUSTER, WORKLOAD = load_model("llama-2-7b"), parse_gpus("8xA100-80G"), Workload(4096, 64)
+
+
+def priced(implementation, zero):
+    layout = Layout(dp=8, zero=zero, stages=even_split(MODEL, 1))
+    accounting = make_accounting("exact", MODEL, WORKLOAD, implementation, CLUSTER)
+    timing = Timing(MODEL, WORKLOAD, implementation, CLUSTER)
+    memory = accounting.report(layout)
+    assert timing.form(layout) == timing.form(layout)
+    return memory.stages, timing.step(layout).step_ns
+
+
+@pytest.mark.parametrize("framework", ["fsdp2", "deepspeed", "megatron_fsdp"])
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_fusion_is_off_where_there_is_nothing_to_add_to(framework, zero):
+    """Asking for the fusion changes nothing under FSDP2 and DeepSpeed; with Megatron's buffers it does."""
+    on = Implementation(sharded_framework=framework)
+    off = replace(on, gradient_accumulation_fusion=False)
+    lost = zero >= 2 and framework != "megatron_fsdp"
+    assert as_sharded(on, zero) == (off if lost else on)
+    assert (priced(on, zero) == priced(off, zero)) is lost
