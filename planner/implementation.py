@@ -66,6 +66,8 @@ class Implementation:
     fp8_param_gather: bool = False
     fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "delayed"
     """How scales of fp8 products are chosen (--fp8-recipe)."""
+    fp8_columns: bool = True
+    """Weights and gradients in fp8 have a column-wise copy too; the card decides (`keeps_fp8_columns`)."""
     precision_aware_optimizer: bool = False
     main_grads_bytes: Literal[2, 4] = 4
     main_params_bytes: Literal[2, 4] = 4
@@ -125,6 +127,15 @@ def attention_on(implementation: Implementation, architecture: str, sinks: bool 
     if sinks or architecture == "hopper" or (architecture == "blackwell" and not implementation.deterministic):
         return "fused"
     return "flash"
+
+
+def keeps_fp8_columns(implementation: Implementation, architecture: str, scale_up: str) -> bool:
+    """Whether a tensor in fp8 that takes part in two products needs a copy for each. Scales of rows and columns differ;
+    under one scale for a whole tensor the same bytes serve both where the products take any layout: on Blackwell but
+    for its PCIe cards (Transformer Engine, common/transformer_engine.cpp: nvte_is_non_tn_fp8_gemm_supported, compute
+    capability 10; pytorch/csrc/quantizer.cpp: with_transpose)."""
+    by_tensor = implementation.fp8_recipe in ("delayed", "tensorwise")
+    return not (by_tensor and architecture == "blackwell" and scale_up == "nvlink")
 
 
 def separate_norms(implementation: Implementation, layer: Layer) -> tuple[bool, bool]:

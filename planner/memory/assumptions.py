@@ -84,9 +84,10 @@ def _fp8(workload: Workload, impl: Implementation) -> list[str]:
         return []
     if impl.layer_implementation == "local":
         return ["fp8 needs Transformer Engine: Megatron's local layers are counted in bf16"]
-    weights = "fp8 copies of linear weights are kept, row-wise and column-wise"
+    copies = "row-wise and column-wise" if impl.fp8_columns else "one for both products"
+    weights = f"fp8 copies of linear weights are kept, {copies}"
     if impl.fp8_param_gather:
-        weights = "fp8 weights of linear layers with a column-wise copy"
+        weights = "fp8 weights of linear layers" + (" with a column-wise copy" if impl.fp8_columns else "")
     recipe = {
         "delayed": "delayed scaling",
         "tensorwise": "current scaling",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from planner.cluster import Cluster
 from planner.errors import NotModelled
-from planner.implementation import Implementation, as_sharded, attention_on, weight_copies
+from planner.implementation import Implementation, as_sharded, attention_on, keeps_fp8_columns, weight_copies
 from planner.layout import Layout
 from planner.memory.assumptions import assumptions
 from planner.memory.counts import stage_counts
@@ -23,7 +23,7 @@ from planner.memory.in_flight import (
     for_equal_chunks,
     moments_in_flight,
     peak_in_flight,
-    saturation,
+    representative,
 )
 from planner.memory.moments import StageParts, Turn
 from planner.memory.offload import activation_host_bytes
@@ -61,9 +61,10 @@ class ExactAccounting:
         reserve_bytes: int | None = None,
     ) -> None:
         kernel = attention_on(implementation, cluster.card.architecture, model.has_sinks)
+        columns = keeps_fp8_columns(implementation, cluster.card.architecture, cluster.card.scale_up)
         self.model = model
         self.workload = workload
-        self.implementation = replace(implementation, attention=kernel)
+        self.implementation = replace(implementation, attention=kernel, fp8_columns=columns)
         self.cluster = cluster
         self.reserve_bytes = cluster.reserve_bytes if reserve_bytes is None else reserve_bytes
         impl = self.implementation
@@ -126,10 +127,10 @@ class ExactAccounting:
     def _alive(self, layout: Layout) -> int:
         """Microbatches of a step, as many as any stage's states in flight depend on."""
         impl = self.implementation
+        m = layout.num_microbatches(self.workload.global_batch) or 1
+        least = max(impl.deferred_embedding_wgrads, layout.pp + 1 if impl.schedule == "dualpipe" else 0)
         extra = int(impl.overlap_moe_expert_parallel_comm)
-        most = saturation(layout.pp, layout.vpp, impl.microbatch_group_size, extra) + impl.deferred_embedding_wgrads
-        most += impl.schedule == "dualpipe"
-        return min(layout.num_microbatches(self.workload.global_batch) or 1, most)
+        return representative(layout.pp, layout.vpp, m, impl.microbatch_group_size, extra, least)
 
     def _parts(self, layout: Layout, stage: int, m: int, counts: Counts | None) -> StageParts:
         """What the stage holds besides layers, m microbatches being `_alive`; the same object for equal stages.

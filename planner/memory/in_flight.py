@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-ROUNDS = 3
+ROUNDS = 2
 """The interleaved order repeats every group x vpp steps: two rounds after the warm-up show every state."""
 
 
@@ -31,14 +31,17 @@ def warmup(pp: int, stage: int, vpp: int, num_microbatches: int, group: int | No
     return min(num_microbatches * vpp, 2 * (pp - stage - 1) + (vpp - 1) * (group or pp) + extra)
 
 
-def saturation(pp: int, vpp: int, group: int | None = None, extra: int = 0) -> int:
-    """Microbatches beyond which no stage's states in flight change any more: all that `moments_in_flight` looks at has
-    happened."""
+def representative(
+    pp: int, vpp: int, num_microbatches: int, group: int | None = None, extra: int = 0, least: int = 0
+) -> int:
+    """The fewest microbatches that bring every stage into the states that `num_microbatches` do, or `least` if that is
+    more, and never more than there are. Interleaved, as many are left over for the last, smaller group."""
     if vpp == 1:
-        return pp
+        return min(num_microbatches, max(pp, least))
     group = group or pp
     first = 2 * (pp - 1) + (vpp - 1) * group + extra
-    return -(-(first + ROUNDS * group * vpp) // vpp) + group
+    groups = max(-(-first // (group * vpp)) + ROUNDS, -(-least // group))
+    return min(num_microbatches, groups * group + num_microbatches % group)
 
 
 def peak_in_flight(
@@ -55,26 +58,22 @@ def peak_in_flight(
 def moments_in_flight(
     pp: int, stage: int, vpp: int, num_microbatches: int, group: int | None = None, extra: int = 0
 ) -> tuple[InFlight, ...]:
-    """The states of a stage at the start of a backward that no other state of the same chunk exceeds in every chunk."""
+    """The states of a stage at the start of a backward that no other state of the same chunk exceeds in every chunk. In
+    a virtual pipeline every step is followed: ask for `representative` microbatches."""
     if pp == 1:
         return (InFlight(0, (1,)),)
     if vpp == 1:
         return (InFlight(0, (min(num_microbatches, pp - stage),)),)
-    group = group or pp
     first = warmup(pp, stage, vpp, num_microbatches, group, extra)
-    total = num_microbatches * vpp
-    horizon = min(total, first + ROUNDS * group * vpp)
-    order = _chunk_order(min(num_microbatches, -(-horizon // vpp) + group), vpp, group)
+    order = _chunk_order(num_microbatches, vpp, group or pp)
     alive = [0] * vpp
     forwards = 0
     states: dict[int, set[tuple[int, ...]]] = {}
-    for backward in range(min(total, horizon)):
-        while forwards < min(total, backward + first + 1) and forwards < len(order):
+    for backward, step in enumerate(order):
+        while forwards < min(len(order), backward + first + 1):
             alive[order[forwards]] += 1
             forwards += 1
-        if backward >= len(order):
-            break
-        chunk = vpp - 1 - order[backward]
+        chunk = vpp - 1 - step
         states.setdefault(chunk, set()).add(tuple(alive))
         alive[chunk] -= 1
     return tuple(InFlight(chunk, v) for chunk, vectors in sorted(states.items()) for v in _largest(vectors))

@@ -146,6 +146,7 @@ def shape_of(model: Model, workload: Workload, impl: Implementation, layout: Lay
         hidden_dropout=hidden,
         attention_dropout=attention,
         fp8=impl.fp8_recipe if workload.precision == "fp8" and impl.layer_implementation != "local" else "",
+        fp8_columns=impl.fp8_columns,
     )
 
 

@@ -14,7 +14,7 @@ from planner.layout import Layout
 from planner.memory.counts import stage_counts
 from planner.memory.equal_stages import EqualStages
 from planner.memory.form import COMPONENTS, Always, Bundle, Component, Counts, Flight, Moment, Moments, StageForm, Term
-from planner.memory.in_flight import moments_in_flight, peak_in_flight, saturation
+from planner.memory.in_flight import moments_in_flight, peak_in_flight, representative
 from planner.memory.report import MemoryReport, StageMemory
 from planner.model import Model
 from planner.parameters import parameters
@@ -84,7 +84,7 @@ class RuleOfThumb:
         """Microbatches of each virtual chunk that each stage holds at most."""
         m = layout.num_microbatches(self.workload.global_batch) or 1
         group = self.implementation.microbatch_group_size
-        key = (layout.pp, layout.vpp, min(m, saturation(layout.pp, layout.vpp, group)))
+        key = (layout.pp, layout.vpp, representative(layout.pp, layout.vpp, m, group))
         found = self._alive.get(key)
         if found is None:
             pp, vpp, m = key

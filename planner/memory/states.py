@@ -175,13 +175,14 @@ def kept_in_half(weights: Sequence[Weight], workload: Workload, impl: Implementa
 
 def fp8_copies(weights: Sequence[Weight], layout: Layout, workload: Workload, impl: Implementation) -> int:
     """Bytes of the fp8 copies that Transformer Engine's linear layers keep through a step's microbatches: row-wise and
-    column-wise, or the column-wise one where the weight is fp8 itself (pytorch/module/base.py: get_weight_workspace;
-    megatron/core/extensions/transformer_engine.py: is_first_microbatch). Sharded weights are cast again each time."""
+    column-wise (`Implementation.fp8_columns`), the first of which is the weight itself where that is in fp8
+    (pytorch/module/base.py: get_weight_workspace; megatron/core/extensions/transformer_engine.py:
+    is_first_microbatch). Sharded weights are cast again each time."""
     engine = impl.layer_implementation == "transformer_engine"
     if workload.precision != "fp8" or layout.zero >= 2 or not engine:
         return 0
     linear = sum(w.numel for w in weights if len(w.shape) >= 2 and w.part not in NEVER_FP8)
-    return linear * (1 if impl.fp8_param_gather else 2)
+    return linear * (int(not impl.fp8_param_gather) + int(impl.fp8_columns))
 
 
 def experts_apart(layout: Layout) -> bool:

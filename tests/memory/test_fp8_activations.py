@@ -5,8 +5,12 @@ from dataclasses import replace
 import pytest
 from tiny import LATENT, LLAMA, LOCAL, MIXTURE, TE, accounting, laid_out, model, saved, shape
 
+from planner.hardware import parse_gpus
 from planner.memory.activations.fp8 import quantized_bytes
+from planner.memory.exact import ExactAccounting
 from planner.model import MLP
+from planner.parameters import Sharding, layer_weights
+from planner.workload import Workload
 
 RECIPES = ("delayed", "tensorwise", "blockwise", "mxfp8")
 
@@ -112,3 +116,35 @@ def test_fp8_parameters_change_no_activation():
     ]
     assert len({r.stages[0].components["activations"] for r in reports}) == 1
     assert reports[0].stages[0].components["weights"] > reports[1].stages[0].components["weights"]
+
+
+@pytest.mark.parametrize(
+    ("card", "recipe", "copies"),
+    [
+        ("H100-80G", "tensorwise", 2),
+        ("B200", "tensorwise", 1),
+        ("B200", "delayed", 1),
+        ("B200", "mxfp8", 2),
+        ("RTXPRO6000", "tensorwise", 2),
+    ],
+)
+def test_one_copy_of_a_weight_serves_both_products_where_they_take_any_layout(card, recipe, copies):
+    """On Blackwell's cards with NVLink, under one scale for a tensor; a gradient's second copy is saved too."""
+    m = model(layers=2)
+    reports = {
+        p: ExactAccounting(m, Workload(8, 8, p), replace(TE, fp8_recipe=recipe), parse_gpus(f"1x{card}")).report(
+            laid_out(m), detail=True
+        )
+        for p in ("bf16", "fp8")
+    }
+    stage = reports["fp8"].stages[0]
+    linear = sum(w.numel for w in weights_of(m) if len(w.shape) >= 2)
+    more = stage.components["weights"] - reports["bf16"].stages[0].components["weights"]
+    assert more == copies * m.num_layers * linear
+    told = "row-wise and column-wise" if copies == 2 else "one for both products"
+    assert any(told in note for note in reports["fp8"].assumptions)
+
+
+def weights_of(m):
+    """The tensors of the only kind of layer, whole."""
+    return layer_weights(m.layer_kinds[0], m.hidden_size, m.norm, Sharding(1, 1, 1, False))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.memory.in_flight import moments_in_flight, peak_in_flight, warmup
+from planner.memory.in_flight import moments_in_flight, peak_in_flight, representative, warmup
 
 RECORDS = json.loads((Path(__file__).parents[1] / "data" / "memory" / "in_flight.json").read_text())["records"]
 
@@ -53,3 +53,25 @@ def test_no_moment_holds_more_than_the_peak_and_one_holds_it(r):
         states = moments_in_flight(r["pp"], stage, r["vpp"], r["microbatches"], r["group"])
         assert max(sum(s.microbatches) for s in states) == chunks
         assert all(len(s.microbatches) == r["vpp"] and s.microbatches[s.chunk] >= 1 for s in states)
+
+
+@pytest.mark.parametrize("group", [None, 3, 9])
+@pytest.mark.parametrize(("pp", "vpp"), [(2, 2), (4, 3), (8, 8)])
+def test_a_long_step_is_represented_by_a_short_one(pp, vpp, group):
+    """A stage comes into the same states, whatever is left over for the last group of microbatches."""
+    for m in (1, 7, 24, 40, 41, 96, 101):
+        few = representative(pp, vpp, m, group)
+        assert few <= min(m, 7 * (group or pp))
+        for stage in range(pp):
+            found = moments_in_flight(pp, stage, vpp, few, group)
+            assert set(found) == set(moments_in_flight(pp, stage, vpp, m, group)), (m, stage)
+
+
+def test_whole_groups_leave_no_smaller_one():
+    """288 microbatches on 8 stages are 36 groups of 8: whatever is in flight, the first chunk has at least 8 and at
+    most two groups of it."""
+    few = representative(8, 8, 288)
+    states = moments_in_flight(8, 0, 8, few)
+    assert few % 8 == 0
+    assert {state.microbatches[0] for state in states} <= set(range(8, 17))
+    assert min(state.microbatches[0] for state in states if sum(state.microbatches) == 71) == 15

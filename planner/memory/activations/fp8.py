@@ -49,5 +49,5 @@ def is_copy_of(key: str, source: str) -> bool:
 
 
 def gradient_casts(shape: Shape, elements: int) -> int:
-    """The row-wise and column-wise copies of an output gradient that its two products read."""
-    return 2 * quantized_bytes(shape.fp8, elements) if shape.fp8 else 0
+    """The copies of an output gradient that its two products read: row-wise, and column-wise where they need it."""
+    return (1 + shape.fp8_columns) * quantized_bytes(shape.fp8, elements) if shape.fp8 else 0

@@ -30,6 +30,8 @@ class Shape:
     attention_dropout: float = 0.0
     fp8: str = ""
     """Recipe of Transformer Engine's fp8 products: delayed, tensorwise, blockwise or mxfp8; empty without."""
+    fp8_columns: bool = True
+    """Gradients in fp8 have a column-wise copy beside the row-wise one."""
 
     @property
     def tokens(self) -> int:
