@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from operator import add, attrgetter
 from typing import NamedTuple
 
 from planner.cluster import Cluster
@@ -16,8 +17,8 @@ from planner.layout import Layout
 from planner.memory.assumptions import assumptions
 from planner.memory.counts import stage_counts
 from planner.memory.detail import shown_terms, stage_pieces
-from planner.memory.equal_stages import EqualStages
-from planner.memory.form import COMPONENTS, Component, Counts, StageForm, Term
+from planner.memory.equal_stages import EqualStages, Peak
+from planner.memory.form import COMPONENTS, Component, Counts, StageForm, Term, Values
 from planner.memory.in_flight import (
     both_ways_in_flight,
     for_equal_chunks,
@@ -35,11 +36,17 @@ from planner.memory.state_terms import stage_parameters
 from planner.model import Model
 from planner.workload import Workload
 
+_total = attrgetter("total")
+
 
 class _Alike(NamedTuple):
     """What stages with equal layers and edges have in common."""
 
-    sums: EqualStages[Turn]
+    always: Values
+    """Bytes of each component at every moment."""
+    flying: EqualStages[Turn]
+    alone: tuple[Peak, ...]
+    """Moments with nothing in flight."""
     held: tuple[int, ...]
     """Layers of each kind."""
     layers: int
@@ -151,7 +158,7 @@ class ExactAccounting:
         if both_ways and stage in (0, layout.pp - 1):
             embedding = loss = mtp_chunk = 0
             mtp = self.model.mtp_num_layers
-        equal = vpp > 1 and counts is not None and len(set(zip(*counts, strict=True))) == 1
+        equal = vpp > 1 and counts is not None and len(set(zip(counts.layers, counts.recomputed, strict=True))) == 1
         key = (layout.pp, stage, vpp, m, embedding, loss, mtp, mtp_chunk, equal)
         found = self._stage_parts.get(key)
         if found is None:
@@ -228,7 +235,7 @@ class ExactAccounting:
         by_hand, ranks = self._hand.in_flight(layout), layout.world_size // layout.pp
         full = layout.recompute.granularity == "full"
         known: dict[tuple, _Alike] = {}
-        known_hands: dict[Counts, EqualStages[None]] = {}
+        hands: dict[Counts, tuple[int, EqualStages[None]]] = {}
         stages = []
         for i in range(layout.pp):
             counts = self._counted(layout, i)
@@ -238,12 +245,14 @@ class ExactAccounting:
             same = known.get(key)
             if same is None:
                 same = known[key] = self._alike(layout, degrees, parts, counts, pieces, group)
-            hand = known_hands.get(counts)
+            hand = hands.get(counts)
             if hand is None:
-                hand = known_hands[counts] = self._hand.at(layout, counts)
+                hand = hands[counts] = self._hand.at(layout, counts)
             further = sum([t.bytes for t in corrections]) if corrections else 0
-            name, sizes = same.sums.peak(parts.microbatches, parts.turns, further)
-            components = dict(zip(COMPONENTS, sizes, strict=True))
+            peak = same.flying.peak(parts.microbatches, parts.turns, further)
+            if same.alone:
+                peak = max((peak, *same.alone), key=_total)
+            components = dict(zip(COMPONENTS, map(add, same.always, peak.values), strict=True))
             components["optimizer"] += same.padding_bytes
             stage = StageMemory(
                 stage=i,
@@ -251,10 +260,10 @@ class ExactAccounting:
                 layers=same.layers,
                 parameters=same.parameters,
                 in_flight_microbatches=parts.peak_in_flight,
-                moment=name,
+                moment=peak.name,
                 components=components,
                 capacity_bytes=self._capacity_bytes,
-                rule_of_thumb_bytes=hand.peak_bytes(by_hand[i], None),
+                rule_of_thumb_bytes=hand[0] + hand[1].bytes(by_hand[i], None),
                 host_bytes=self._host_bytes(layout, parts, counts, pieces) if self._offloads else 0,
                 pieces=stage_pieces(self.model, layout, parts, *pieces, list(same.held)) if detail else (),
                 terms=self._shown(layout, i, counts) if detail else (),
@@ -268,8 +277,11 @@ class ExactAccounting:
     ) -> _Alike:
         kinds, edges = pieces
         held = tuple(map(sum, zip(*counts.layers, strict=True)))
+        stage = self._maker.stage(layout, degrees, parts, pieces, group)
         return _Alike(
-            self._maker.stage(layout, degrees, parts, pieces, group).at(counts),
+            stage.always.values(counts)[1],
+            stage.at(counts),
+            tuple([Peak(*moment.values(counts), moment.name) for moment in stage.step]),
             held,
             sum(held),
             stage_parameters(parts, edges, kinds, [n * weight_copies(self.implementation, layout.pp) for n in held]),

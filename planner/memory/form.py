@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
-from typing import Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple, cast
 
 Component = Literal["weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve"]
 COMPONENTS: tuple[Component, ...] = (
@@ -44,11 +44,28 @@ class Term(NamedTuple):
     certainty: Certainty = "exact"
 
 
-class Counts(NamedTuple):
-    """What a stage holds: layers[chunk][kind], and how many of them are fully recomputed."""
+class Counts:
+    """What a stage holds: layers[chunk][kind], and how many of them are fully recomputed. There is one object of each:
+    it is the key under which bytes are kept, and is found by identity."""
 
+    __slots__ = ("layers", "recomputed")
     layers: tuple[tuple[int, ...], ...]
     recomputed: tuple[tuple[int, ...], ...]
+    _known: ClassVar[dict[tuple[object, object], Counts]] = {}
+
+    def __new__(cls, layers: tuple[tuple[int, ...], ...], recomputed: tuple[tuple[int, ...], ...]) -> Counts:
+        key = (layers, recomputed)
+        found = cls._known.get(key)
+        if found is None:
+            found = cls._known[key] = super().__new__(cls)
+            found.layers, found.recomputed = key
+        return found
+
+    def __reduce__(self) -> tuple[type[Counts], tuple[object, object]]:
+        return Counts, (self.layers, self.recomputed)
+
+    def __repr__(self) -> str:
+        return f"Counts(layers={self.layers}, recomputed={self.recomputed})"
 
 
 @dataclass(frozen=True, slots=True)

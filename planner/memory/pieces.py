@@ -175,27 +175,36 @@ def layer_cost(
     sharding: Sharding,
     modules: frozenset[str],
     group: int = 1,
+    plain: LayerCost | None = None,
 ) -> LayerCost:
-    """A decoder layer of this kind on one rank; fully recomputed in groups of `group` layers."""
+    """A decoder layer of this kind on one rank; fully recomputed in groups of `group` layers. `plain`: the same without
+    selective recomputation, where it is known."""
     tape = layer_tape(shape, impl, layer, model.norm, model.rotary_dim, modules)
-    full = tape if not modules else layer_tape(shape, impl, layer, model.norm, model.rotary_dim, frozenset())
-    rebuilt = checkpoint_tape(shape, (full,) * group)
-    weights = layer_weights(layer, model.hidden_size, model.norm, sharding)
+    if plain is None:
+        full = tape if not modules else layer_tape(shape, impl, layer, model.norm, model.rotary_dim, frozenset())
+        rebuilt = checkpoint_tape(shape, (full,) * group)
+        checkpoint, recompute = saved_bytes(rebuilt), backward_peak(rebuilt, shape.stream)
+        weights = layer_weights(layer, model.hidden_size, model.norm, sharding)
+        elements = numel(weights)
+    else:
+        full, checkpoint, recompute = plain.tape, plain.checkpoint_bytes, plain.recompute_bytes
+        weights, elements = plain.weights, plain.numel
     offloaded = offloaded_bytes(impl, tape, shape.element, experts=isinstance(layer.mlp, MoE))
-    saved, backward = saved_by_tensor(tape), backward_peak(tape, shape.stream)
     if OPERATIONS in modules:
         # the layer is rebuilt from its input, except for what the policy has kept
         saved = saved_by_policy(shape, layer)
-        backward = backward_peak(rebuilt, shape.stream) - (sum(saved.values()) - saved_bytes(rebuilt) // group)
+        backward = recompute - (sum(saved.values()) - checkpoint // group)
+    else:
+        saved, backward = saved_by_tensor(tape), backward_peak(tape, shape.stream)
     return LayerCost(
         weights=weights,
         saved=saved,
         saved_bytes=sum(saved.values()) - offloaded,
-        checkpoint_bytes=saved_bytes(rebuilt),
+        checkpoint_bytes=checkpoint,
         backward_bytes=backward + offloaded,
-        recompute_bytes=backward_peak(rebuilt, shape.stream),
+        recompute_bytes=recompute,
         tape=full,
-        numel=numel(weights),
+        numel=elements,
         offloaded_bytes=offloaded,
         certainty="estimated" if shape.fp8 else "exact",
     )

@@ -49,6 +49,7 @@ class RuleOfThumb:
         self._alive: dict[tuple[int, int, int], tuple[tuple[int, ...], ...]] = {}
         self._states: dict[tuple, Always] = {}
         self._activations: dict[tuple, tuple[tuple[Bundle, ...], Moments]] = {}
+        self._stages: dict[tuple, EqualStages[None]] = {}
         self._forms: dict[tuple, StageForm] = {}
 
     @cached_property
@@ -103,10 +104,14 @@ class RuleOfThumb:
             form = self._forms[key] = StageForm(always=self._held(layout), flights=(flight,))
         return form
 
-    def at(self, layout: Layout, counts: Counts) -> EqualStages[None]:
-        """The sums for stages that hold these layers; their turn is always the same."""
-        kept, moments = self._kept(layout)
-        return EqualStages(counts, self._held(layout), kept, lambda _: moments)
+    def at(self, layout: Layout, counts: Counts) -> tuple[int, EqualStages[None]]:
+        """Of stages that hold these layers: the bytes that are always alive, and what is added to them."""
+        key = (_activation_key(layout), counts)
+        found = self._stages.get(key)
+        if found is None:
+            kept, moments = self._kept(layout)
+            found = self._stages[key] = EqualStages(counts, kept, lambda _: moments)
+        return self._held(layout).values(counts)[0], found
 
     def _held(self, layout: Layout) -> Always:
         key = _state_key(layout)

@@ -6,6 +6,8 @@ Each is cached by the few degrees that it depends on, so that a search or a swee
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from planner.errors import NotModelled
@@ -45,17 +47,15 @@ class Degrees(NamedTuple):
 class StageTerms:
     """What stages that hold the same around their layers have in common, wherever they stand in the pipeline."""
 
-    __slots__ = ("_layout", "_maker", "_of_rank", "_parts", "always", "held", "padding_bytes", "step")
+    __slots__ = ("_flying", "_moments", "always", "held", "padding_bytes", "step")
 
     def __init__(
         self,
-        maker: TermMaker,
-        layout: Layout,
-        parts: StageParts,
-        of_rank: tuple,
         always: Always,
         step: tuple[Moment, ...],
         held: tuple[Bundle, ...],
+        moments: Callable[[Turn], Moments],
+        flying: dict[Counts, EqualStages[Turn]],
         padding_bytes: int,
     ) -> None:
         self.always = always
@@ -64,7 +64,7 @@ class StageTerms:
         self.held = held
         """What one microbatch keeps of each virtual chunk."""
         self.padding_bytes = padding_bytes
-        self._maker, self._layout, self._parts, self._of_rank = maker, layout, parts, of_rank
+        self._moments, self._flying = moments, flying
 
     def form(self, parts: StageParts, corrections: tuple[Term, ...] = ()) -> StageForm:
         """The memory of a stage with these microbatches in flight."""
@@ -76,11 +76,22 @@ class StageTerms:
         return StageForm(self.step, self.padding_bytes, self.always, tuple(flights))
 
     def at(self, counts: Counts) -> EqualStages[Turn]:
-        """The sums for stages that hold these layers."""
-        return EqualStages(counts, self.always, self.held, self._moments, self.step)
+        """What stages that hold these layers add to what is always alive."""
+        found = self._flying.get(counts)
+        if found is None:
+            found = self._flying[counts] = EqualStages(counts, self.held, self._moments)
+        return found
 
-    def _moments(self, now: Turn) -> Moments:
-        return self._maker.moments(self._layout, self._of_rank, self._parts, now)
+
+class _Flying:
+    """What stages add to what is always alive: shared by layouts that differ in the division of their states."""
+
+    __slots__ = ("by_counts", "held", "moments")
+
+    def __init__(self, held: tuple[Bundle, ...], moments: Callable[[Turn], Moments]) -> None:
+        self.held = held
+        self.moments = moments
+        self.by_counts: dict[Counts, EqualStages[Turn]] = {}
 
 
 class TermMaker:
@@ -101,6 +112,7 @@ class TermMaker:
         self._buffers: dict[tuple, Bundle] = {}
         self._kept: dict[tuple, Bundle] = {}
         self._moments: dict[tuple, Moments] = {}
+        self._flying: dict[tuple, _Flying] = {}
 
     def degrees(self, layout: Layout) -> Degrees:
         """The keys of a layout."""
@@ -113,9 +125,13 @@ class TermMaker:
         of `group` layers."""
         always, step = self._always_terms(layout, parts, degrees, pieces)
         of_rank = (degrees.shape, degrees.modules, group)
-        held = tuple([self._kept_bundle(layout, parts, of_rank, chunk) for chunk in range(layout.vpp)])
+        key = (*of_rank, degrees.gathered, layout.vpp, parts.around)
+        flying = self._flying.get(key)
+        if flying is None:
+            held = tuple([self._kept_bundle(layout, parts, of_rank, chunk) for chunk in range(layout.vpp)])
+            flying = self._flying[key] = _Flying(held, partial(self.moments, layout, of_rank, parts))
         bound = self.states.padding_bound(layout, degrees.states, pieces[0])
-        return StageTerms(self, layout, parts, of_rank, always, step, held, bound)
+        return StageTerms(always, step, flying.held, flying.moments, flying.by_counts, bound)
 
     def pieces(self, layout: Layout, key: tuple, modules: frozenset[str], group: int = 1) -> Pieces:
         """Costs of each layer kind and of the edges on one rank; layers are rebuilt in groups."""
@@ -124,7 +140,11 @@ class TermMaker:
         kinds = self._kinds.get(of_layers)
         if kinds is None:
             shape, sharding = shape_of(model, self.workload, impl, layout), sharding_of(impl, layout)
-            kinds = tuple(layer_cost(model, impl, kind, shape, sharding, modules, group) for kind in model.layer_kinds)
+            plain = self._kinds.get((key[:-1], frozenset(), group), (None,) * len(model.layer_kinds))
+            kinds = tuple(
+                layer_cost(model, impl, kind, shape, sharding, modules, group, without)
+                for kind, without in zip(model.layer_kinds, plain, strict=True)
+            )
             self._kinds[of_layers] = kinds
         # selective recomputation reaches the edges by their multi-token-prediction module only
         of_edges = (key, modules if model.mtp_num_layers else None)

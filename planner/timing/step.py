@@ -191,7 +191,7 @@ def _assumptions(model: Model, implementation: Implementation, cluster: Cluster)
     if implementation.schedule == "dualpipe":
         said.append("what DualPipe hides of the experts' exchange behind the other direction is not counted")
     if implementation.deferred_embedding_wgrads:
-        said.append("products of deferred head gradients are timed where they would stand, not after the last microbatch")
+        said.append("products of deferred head gradients are timed in their places, not after the last microbatch")
     if implementation.launch_blocking:
         said.append("CUDA_LAUNCH_BLOCKING: operations wait for one another, as BigScience's runs on A100 did")
     if implementation.offload_activation_layers or implementation.offload_modules:
