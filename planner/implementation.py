@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from planner.model import LatentAttention, Layer, MoE
+from planner.model import MLP, LatentAttention, Layer, Model, MoE
 
 LayerImplementation = Literal["transformer_engine", "local"]
 ContextExchange = Literal["p2p", "a2a", "allgather", "a2a+p2p"]
@@ -146,6 +146,29 @@ def separate_norms(implementation: Implementation, layer: Layer) -> tuple[bool, 
     if implementation.layer_implementation != "transformer_engine" or layer.parallel:
         return True, True
     return isinstance(layer.attention, LatentAttention), isinstance(layer.mlp, MoE)
+
+
+def recomputed_modules(model: Model, implementation: Implementation) -> list[str]:
+    """Modules that selective recomputation can name for this model and that drop something.
+
+    Flash and fused attention keep no scores, so `core_attn` is left out with them, and `layernorm` where all norms are
+    fused with a projection.
+    """
+    modules = []
+    if implementation.attention == "unfused":
+        modules.append("core_attn")
+    if any(any(separate_norms(implementation, layer)) for layer in model.layer_kinds):
+        modules.append("layernorm")
+    if any(isinstance(layer.attention, LatentAttention) for layer in model.layer_kinds):
+        modules.append("mla_up_proj")
+    if any(isinstance(layer.mlp, MLP) for layer in model.layer_kinds):
+        modules.append("mlp")
+    experts = [layer.mlp for layer in model.layer_kinds if isinstance(layer.mlp, MoE)]
+    if experts:
+        modules += ["moe", "moe_act"]
+        if any(moe.shared for moe in experts):
+            modules.append("shared_experts")
+    return modules
 
 
 def weight_copies(implementation: Implementation, pp: int) -> int:

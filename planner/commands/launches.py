@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from planner.interop.megatron import MegatronLaunch
     from planner.layout import Layout
     from planner.memory.report import MemoryReport
+    from planner.recompute_settings import Setting
     from planner.timing.report import StepTime
 
     Launch = MegatronLaunch | DeepSpeedLaunch
+    Priced = tuple[MemoryReport, StepTime | None, tuple[Setting, ...], tuple[str, ...]]
 
 
 class Judge:
@@ -43,15 +45,18 @@ class Judge:
         question = self._question(launch, cluster)
         broken = _broken(question, launch)
         layout, order = placed(question, launch.layout, self._options.get("placement"))
+        settings: tuple[Setting, ...] = ()
         memory, step, notes = None, None, (*launch.notes, *launch.not_accounted, *([order] if order else []))
         try:
-            memory, step, reasons = _price(question, layout, detail)
+            memory, step, settings, reasons = _price(question, layout, detail)
             notes += reasons
         except (PlannerError, ArithmeticError, ValueError, IndexError, AssertionError):
             if not broken:
                 raise
             # A layout that breaks a rule need not have a memory: heads that do not divide have no size.
-        return Checked(file, "", question, layout, tuple(broken), tuple(launch.unrecognised), notes, memory, step)
+        return Checked(
+            file, "", question, layout, tuple(broken), tuple(launch.unrecognised), notes, memory, step, settings
+        )
 
     def _read(self, file: str) -> Launch:
         world = self._given.gpus if self._given else None
@@ -108,22 +113,17 @@ def _broken(question: Question, launch: Launch) -> list[Broken]:
     return found + [Broken(r.id, r.sentence, r.source, r.given, r.nearest) for r in rules if r.id not in known]
 
 
-def _price(question: Question, layout: Layout, detail: bool) -> tuple[MemoryReport, StepTime | None, tuple[str, ...]]:
-    """Memory, and the step's time or the reason why there is none."""
+def _price(question: Question, layout: Layout, detail: bool) -> Priced:
+    """Memory, the step's time or the reason why there is none, and in detail what other recomputation would do."""
     from planner.memory.accounting import make_accounting
+    from planner.recompute_settings import recompute_settings
     from planner.timing.step import Timing
 
-    accounting = make_accounting(
-        question.accounting,
-        question.model,
-        question.workload,
-        question.implementation,
-        question.cluster,
-        question.reserve_bytes,
-    )
+    asked = (question.model, question.workload, question.implementation, question.cluster)
+    accounting = make_accounting(question.accounting, *asked, question.reserve_bytes)
     memory = accounting.report(layout, detail=detail)
+    settings = recompute_settings(question, accounting, layout) if detail else ()
     try:
-        timing = Timing(question.model, question.workload, question.implementation, question.cluster)
-        return memory, timing.step(layout), ()
+        return memory, Timing(*asked).step(layout), settings, ()
     except NotModelled as reason:
-        return memory, None, (f"no step time: {reason}",)
+        return memory, None, settings, (f"no step time: {reason}",)

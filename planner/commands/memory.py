@@ -62,6 +62,7 @@ def memory(
       plan memory --model 13b --gpus 8xA100-80G --tp 2 --pp 2 --recompute selective
     """
     from planner.memory.accounting import make_accounting
+    from planner.recompute_settings import recompute_settings
     from planner.reports.memory_report import memory_report
     from planner.reports.ranks import rank_entries
 
@@ -76,6 +77,7 @@ def memory(
         question.accounting, question.model, question.workload, question.implementation, cluster, question.reserve_bytes
     )
     report = accounting.report(layout, detail=detail)
+    settings = recompute_settings(question, accounting, layout) if detail else ()
     again = f"plan {words.typed(ctx, (*words.QUESTION, *words.WORKLOAD, *words.ACCOUNTING))}"
     emit(
         memory_report(
@@ -86,6 +88,7 @@ def memory(
             detail,
             rank_entries(report, layout, cluster) if per_rank else None,
             again,
+            settings,
         ),
         format,
         output,

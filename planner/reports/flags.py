@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from planner.model import MoE
 from planner.reports.blocks import Code, Report
 from planner.reports.body import VERSION
 from planner.reports.body import layout as layout_body
@@ -18,6 +19,7 @@ from planner.reports.words import placement_words
 
 if TYPE_CHECKING:
     from planner.layout import Layout
+    from planner.model import Model
     from planner.question import Question
 
 
@@ -37,7 +39,7 @@ def flags_report(framework: str, question: Question, layout: Layout) -> tuple[Re
 
         words = megatron_arguments(question.model, question.workload, question.implementation, layout)
         data["arguments"] = words
-        text, notes = argument_lines(words), tuple(_megatron_notes(layout))
+        text, notes = argument_lines(words), tuple(_megatron_notes(question.model, layout))
     else:
         from planner.interop.deepspeed import deepspeed_config
 
@@ -62,13 +64,25 @@ def argument_lines(words: list[str]) -> str:
     return " \\\n".join(lines)
 
 
-def _megatron_notes(layout: Layout) -> Iterator[str]:
+def _megatron_notes(model: Model, layout: Layout) -> Iterator[str]:
+    yield f"add what changes no byte and so is not planned: {', '.join(_unplanned(model))}."
     if len(set(layout.recompute.stage_layers)) > 1:
         counts = ",".join(map(str, layout.recompute.stage_layers))
         yield (
             f"Megatron recomputes the same number of layers on every stage, the plan recomputes {counts}: "
             "check what the arguments say with `plan check`."
         )
+
+
+def _unplanned(model: Model) -> Iterator[str]:
+    """What a launch of this model needs besides, and a plan does not know."""
+    if model.position == "rope":
+        yield "--rotary-base and the scaling of rotary positions"
+    gated = any((kind.mlp.expert if isinstance(kind.mlp, MoE) else kind.mlp).gated for kind in model.layer_kinds)
+    yield "an activation function other than SwiGLU" if gated else "--squared-relu where it is not GELU"
+    if model.is_moe:
+        yield "the router's groups, scaling, correction bias and losses"
+    yield "tokenizer, data, learning rate, initialization and checkpoints"
 
 
 def _deepspeed_notes(question: Question, layout: Layout) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from planner.reports import body
 from planner.reports.blocks import Block, Command, Heading, Report, Text
 from planner.reports.ranks import rank_blocks
+from planner.reports.recompute_report import recompute_blocks, recompute_body
 from planner.reports.sections import (
     assumptions,
     detail_blocks,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from planner.layout import Layout
     from planner.memory.report import MemoryReport
     from planner.question import Question
+    from planner.recompute_settings import Setting
     from planner.timing.report import StepTime
 
 
@@ -33,8 +35,10 @@ def memory_report(
     detail: bool = False,
     ranks: list[dict[str, Any]] | None = None,
     next_command: str = "",
+    settings: tuple[Setting, ...] = (),
 ) -> Report:
-    """The report of a given layout. Without `step` there is no time: the data says null."""
+    """The report of a given layout. Without `step` there is no time: the data says null. `settings`: the same layout
+    with other recomputation."""
     data = {
         "version": body.VERSION,
         "inputs": body.inputs(question),
@@ -42,6 +46,8 @@ def memory_report(
         "memory": body.memory(memory, detail, ranks),
         "step": body.step(step) if step else None,
     }
+    if settings:
+        data["recompute_settings"] = recompute_body(settings)
     title = f"Memory of {question.model.name} on {gpus_words(question.cluster)}"
     blocks: list[Block] = [
         Text(title, "title"),
@@ -52,6 +58,8 @@ def memory_report(
     ]
     if detail:
         blocks += detail_blocks(memory)
+    if settings:
+        blocks += recompute_blocks(settings)
     if ranks is not None:
         blocks += rank_blocks(ranks)
     if step:

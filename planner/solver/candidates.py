@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from planner.cluster import Cluster
-from planner.implementation import Implementation, separate_norms
+from planner.implementation import Implementation, recomputed_modules
 from planner.layout import NO_RECOMPUTE, Layout, Recompute
-from planner.model import MLP, LatentAttention, Model, MoE
+from planner.model import Model
 from planner.rules import RULES, Case, Rule
 from planner.rules.rule import divisors
 from planner.solver.space import FREE, Pins
@@ -207,24 +207,9 @@ class Space:
 def selective_sets(model: Model, implementation: Implementation) -> list[Recompute]:
     """Every set of modules that selective recomputation can name for this model and that drops something.
 
-    Flash and fused attention keep no scores, so `core_attn` is left out with them, and `layernorm` where all norms are
-    fused with a projection. `moe` covers `moe_act` and
-    `shared_experts`, so they are not named together.
+    `moe` covers `moe_act` and `shared_experts`, so they are not named together.
     """
-    modules = []
-    if implementation.attention == "unfused":
-        modules.append("core_attn")
-    if any(any(separate_norms(implementation, layer)) for layer in model.layer_kinds):
-        modules.append("layernorm")
-    if any(isinstance(layer.attention, LatentAttention) for layer in model.layer_kinds):
-        modules.append("mla_up_proj")
-    if any(isinstance(layer.mlp, MLP) for layer in model.layer_kinds):
-        modules.append("mlp")
-    experts = [layer.mlp for layer in model.layer_kinds if isinstance(layer.mlp, MoE)]
-    if experts:
-        modules += ["moe", "moe_act"]
-        if any(moe.shared for moe in experts):
-            modules.append("shared_experts")
+    modules = recomputed_modules(model, implementation)
     sets = []
     for size in range(1, len(modules) + 1):
         for chosen in combinations(modules, size):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.implementation import Implementation, separate_norms
-from planner.memory.activations.selective_ops import OPERATIONS
-from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE
+from planner.memory.activations.selective_ops import OPERATIONS, kept_products
+from planner.model import Attention, LatentAttention, Layer, Model, MoE
 from planner.parameters import Weight, layer_weights
 from planner.timing.efficiency import Efficiency
 from planner.timing.kernels import Device, flash_seconds, gemm_seconds, has_flash, memory_seconds
@@ -213,13 +213,6 @@ def layer_compute(
 
 
 def _saved_products(device: Device, model: Model, layer: Layer, shard: Shard, workload: Workload) -> float:
-    """Forward seconds of the matrix products whose outputs the policy of `selective_ops` keeps, the attention aside:
-    query, value, the first of the MLP, and the last of a gated one."""
-    a, h, tp, t = layer.attention, model.hidden_size, shard.tp, shard.tokens(workload)
-    if not isinstance(a, Attention) or not isinstance(layer.mlp, MLP):
-        return 0.0  # the accounting of memory refuses these
-    inner = layer.mlp.ffn_hidden_size // tp
-    products = [(a.query_width // tp, h), (a.key_width // tp, h), (inner, h)]
-    if layer.mlp.gated:
-        products.append((h, inner))
-    return sum(gemm_seconds(device, t, out, width, workload.precision) for out, width in products)
+    """Forward seconds of the matrix products whose outputs the policy of `selective_ops` keeps, the attention aside."""
+    products = kept_products(layer, model.hidden_size, shard.tp)
+    return sum(gemm_seconds(device, shard.tokens(workload), out, width, workload.precision) for out, width in products)

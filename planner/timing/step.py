@@ -11,7 +11,7 @@ from planner.layout import Layout
 from planner.model import Model
 from planner.timing.coefficients import Coefficients
 from planner.timing.efficiency import BY_ARCHITECTURE, FITTED
-from planner.timing.flops import layer_flops, model_flops
+from planner.timing.flops import layer_flops, model_flops, repeated_flops
 from planner.timing.form import StepForm
 from planner.timing.mixed import MixedCoefficients, waiting, worst_error
 from planner.timing.parts import Parts, Timed
@@ -141,13 +141,11 @@ class Timing:
     def _hardware_flops(self, layout: Layout, recomputed: list[tuple[int, ...]]) -> int:
         """Model FLOPs and what full or selective recomputation repeats."""
         model, seq, sequences = self.model, self.workload.seq_length, self.workload.global_batch
-        modules = shard_of(layout).modules
+        modules = frozenset(shard_of(layout).modules)
         again = 0
         for kind, layer in enumerate(model.layer_kinds):
-            whole, core = layer_flops(model, layer, seq)
-            again += whole * sum(stage[kind] for stage in recomputed)
-            if "core_attn" in modules:
-                again += core * self._pattern_counts[kind]
+            again += layer_flops(model, layer, seq)[0] * sum(stage[kind] for stage in recomputed)
+            again += repeated_flops(model, layer, seq, modules) * self._pattern_counts[kind]
         return self._flops + again * sequences
 
 

@@ -41,3 +41,14 @@ def saved_by_policy(shape: Shape, layer: Layer) -> dict[str, int]:
         "attention logsumexp": 4 * shape.tokens * a.num_heads // shape.tp,
     }
     return {"layer input": shape.stream, **kept, **attention}
+
+
+def kept_products(layer: Layer, hidden: int, tp: int = 1) -> list[tuple[int, int]]:
+    """(outputs, inputs) of the matrix products whose outputs the policy keeps, on one of `tp` ranks: query, value, the
+    first of the MLP, and the last of a gated one. None of layers that `saved_by_policy` refuses."""
+    a = layer.attention
+    if not isinstance(a, Attention) or isinstance(layer.mlp, MoE):
+        return []
+    inner = layer.mlp.ffn_hidden_size // tp
+    products = [(a.query_width // tp, hidden), (a.key_width // tp, hidden), (inner, hidden)]
+    return [*products, (hidden, inner)] if layer.mlp.gated else products
