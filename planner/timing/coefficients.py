@@ -36,6 +36,7 @@ from planner.timing.traffic import (
     layer_expert_parallel,
     layer_sharded_data,
     layer_tensor_parallel,
+    selective_traffic,
     stage_hop_seconds,
 )
 from planner.topology import GroupLink, group_links
@@ -215,8 +216,12 @@ class Coefficients:
         tp = layer_tensor_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
         cp = layer_context_parallel(layer, c, shard, self.workload, self.implementation, links, e)
         ep = layer_expert_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
+        more = (0.0, 0.0, 0.0)
+        if shard.modules:
+            args = (shard, self.workload, self.implementation, links, e)
+            more = selective_traffic(model, layer, c, *args, (cp[0], ep[0]))
         forward = c.forward + tp[0] + cp[0] + ep[0]
-        backward = c.backward + c.selective + tp[1] + cp[1] + ep[1]
+        backward = c.backward + c.selective.seconds + tp[1] + cp[1] + ep[1] + sum(more)
         count = self._layer_parameters(shard, kind)
         launch = host = c.host_seconds(e)
         if not self.implementation.launch_blocking:
@@ -226,10 +231,10 @@ class Coefficients:
         dp = layer_sharded_data(count, *hide, layout.zero, self.implementation, links, self.device)
         normal = {
             "compute": nanoseconds(c.forward + c.backward),
-            "recompute": nanoseconds(c.selective),
-            "tensor_parallel": nanoseconds(sum(tp)),
-            "context_parallel": nanoseconds(sum(cp)),
-            "expert_parallel": nanoseconds(sum(ep)),
+            "recompute": nanoseconds(c.selective.seconds),
+            "tensor_parallel": nanoseconds(sum(tp) + more[0]),
+            "context_parallel": nanoseconds(sum(cp) + more[1]),
+            "expert_parallel": nanoseconds(sum(ep) + more[2]),
             "data_parallel": nanoseconds(sum(dp)),
             "launch": nanoseconds(sum(launch)),
         }

@@ -23,6 +23,11 @@ REPLAY = (1, 1)
 """One graph, launched as one operation (torch.cuda.CUDAGraph.replay)."""
 
 
+def replayed(implementation: Implementation) -> bool:
+    """Whether graphs capture whole layers, what they recompute included."""
+    return "iteration" in implementation.cuda_graphs or "layer" in implementation.cuda_graphs
+
+
 def layer_operations(attention: Passes, mlp: Passes, mixture: bool, implementation: Implementation) -> Operations:
     """What the host issues for one layer and microbatch; `mixture`: its MLP is a mixture of experts.
 

@@ -15,9 +15,9 @@ from planner.model import Attention, LatentAttention, Layer, Model, MoE
 from planner.parameters import Weight, layer_weights
 from planner.timing.efficiency import Efficiency
 from planner.timing.kernels import Device, flash_seconds, gemm_seconds, has_flash, memory_seconds
-from planner.timing.launch import Operations, layer_operations
+from planner.timing.launch import Operations, layer_operations, replayed
 from planner.timing.mixture import mixture
-from planner.timing.passes import HALF, Passes, bias_gradient, elementwise, feed_forward, linear, norm
+from planner.timing.passes import HALF, Passes, Work, bias_gradient, elementwise, feed_forward, linear, norm
 from planner.timing.shard import Shard, dropout_of
 from planner.workload import Workload
 
@@ -31,7 +31,7 @@ class LayerCompute:
     """Of attention: the core (scores, softmax, values), which context parallelism hides its ring behind."""
     core_backward: float
     mlp: Passes
-    selective: float
+    selective: Work
     """Forward work that selective recomputation repeats."""
     operations: Operations
     """That the host issues."""
@@ -46,7 +46,8 @@ class LayerCompute:
 
     def host_seconds(self, e: Efficiency) -> tuple[float, float]:
         """(forward, backward) time in which the host can issue the layer's operations."""
-        return self.operations[0] * e.launch_seconds, self.operations[1] * e.launch_seconds
+        again = self.selective.operations
+        return self.operations[0] * e.launch_seconds, (self.operations[1] + again) * e.launch_seconds
 
 
 def _residual(passes: Passes, device: Device, elements: float, dropout: float, fused: bool) -> None:
@@ -116,7 +117,7 @@ def _attention(
     shard: Shard,
     workload: Workload,
     implementation: Implementation,
-) -> tuple[Passes, float, float, float]:
+) -> tuple[Passes, float, float, Work]:
     a = layer.attention
     p = Passes()
     t, t_norm, h = shard.tokens(workload), shard.norm_tokens(workload), model.hidden_size
@@ -142,11 +143,13 @@ def _attention(
         width = heads * (2 * qk + v)
         rotated = heads * 2 * qk  # rotary parts are split off and joined again with the rest
         normed = (a.q_lora_rank or 0) + a.kv_lora_rank if a.latent_norms else 0.0
+    before_core = p.so_far
     elementwise(p, device, t * width, 2 * HALF, 2 * HALF)  # split into heads, joined again backward
     if normed:
         norm(p, device, t * normed)
     if model.position == "rope":
         elementwise(p, device, t * rotated, 2 * HALF, 2 * HALF, implementation.rope_fusion)
+    prepared = p.since(before_core)
     drop = dropout_of(model, implementation.attention_dropout)
     if implementation.attention == "unfused" or not has_flash((qk, v), te):
         forward, backward = _unfused_core(device, a, shard, workload.seq_length, implementation, drop)
@@ -161,16 +164,18 @@ def _attention(
         dropout_of(model, implementation.hidden_dropout),
         implementation.bias_dropout_fusion,
     )
-    selective = forward if "core_attn" in shard.modules else 0.0
+    selective = Work(forward, kernels[0]) if "core_attn" in shard.modules else Work()
     if "layernorm" in shard.modules:
         norms = sum(separate_norms(implementation, layer)[: layer.norms])
-        selective += memory_seconds(device, t_norm * h * 2 * HALF * norms, norms)
+        selective += Work(memory_seconds(device, t_norm * h * 2 * HALF * norms, norms), norms)
     if "mla_up_proj" in shard.modules and isinstance(a, LatentAttention):
-        selective += sum(
-            gemm_seconds(device, t, w.shape[0], w.shape[1], workload.precision)
-            for name, w in weights.items()
-            if "up_proj" in name
-        )
+        # up projections, norms before them, rotary embedding and the joining of both parts
+        # (megatron/core/transformer/multi_latent_attention.py: qkv_up_proj_and_rope_apply)
+        up = Passes()
+        for name, w in weights.items():
+            if "up_proj" in name:
+                linear(up, device, w, t, workload.precision, implementation, "column")
+        selective += up.so_far + prepared
     return p, forward, backward, selective
 
 
@@ -188,27 +193,28 @@ def layer_compute(
     for _ in range(layer.norms - 1):
         norm(p, device, t_norm * model.hidden_size)
     if isinstance(layer.mlp, MoE):
-        activation, whole = mixture(p, device, model, layer.mlp, weights, shard, workload, implementation)
-        if "moe_act" in shard.modules:
-            selective += activation
-        if "moe" in shard.modules:
-            selective += whole
+        parts = mixture(p, device, model, layer.mlp, weights, shard, workload, implementation)
+        for module in shard.modules:
+            selective += parts.get(module, Work())
     else:
         own = [w for w in weights if w.part == "mlp"]
         rows = shard.tokens(workload)
-        start = p.forward
+        start = p.so_far
         feed_forward(p, device, layer.mlp, own, rows, workload.precision, implementation)
         for w in own:
             if w.name in ("linear_fc1.bias", "linear_fc2.bias"):
                 bias_gradient(p, device, w, rows if w.name == "linear_fc1.bias" else t_norm)
         if "mlp" in shard.modules:
-            selective += p.forward - start
+            selective += p.since(start)
     drop = dropout_of(model, implementation.hidden_dropout)
     _residual(p, device, t_norm * model.hidden_size, drop, implementation.bias_dropout_fusion)
     if OPERATIONS in shard.modules:
         kept = _saved_products(device, model, layer, shard, workload)
-        selective = max(0.0, attention.forward + p.forward - core_forward - kept)
+        again = max(0.0, attention.forward + p.forward - core_forward - kept)
+        selective = Work(again, attention.forward_kernels + p.forward_kernels)
     operations = layer_operations(attention, p, isinstance(layer.mlp, MoE), implementation)
+    if replayed(implementation):
+        selective = selective._replace(operations=0)
     return LayerCompute(attention, core_forward, core_backward, p, selective, operations)
 
 

@@ -7,7 +7,7 @@ from planner.model import Model, MoE
 from planner.parameters import Weight
 from planner.timing.kernels import Device, memory_seconds
 from planner.timing.launch import DISPATCH, ROUTER
-from planner.timing.passes import HALF, Passes, feed_forward, linear
+from planner.timing.passes import HALF, Passes, Work, feed_forward, linear
 from planner.timing.shard import Shard
 from planner.workload import Workload
 
@@ -27,9 +27,10 @@ def mixture(
     shard: Shard,
     workload: Workload,
     implementation: Implementation,
-) -> tuple[float, float]:
-    """Router, permutation to the experts, grouped products, permutation back, shared expert. Returns seconds of the
-    activation and of everything (both forward), for selective recomputation."""
+) -> dict[str, Work]:
+    """Router, permutation to the experts, grouped products, permutation back, shared expert. Returns the forward work
+    of each module that selective recomputation can name."""
+    before = p.so_far
     t, h = shard.tokens(workload) // shard.tp, model.hidden_size
     router = next(w for w in weights if w.name == "router.weight")
     linear(p, device, router, t, "fp32" if implementation.moe_router_fp32 else "bf16", implementation)
@@ -51,17 +52,15 @@ def mixture(
     experts = [w for w in weights if w.part == "experts"]
     local = max(1, moe.num_experts // shard.ep)
     rows = max(1, total // local)
-    start = p.forward
     if implementation.moe_grouped_gemm:
         activation = feed_forward(p, device, moe.expert, experts, rows, workload.precision, implementation)
     else:
         one = [Weight(w.part, w.name, w.shape, w.expert, 1) for w in experts]
-        activation = 0.0
+        activation = Work()
         for _ in range(local):
-            activation += feed_forward(p, device, moe.expert, one, rows, workload.precision, implementation)
-    whole = p.forward - start
+            activation = activation + feed_forward(p, device, moe.expert, one, rows, workload.precision, implementation)
+    start = p.so_far
     if moe.shared:
         shared = [w for w in weights if w.part == "shared_experts"]
-        rows = shard.tokens(workload)
-        whole += feed_forward(p, device, moe.shared, shared, rows, workload.precision, implementation)
-    return activation, whole
+        feed_forward(p, device, moe.shared, shared, shard.tokens(workload), workload.precision, implementation)
+    return {"moe_act": activation, "shared_experts": p.since(start), "moe": p.since(before)}

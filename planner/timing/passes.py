@@ -4,6 +4,7 @@ memory-bound passes counted in bytes read and written for each element."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.implementation import Implementation
 from planner.model import MLP
@@ -12,6 +13,18 @@ from planner.timing.kernels import Device, gemm_seconds, memory_seconds
 
 HALF = 2
 """Bytes of an activation element."""
+
+
+class Work(NamedTuple):
+    """Forward work that may be done again: seconds of the device, and operations that the host issues."""
+
+    seconds: float = 0.0
+    operations: int = 0
+
+    def __add__(self, other: object) -> Work:
+        if not isinstance(other, Work):
+            return NotImplemented
+        return Work(self.seconds + other.seconds, self.operations + other.operations)
 
 
 @dataclass(slots=True)
@@ -29,6 +42,15 @@ class Passes:
     row_dgrad: float = 0.0
     forward_kernels: int = 0
     backward_kernels: int = 0
+
+    @property
+    def so_far(self) -> Work:
+        """The forward pass up to here."""
+        return Work(self.forward, self.forward_kernels)
+
+    def since(self, before: Work) -> Work:
+        """The forward pass since then."""
+        return Work(self.forward - before.seconds, self.forward_kernels - before.operations)
 
     def add(self, forward: float, backward: float, kernels: tuple[int, int] = (1, 1)) -> None:
         self.forward += forward
@@ -115,14 +137,13 @@ def feed_forward(
     rows: int,
     precision: str,
     implementation: Implementation,
-) -> float:
+) -> Work:
     """Both linear layers of an MLP on `rows` tokens (for each expert, when it stands for several) and its activation.
-    Returns the activation's forward seconds."""
-    before = 0.0
+    Returns the activation's forward work."""
     for w in weights:
         if len(w.shape) == 2 and w.shape[0] > 1:
             linear(p, device, w, rows, precision, implementation, "column" if "fc1" in w.name else "row")
     fc2 = next(w for w in weights if w.name == "linear_fc2.weight")
-    before = p.forward
+    before = p.so_far
     _activation(p, device, mlp, rows * fc2.count, fc2.shape[1], implementation.bias_activation_fusion)
-    return p.forward - before
+    return p.since(before)

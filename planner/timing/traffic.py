@@ -83,7 +83,7 @@ def layer_tensor_parallel(
     a = layer.attention
     gathered = float(hidden)
     if isinstance(a, LatentAttention):
-        gathered = HALF * tokens * ((a.q_lora_rank or model.hidden_size) + a.kv_lora_rank + a.qk_pos_emb_head_dim)
+        gathered = latent_bytes(model, a, shard, workload)
     args = (links["tp"], shard, implementation, workload.precision, e)
     forward, backward = tensor_parallel_seconds(compute.attention, gathered, hidden, *args)
     if isinstance(layer.mlp, MoE):
@@ -94,6 +94,41 @@ def layer_tensor_parallel(
         more = tensor_parallel_seconds(compute.mlp, hidden, hidden, *args)
         forward, backward = forward + more[0], backward + more[1]
     return forward, backward
+
+
+def selective_traffic(
+    model: Model,
+    layer: Layer,
+    compute: LayerCompute,
+    shard: Shard,
+    workload: Workload,
+    implementation: Implementation,
+    links: Links,
+    e: Efficiency,
+    exchanged: tuple[float, float],
+) -> tuple[float, float, float]:
+    """(tensor, context, expert) parallel seconds that modules repeat which run again in the backward pass. `exchanged`:
+    the layer's own forward exchange over context and expert parallelism."""
+    hidden = HALF * shard.tokens(workload) * model.hidden_size
+    args = (links["tp"], shard, implementation, workload.precision, e)
+    tensor = 0.0
+    a = layer.attention
+    if "mla_up_proj" in shard.modules and isinstance(a, LatentAttention) and shard.sequence_parallel:
+        tensor += gather_seconds(links["tp"], latent_bytes(model, a, shard, workload), e)
+    if isinstance(layer.mlp, MoE):
+        shared = layer.mlp.shared and not implementation.moe_shared_expert_overlap
+        if shared and not {"moe", "shared_experts"}.isdisjoint(shard.modules):
+            tensor += tensor_parallel_seconds(Passes(), hidden, hidden, *args)[0]
+    elif "mlp" in shard.modules:
+        tensor += tensor_parallel_seconds(compute.mlp, hidden, hidden, *args)[0]
+    context, expert = exchanged
+    return tensor, context if "core_attn" in shard.modules else 0.0, expert if "moe" in shard.modules else 0.0
+
+
+def latent_bytes(model: Model, attention: LatentAttention, shard: Shard, workload: Workload) -> float:
+    """What latent attention gathers over tensor parallelism: the compressed queries, keys and rotary part."""
+    width = (attention.q_lora_rank or model.hidden_size) + attention.kv_lora_rank + attention.qk_pos_emb_head_dim
+    return HALF * shard.tokens(workload) * width
 
 
 def layer_expert_parallel(
