@@ -26,6 +26,7 @@ from planner.question import Question, ask
 
 if TYPE_CHECKING:
     from planner.layout import Layout
+    from planner.recompute_settings import Setting
     from planner.timing.report import StepTime
 
 
@@ -62,7 +63,6 @@ def memory(
       plan memory --model 13b --gpus 8xA100-80G --tp 2 --pp 2 --recompute selective
     """
     from planner.memory.accounting import make_accounting
-    from planner.recompute_settings import recompute_settings
     from planner.reports.memory_report import memory_report
     from planner.reports.ranks import rank_entries
 
@@ -77,7 +77,11 @@ def memory(
         question.accounting, question.model, question.workload, question.implementation, cluster, question.reserve_bytes
     )
     report = accounting.report(layout, detail=detail)
-    settings = recompute_settings(question, accounting, layout) if detail else ()
+    settings: tuple[Setting, ...] = ()
+    if detail:
+        from planner.recompute_settings import recompute_settings  # imports the model of time
+
+        settings = recompute_settings(question, accounting, layout)
     again = f"plan {words.typed(ctx, (*words.QUESTION, *words.WORKLOAD, *words.ACCOUNTING))}"
     emit(
         memory_report(
