@@ -7,7 +7,8 @@ initialize_model_parallel`, order "tp-cp-ep-dp-pp").
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Literal
 
 Granularity = Literal["none", "selective", "full"]
@@ -121,7 +122,18 @@ class Layout:
             return [stage[0].num_layers for stage in self.stages]
         return [[chunk.num_layers for chunk in stage] for stage in self.stages]
 
+    def with_field(self, name: str, value: object) -> Layout:
+        """The same with one field changed: `dataclasses.replace` in a third of the time, for a search changes hundreds
+        of thousands."""
+        values = list(_VALUES(self))
+        values[_PLACES[name]] = value
+        return Layout(*values)
+
     @property
     def minimum_world(self) -> int:
         """GPUs that the degrees ask for at least: PP x lcm(TP x CP, EP x ETP)."""
         return self.pp * math.lcm(self.tp * self.cp, self.ep * self.etp)
+
+
+_PLACES = {field.name: place for place, field in enumerate(fields(Layout))}
+_VALUES = attrgetter(*_PLACES)

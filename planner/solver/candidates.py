@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 from planner.cluster import Cluster
@@ -92,11 +92,11 @@ class Space:
 
     def extend(self, layout: Layout, name: str) -> Iterator[Layout]:
         """The layout with each legal value of one more field."""
-        axis = self._axes[name]
+        axis, of = self._axes[name], self._case
         for value in axis.values(layout):
-            extended = replace(layout, **{name: value})
+            extended = layout.with_field(name, value)
             if axis.rules:
-                case = replace(self._case, layout=extended)
+                case = Case(of.model, of.workload, of.implementation, extended, of.world_size, of.cluster)
                 if not all(rule.holds(case) for rule in axis.rules):
                     continue
             yield extended
