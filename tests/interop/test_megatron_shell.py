@@ -196,3 +196,18 @@ def test_any_argument_list_is_a_launch_or_an_input_error(extra):
         assert str(error).startswith("here: ")
     else:
         assert got.layout.dp >= 1 and Path(got.model.name).name == got.model.name
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "framework"),
+    [
+        ("8b.toml", "[parallelism]\ntensor_parallel_degree = 2\n", "torchtitan"),
+        ("nemo.yaml", "trainer: {num_nodes: 8}\nmodel: {tensor_model_parallel_size: 4}\n", "NeMo"),
+        ("fsdp.yaml", "distributed_type: FSDP\nnum_processes: 8\n", "Accelerate"),
+        ("mpt.yml", "max_seq_len: 2048\nfsdp_config: {sharding_strategy: FULL_SHARD}\n", "LLM Foundry"),
+    ],
+)
+def test_configurations_of_other_frameworks_are_refused_by_name(name, text, framework):
+    """They hold no Megatron arguments; the sentence says whose they are and what to do."""
+    with pytest.raises(InputError, match=f"configuration of {framework}: state its layout to `plan memory`"):
+        source_from_text(text, name)

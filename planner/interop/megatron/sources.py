@@ -20,6 +20,16 @@ _OTHER_SCRIPT = re.compile(r"pretrain_(bert|t5|ict|retro|vlm|vision\w*|mamba|hyb
 """Megatron-LM's scripts that train something else than a decoder."""
 
 
+_OTHER_YAML = {
+    "NeMo": {"trainer", "model"},
+    "Accelerate": {"distributed_type"},
+    "LLM Foundry": {"fsdp_config", "max_seq_len"},
+    "Axolotl": {"base_model", "sequence_len"},
+    "LLaMA-Factory": {"model_name_or_path", "finetuning_type"},
+}
+"""Configurations of other frameworks, by keys that they always have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """What a file says, before any argument is interpreted."""
@@ -38,8 +48,12 @@ def read_source(path: str | Path) -> Source:
 
 def source_from_text(text: str, name: str) -> Source:
     """The launch in a file's text; the name's suffix tells YAML from shell."""
-    if Path(name).suffix.lower() in (".yaml", ".yml"):
-        return _from_mapping(parse_mapping(text, name), name)
+    suffix = Path(name).suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        mapping = parse_mapping(text, name)
+        _check_framework(name, next((who for who, keys in _OTHER_YAML.items() if keys <= mapping.keys()), None))
+        return _from_mapping(mapping, name)
+    _check_framework(name, "torchtitan" if suffix == ".toml" else None)
     script = read_script(text, name)
     launcher, words = _arguments(script.commands)
     other = next((word for word in launcher if _OTHER_SCRIPT.search(word)), None)
@@ -53,6 +67,14 @@ def source_from_text(text: str, name: str) -> Source:
         )
     world = world_size(launcher, script.commands, script.variables, script.header)
     return Source(words, world, script.notes, environment_of(script.variables))
+
+
+def _check_framework(name: str, framework: str | None) -> None:
+    if framework is not None:
+        raise InputError(
+            f"{name}: a launch of Megatron-LM or a DeepSpeed JSON is required, but this is a configuration of "
+            f"{framework}: state its layout to `plan memory` (--tp, --pp, --zero, --sharded-by ...)."
+        )
 
 
 def _arguments(commands: list[list[str]]) -> tuple[list[str], list[str]]:
