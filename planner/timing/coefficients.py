@@ -7,10 +7,10 @@ from dataclasses import replace
 from math import log2
 
 from planner.cluster import Cluster
-from planner.errors import InputError
+from planner.errors import InputError, NotModelled
 from planner.implementation import Implementation, attention_on
 from planner.layout import Layout
-from planner.model import Model
+from planner.model import Model, MoE
 from planner.parameters import (
     Weight,
     embedding_weights,
@@ -20,15 +20,16 @@ from planner.parameters import (
     mtp_weights,
 )
 from planner.timing import tails
-from planner.timing.collectives import all_reduce_seconds
+from planner.timing.collectives import all_reduce_seconds, gather_seconds
 from planner.timing.context import layer_context_parallel
 from planner.timing.efficiency import efficiency
 from planner.timing.ends import embedding_seconds, head_seconds, projection_seconds
 from planner.timing.floor import layer_floor_seconds
 from planner.timing.form import StageTime, StepForm, Tail
-from planner.timing.kernels import Device
+from planner.timing.kernels import Device, memory_seconds
 from planner.timing.layer import LayerCompute, layer_compute
 from planner.timing.parts import Common, LayerParts, Parts, Role, Timed, form_key, nanoseconds
+from planner.timing.passes import HALF
 from planner.timing.shard import Shard, shard_of
 from planner.timing.split import ends
 from planner.timing.traffic import (
@@ -65,6 +66,13 @@ def one_at_a_time(device: Device) -> Device:
     return replace(device, efficiency=replace(device.efficiency, overlap_tax=1.0))
 
 
+def shares_embedding(model: Model, roles: Iterable[Role]) -> bool:
+    """Whether stages hold copies of the embedding: a tied head's, or that of multi-token prediction, away from the
+    first stage (megatron/core/distributed/finalize_model_grads.py: _get_shared_word_embedding_weight)."""
+    apart = [role for role in roles if not role.embedding]
+    return any((model.tied and role.loss) or role.mtp for role in apart)
+
+
 class Coefficients:
     """Makes the forms of one model, workload and implementation on one cluster."""
 
@@ -75,6 +83,7 @@ class Coefficients:
         self.implementation, self.cluster = replace(implementation, attention=kernel), cluster
         if implementation.launch_blocking:
             self.device = one_at_a_time(self.device)
+        self._casts = workload.precision == "fp8" and implementation.layer_implementation == "transformer_engine"
         self._compute: dict[tuple[Shard, int], LayerCompute] = {}
         self._layers: dict[tuple[object, ...], LayerParts] = {}
         self._ranks_per_node = max(group.gpus_per_node for group in cluster.groups)
@@ -96,7 +105,7 @@ class Coefficients:
         roles = self.roles(layout)
         m, common, made = self.stage_times(layout, set(roles))
         once = {"overhead": nanoseconds(e.step_seconds)}
-        if model.tied and not any(role.embedding and role.loss for role in roles):
+        if shares_embedding(model, roles):
             once["data_parallel"] = nanoseconds(self.tied_seconds(layout, common.links["embedding"]))
         divisor = layout.vpp * BUBBLE_DIVISOR[implementation.schedule]
         form = StepForm(m, divisor, tuple([made[role][0] for role in roles]), sum(once.values()))
@@ -134,7 +143,7 @@ class Coefficients:
         return m, common, made
 
     def tied_seconds(self, layout: Layout, link: GroupLink) -> float:
-        """The reduction of a tied embedding's gradients between the first and the last stage."""
+        """The reduction of the embedding's gradients between the stages that hold a copy."""
         table = embedding_weights(self.model, layout.tp, self.implementation.vocab_divisible_by)[0].numel
         return all_reduce_seconds(link, float(table * self.implementation.grad_reduce_bytes), self.device.efficiency)
 
@@ -152,6 +161,7 @@ class Coefficients:
             layout.sequence_parallel,
             layout.hsdp_replicas,
             shard_of(layout).modules,
+            layout.recompute.distribute_saved_activations,
         )
         found = self._commons.get(key)
         if found is None:
@@ -182,7 +192,7 @@ class Coefficients:
         if found is None:
             around = self._parameters_around(layout, common.shard, role)
             parts = self._fixed(layout, common.shard, common.links, common.layers, role, around)
-            weighed = tails.weighed(common.rates, around, common.parameters)
+            weighed = tails.weighed(common.rates, around, common.parameters, self._matrices(layout, role))
             found = common.ends[key] = parts, weighed
         return found
 
@@ -212,6 +222,8 @@ class Coefficients:
         found = self._layers.get(key)
         if found is not None:
             return found
+        if layout.zero >= 2 and layout.hsdp_replicas > 1 and isinstance(layer.mlp, MoE) and layout.ep * layout.etp > 1:
+            raise NotModelled("the time of experts that are divided and hybrid-sharded (HSDP) is not modelled.")
         c = self._layer_compute(shard, kind)
         tp = layer_tensor_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
         cp = layer_context_parallel(layer, c, shard, self.workload, self.implementation, links, e)
@@ -220,9 +232,12 @@ class Coefficients:
         if shard.modules:
             args = (shard, self.workload, self.implementation, links, e)
             more = selective_traffic(model, layer, c, *args, (cp[0], ep[0]))
-        forward = c.forward + tp[0] + cp[0] + ep[0]
-        backward = c.backward + c.selective.seconds + tp[1] + cp[1] + ep[1] + sum(more)
         count = self._layer_parameters(shard, kind)
+        # a weight that is gathered is cast to 8 bits again, read in two bytes and written once for each product
+        cast = memory_seconds(self.device, 4 * sum(count)) if layout.zero >= 2 and self._casts else 0.0
+        forward = c.forward + tp[0] + cp[0] + ep[0] + cast
+        backward = c.backward + c.selective.seconds + tp[1] + cp[1] + ep[1] + sum(more)
+        backward += cast if layout.zero == 3 else 0.0
         launch = host = c.host_seconds(e)
         if not self.implementation.launch_blocking:
             launch = (max(0.0, host[0] - forward), max(0.0, host[1] - backward))
@@ -230,7 +245,7 @@ class Coefficients:
         hide = forward + launch[0], backward + launch[1]
         dp = layer_sharded_data(count, *hide, layout.zero, self.implementation, links, self.device)
         normal = {
-            "compute": nanoseconds(c.forward + c.backward),
+            "compute": nanoseconds(c.forward + c.backward + cast * (2 if layout.zero == 3 else 1)),
             "recompute": nanoseconds(c.selective.seconds),
             "tensor_parallel": nanoseconds(sum(tp) + more[0]),
             "context_parallel": nanoseconds(sum(cp) + more[1]),
@@ -238,9 +253,11 @@ class Coefficients:
             "data_parallel": nanoseconds(sum(dp)),
             "launch": nanoseconds(sum(launch)),
         }
+        # megatron/core/tensor_parallel/random.py: CheckpointFunction gathers a distributed input
+        stream = HALF * shard.tokens(self.workload) * model.hidden_size if shard.distributed_checkpoints else 0
         again = {
             "recompute": nanoseconds(c.forward + launch[0]),
-            "tensor_parallel": nanoseconds(tp[0]),
+            "tensor_parallel": nanoseconds(tp[0] + gather_seconds(links["tp"], stream, e)),
             "context_parallel": nanoseconds(cp[0]),
             "expert_parallel": nanoseconds(ep[0]),
         }
@@ -283,8 +300,22 @@ class Coefficients:
             weights += head_weights(model, layout.tp, divisible, tied_copy=model.tied and not role.embedding)
         if role.mtp:
             weights += mtp_weights(model, shard.sharding(self.implementation)) * model.mtp_num_layers
+            weights += () if role.embedding else embedding_weights(model, layout.tp, divisible)[:1]
         found = self._around[key] = _split(weights)
         return found
+
+    def _matrices(self, layout: Layout, role: Role) -> tails.Linear:
+        """Seconds that the optimizer spends on whole matrices, which Muon alone does: of the stage's modules of
+        multi-token prediction, and of a layer of each kind."""
+        model = self.model
+        if self.workload.optimizer != "muon":
+            return tails.Linear(0.0, (0.0,) * len(model.layer_kinds))
+        kinds = [layer_weights(layer, model.hidden_size, model.norm) for layer in model.layer_kinds]
+        mtp = mtp_weights(model) * model.mtp_num_layers if role.mtp else ()
+        fixed, *layers = [
+            tails.orthogonalisation_seconds(self.device, weights, layout, layout.ep) for weights in (mtp, *kinds)
+        ]
+        return tails.Linear(fixed, tuple(layers))
 
     def _fixed(
         self,
@@ -307,14 +338,17 @@ class Coefficients:
         kernels = 0.0
         if role.embedding or role.mtp:
             embedding, embedding_traffic = embedding_seconds(*args)
-        if role.loss or role.mtp:
+        if role.loss:
             head, head_traffic = head_seconds(*args)
         if role.embedding:
             kernels += embedding
             add("tensor_parallel", embedding_traffic)
         if role.loss:
-            kernels += head
-            add("tensor_parallel", head_traffic)
+            # heads and losses of multi-token prediction are here too, wherever its modules are
+            # (megatron/core/models/gpt/gpt_model.py: process_mtp_loss)
+            heads = 1 + model.mtp_num_layers
+            kernels += heads * head
+            add("tensor_parallel", heads * head_traffic)
         if role.mtp:
             n, kind = model.mtp_num_layers, model.pattern[-1]
             again = layout.recompute.granularity == "full"
@@ -322,8 +356,8 @@ class Coefficients:
                 for name, value in layer.items():
                     parts[name] = parts.get(name, 0) + n * value
             projection = projection_seconds(device, model, shard, workload, implementation)
-            kernels += n * (projection + head + embedding)
-            add("tensor_parallel", n * (head_traffic + embedding_traffic))
+            kernels += n * (projection + embedding)
+            add("tensor_parallel", n * embedding_traffic)
         add("compute", kernels)
         if layout.zero >= 2:
             shown = layer_sharded_data(around, kernels / 3, kernels * 2 / 3, layout.zero, implementation, links, device)

@@ -114,10 +114,10 @@ HOPPER = Efficiency(
     attention_forward=0.60,
     attention_backward=0.48,
     older_attention=0.5,
-    relative_error=0.051,
+    relative_error=0.053,
     p90_error=0.14,
     mixture_error=0.070,
-    mixture_p90_error=0.16,
+    mixture_p90_error=0.14,
     # nccl-tests on 8 x H200 (ml-engineering network/README.md): gathers and reduce-scatters at 361 to 363 of 450 GB/s,
     # all-reduces at 480 in the switch, 367 without; NVIDIA/nccl-tests issue 212 says 370 and 480 of H100
     scale_up=0.81,
@@ -130,8 +130,8 @@ BLACKWELL = Efficiency(
     sustained={"": 0.75, "B200": 0.70, "GB200": 0.76, "B300": 0.83, "GB300": 0.90},
     attention_forward=0.46,  # SimuMax on B200, 4096 tokens, 64 heads of 128: 0.28 ms forward, 0.67 ms backward
     attention_backward=0.44,
-    relative_error=0.050,
-    p90_error=0.13,
+    relative_error=0.055,
+    p90_error=0.12,
     mixture_error=0.147,
     mixture_p90_error=0.41,
     older_attention=0.6,
@@ -191,6 +191,8 @@ def efficiency(cluster: Cluster) -> Efficiency:
     base = BY_ARCHITECTURE.get(architecture, AMPERE)
     if architecture not in FITTED and base.relative_error is not None:
         base = replace(base, relative_error=None, p90_error=None, mixture_error=None, mixture_p90_error=None)
+    if cluster.card.scale_up != "nvlink":  # nothing reduces between cards on PCIe
+        base = replace(base, scale_up_all_reduce=None)
     fitted = calibrated(base, cluster)
     if "relative_error" in cluster.calibration:  # of this very machine, whatever ran on it
         fitted = replace(fitted, mixture_error=fitted.relative_error, mixture_p90_error=fitted.p90_error)

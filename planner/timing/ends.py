@@ -25,11 +25,15 @@ def embedding_seconds(
 ) -> tuple[float, float]:
     """(kernels, tensor-parallel communication), forward and backward together.
 
-    Rows are copied out (with dropout, if any), and gradients added into the fp32 main gradient.
+    Rows are copied out (with dropout, if any). Backward, their gradients are added into a dense gradient of the table,
+    and this into the main gradient, row by row whatever was touched (megatron/core/distributed/
+    distributed_data_parallel.py: param.main_grad.add_(param.grad)).
     """
     e = device.efficiency
     tokens, h = shard.tokens(workload), model.hidden_size
-    moved = tokens * h * (2 * HALF) + tokens * h * (HALF + 2 * implementation.grad_reduce_bytes)
+    table = padded_vocab_size(model.vocab_size, shard.tp, implementation.vocab_divisible_by) // shard.tp
+    table *= model.embedding_width or h
+    moved = tokens * h * 5 * HALF + table * (2 * HALF + 2 * implementation.grad_reduce_bytes)
     if dropout_of(model, implementation.hidden_dropout):
         moved += shard.norm_tokens(workload) * h * 2 * (2 * HALF + 1)
     kernels = memory_seconds(device, moved, 8)

@@ -13,7 +13,7 @@ from planner.cluster import Cluster
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model
-from planner.timing.coefficients import BUBBLE_DIVISOR, Coefficients, slowest_device
+from planner.timing.coefficients import BUBBLE_DIVISOR, Coefficients, shares_embedding, slowest_device
 from planner.timing.efficiency import efficiency
 from planner.timing.form import StepForm
 from planner.timing.parts import Role, Timed, form_key, nanoseconds
@@ -53,7 +53,7 @@ class MixedCoefficients:
         times = [made[nodes][2][role] for nodes, role in zip(under, roles, strict=True)]
         layers = tuple(made[nodes][1].layers for nodes in under)
         once = {"overhead": max(nanoseconds(self._on(nodes).device.efficiency.step_seconds) for nodes in wanted)}
-        if self.model.tied and not any(role.embedding and role.loss for role in roles):
+        if shares_embedding(self.model, roles):
             links = made[under[0]][1].links
             reduced = (self._on(nodes).tied_seconds(layout, links["embedding"]) for nodes in (under[0], under[-1]))
             once["data_parallel"] = nanoseconds(max(reduced))

@@ -5,17 +5,12 @@ from __future__ import annotations
 from planner.implementation import Implementation
 from planner.model import Model, MoE
 from planner.parameters import Weight
+from planner.routing import received_copies, routed_copies
 from planner.timing.kernels import Device, memory_seconds
 from planner.timing.launch import DISPATCH, ROUTER
 from planner.timing.passes import HALF, Passes, Work, feed_forward, linear
 from planner.timing.shard import Shard
 from planner.workload import Workload
-
-
-def expert_rows(moe: MoE, shard: Shard, workload: Workload, implementation: Implementation) -> int:
-    """Tokens that one rank's experts work on together in one microbatch: its share of all copies, times imbalance."""
-    copies = shard.tokens(workload) * moe.top_k * shard.etp / shard.tp
-    return max(1, round(copies * implementation.moe_imbalance))
 
 
 def mixture(
@@ -40,8 +35,8 @@ def mixture(
         memory_seconds(device, t * moe.num_experts * 4 * 8, 8),
         ROUTER,
     )
-    total = expert_rows(moe, shard, workload, implementation)
-    permute = HALF * h * (t + t * moe.top_k)
+    total = max(1, received_copies(t, moe, implementation, shard.etp))
+    permute = HALF * h * (t + routed_copies(t, moe, implementation))
     sort = HALF * h * 2 * total if shard.ep < moe.num_experts and shard.ep > 1 else 0
     passes = 1.0 if implementation.moe_permute_fusion else 1.5
     p.add(

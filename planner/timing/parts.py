@@ -89,6 +89,7 @@ def form_key(model: Model, layout: Layout) -> tuple[object, ...]:
         layout.sequence_parallel,
         layout.hsdp_replicas,
         shard_of(layout).modules,
+        layout.recompute.distribute_saved_activations,
         layout.recompute.granularity == "full" if model.mtp_num_layers else None,
         ends(model, layout),
     )

@@ -23,6 +23,8 @@ class Shard:
     sequence_parallel: bool
     modules: tuple[str, ...]
     """Modules recomputed in the backward pass by selective recomputation."""
+    distributed_checkpoints: bool = False
+    """Inputs of recomputed layers are divided over tensor parallelism, and gathered before each is rebuilt."""
 
     def tokens(self, workload: Workload) -> int:
         """Tokens of a microbatch that each tensor-parallel group works on."""
@@ -47,6 +49,7 @@ def shard_of(layout: Layout) -> Shard:
         layout.micro_batch,
         layout.sequence_parallel and layout.tp > 1,
         (layout.recompute.modules or ("core_attn",)) if selective else (),
+        layout.recompute.distribute_saved_activations,
     )
 
 

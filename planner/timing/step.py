@@ -38,7 +38,7 @@ class Timing:
             if not mixed(cluster)
             else worst_error(cluster, model.is_moe)
         )
-        self._assumptions = _assumptions(model, implementation, cluster)
+        self._assumptions = _assumptions(model, workload.precision, implementation, cluster)
         self._peak = _peak_flops(cluster, workload.precision)
         self._pattern_counts = tuple(model.pattern.count(k) for k in range(len(model.layer_kinds)))
         self._flops = model_flops(model, workload.seq_length, workload.global_batch)
@@ -163,7 +163,7 @@ def _peak_flops(cluster: Cluster, precision: str) -> float:
     return total / cluster.gpus
 
 
-def _assumptions(model: Model, implementation: Implementation, cluster: Cluster) -> tuple[str, ...]:
+def _assumptions(model: Model, precision: str, implementation: Implementation, cluster: Cluster) -> tuple[str, ...]:
     """What the time takes for granted, in words."""
     said: list[str] = []
     architectures = dict.fromkeys(group.card.architecture for group in cluster.groups)
@@ -190,6 +190,8 @@ def _assumptions(model: Model, implementation: Implementation, cluster: Cluster)
         said.append("what DualPipe hides of the experts' exchange behind the other direction is not counted")
     if implementation.deferred_embedding_wgrads:
         said.append("products of deferred head gradients are timed in their places, not after the last microbatch")
+    if precision == "fp32":
+        said.append("activations travel and pass through memory in 16 bits, in time: fp32 takes longer")
     if implementation.launch_blocking:
         said.append("CUDA_LAUNCH_BLOCKING: operations wait for one another, as BigScience's runs on A100 did")
     if implementation.offload_activation_layers or implementation.offload_modules:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import add
 
 from planner.implementation import Implementation, weight_copies
 from planner.layout import Layout
+from planner.memory.states import MUON_MATRICES
+from planner.parameters import Weight
 from planner.timing.collectives import all_reduce_seconds, gather_seconds, reduces_whole
 from planner.timing.efficiency import Efficiency
 from planner.timing.host import host_step_seconds
@@ -22,6 +25,8 @@ from planner.topology import GroupLink
 OPTIMIZER_BYTES = {"adamw": 42, "adamw-8bit": 36, "sgd": 22, "sgd-momentum": 30, "muon": 42}
 """Memory traffic of one parameter of the rank's optimizer shard. Adam: gradient read for the norm, read and written to
 clip it, read again (16); fp32 weight and two moments read and written (24); 16-bit weight written (2)."""
+NEWTON_SCHULZ_STEPS = 5
+"""Of Muon (--muon-num-ns-steps)."""
 LARGE = 1e9
 """Bytes of a message whose latency does not matter."""
 
@@ -71,6 +76,8 @@ def rates(
         shards = link.size if layout.zero else 1
         if layout.zero >= 2:
             shards = max(1, shards // layout.hsdp_replicas)
+        elif layout.zero == 1:
+            shards = max(1, shards // implementation.num_distributed_optimizer_instances)
         moved = (1 - away) * OPTIMIZER_BYTES[optimizer] / shards + main / (shards if layout.zero >= 2 else 1)
         update[i] = moved / device.memory_bytes_per_second + away * on_host / shards
         if link.size == 1:
@@ -103,10 +110,25 @@ class Weighed:
     rates: Rates
 
 
-def weighed(r: Rates, fixed: Parameters, layers: tuple[Parameters, ...]) -> Weighed:
-    """Of a stage with parameters `fixed` around its layers and `layers[kind]` in each."""
+def orthogonalisation_seconds(device: Device, weights: Sequence[Weight], layout: Layout, ep: int) -> float:
+    """Muon's Newton-Schulz steps on these whole matrices, m x n with m <= n: X X^T, its square, and their product with
+    X, 4 m^2 n + 2 m^3 FLOPs each (megatron/core/optimizer/emerging_optimizers.py). Every tensor-parallel rank computes
+    the whole (--muon-tp-mode duplicated); the distributed optimizer deals matrices out over data parallelism."""
+    flops = 0.0
+    for w in weights:
+        if len(w.shape) == 2 and w.part in MUON_MATRICES:
+            m, n = sorted(w.shape)
+            held = w.count / ep if w.expert else w.count
+            ranks = (layout.edp if w.expert else layout.dp * layout.cp) if layout.zero else 1
+            flops += held / ranks * NEWTON_SCHULZ_STEPS * (4 * m * m * n + 2 * m**3)
+    return flops / device.flops("bf16")
+
+
+def weighed(r: Rates, fixed: Parameters, layers: tuple[Parameters, ...], matrices: Linear) -> Weighed:
+    """Of a stage with parameters `fixed` around its layers and `layers[kind]` in each; `matrices`: what the optimizer
+    does besides with whole matrices."""
     return Weighed(
-        _linear(r.optimizer, fixed, layers),
+        _sum(_linear(r.optimizer, fixed, layers), matrices),
         _linear(r.reduce, fixed, layers) if any(r.reduce) else None,
         _linear(r.gather, fixed, layers) if any(r.gather) else None,
         r,
@@ -150,6 +172,10 @@ def tails(
     if any(always):
         parts["data_parallel"] = Linear(always[0], tuple(always[1:]))
     return parts
+
+
+def _sum(a: Linear, b: Linear) -> Linear:
+    return Linear(a.fixed + b.fixed, tuple(map(add, a.layers, b.layers)))
 
 
 def _linear(rate: tuple[float, float], fixed: Parameters, layers: tuple[Parameters, ...]) -> Linear:

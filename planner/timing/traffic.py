@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from planner.implementation import Implementation
 from planner.model import LatentAttention, Layer, Model, MoE
+from planner.routing import received_copies
 from planner.timing.collectives import (
     all_reduce_seconds,
     all_to_all_seconds,
@@ -23,7 +24,6 @@ from planner.timing.efficiency import Efficiency
 from planner.timing.host import copy_seconds
 from planner.timing.kernels import Device
 from planner.timing.layer import LayerCompute
-from planner.timing.mixture import expert_rows
 from planner.timing.passes import HALF, Passes
 from planner.timing.shard import Shard
 from planner.topology import GroupLink
@@ -53,16 +53,20 @@ def tensor_parallel_seconds(
     gather = gather_seconds(link, gathered_bytes, e)
     gather_in = gather_seconds(link, gathered_bytes / 2, e) if precision in ("fp8", "fp4") else gather
     scatter = gather_seconds(link, reduced_bytes, e)
+    # the output's gradient is gathered in 8 bits where one copy of it is enough: under a scale for the whole tensor, or
+    # where user buffers take the rows alone (transformer_engine/pytorch/module/base.py: grad_output_preprocess)
+    by_rows = implementation.fp8_recipe in ("delayed", "tensorwise") or implementation.tp_comm_overlap
+    gather_out = gather_seconds(link, reduced_bytes / 2, e) if precision == "fp8" and by_rows else scatter
     if implementation.tp_comm_overlap:
         # user buffers: all but the first of tp chunks runs beside the product that it feeds or drains
         def chunked(comm: float, product: float) -> float:
             return comm / shard.tp + exposed_seconds(comm * (shard.tp - 1) / shard.tp, product, e)
 
         forward = chunked(gather_in, block.column_forward) + chunked(scatter, block.row_forward)
-        backward = chunked(scatter, block.row_dgrad)
+        backward = chunked(gather_out, block.row_dgrad)
     else:
         forward = gather_in + scatter
-        backward = scatter
+        backward = gather_out
     backward += exposed_seconds(gather_in, block.column_dgrad, e) + exposed_seconds(gather, block.column_wgrad, e)
     return forward, backward
 
@@ -87,8 +91,10 @@ def layer_tensor_parallel(
     args = (links["tp"], shard, implementation, workload.precision, e)
     forward, backward = tensor_parallel_seconds(compute.attention, gathered, hidden, *args)
     if isinstance(layer.mlp, MoE):
-        if layer.mlp.shared and not implementation.moe_shared_expert_overlap:
+        if layer.mlp.shared:
             more = tensor_parallel_seconds(Passes(), hidden, hidden, *args)
+            if implementation.moe_shared_expert_overlap:  # on a stream of its own, beside the dispatch
+                more = (more[0] * e.overlap_tax, more[1] * e.overlap_tax)
             forward, backward = forward + more[0], backward + more[1]
     elif not layer.parallel:
         more = tensor_parallel_seconds(compute.mlp, hidden, hidden, *args)
@@ -146,12 +152,12 @@ def layer_expert_parallel(
     if not isinstance(moe, MoE) or shard.ep * shard.etp == 1:
         return 0.0, 0.0
     token_bytes = HALF * model.hidden_size
-    tokens = shard.tokens(workload) / shard.tp
+    tokens = shard.tokens(workload) // shard.tp
     if implementation.moe_dispatcher == "allgather":
         link = links["etp_ep"]
         one = gather_seconds(link, tokens * link.size * token_bytes, e)
     else:
-        copies = tokens * moe.top_k * implementation.moe_imbalance
+        copies = float(received_copies(tokens, moe, implementation))
         link = links["ep"]
         if implementation.moe_dispatcher == "flex" and not link.inside:
             # each token crosses to a domain once, however many of its experts live there (DeepEP)
@@ -159,7 +165,7 @@ def layer_expert_parallel(
             copies *= domains * (1 - (1 - 1 / domains) ** moe.top_k) / moe.top_k
         one = all_to_all_seconds(link, copies * token_bytes, e)
         if shard.etp > 1:
-            rows = expert_rows(moe, shard, workload, implementation)
+            rows = received_copies(tokens, moe, implementation, shard.etp)
             one += gather_seconds(links["etp"], rows * token_bytes, e)
     both = 2 * one
     if implementation.overlap_moe_expert_parallel_comm:  # beside another microbatch's kernels

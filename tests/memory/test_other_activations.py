@@ -2,11 +2,9 @@
 
 from dataclasses import replace
 
-import pytest
 from tiny import LATENT, LLAMA, LOCAL, MIXTURE, TE, saved, shape
 
 from planner.memory.activations.edges import embedding_saved, final_norm_saved, head_saved, loss_saved
-from planner.memory.activations.experts import expert_slots, received_slots
 from planner.model import MLP, Layer, MoE
 
 MOE = MIXTURE.mlp
@@ -24,28 +22,6 @@ def test_a_mixture_tensor_by_tensor():
         "expert fc2 input": 2 * 16 * 8,
         "expert probabilities": 2 * 16,
     }
-
-
-@pytest.mark.parametrize(
-    ("factor", "pad", "slots"),
-    [(None, False, 16), (1.0, True, 16), (1.5, True, 24), (1.5, False, 16), (0.5, True, 8), (0.5, False, 8)],
-)
-def test_capacity(factor, pad, slots):
-    """Capacity is ceil(8 x 2 / 4 x factor) for each of 4 experts; without padding never more than is routed."""
-    assert expert_slots(shape(), replace(LOCAL, moe_capacity_factor=factor, moe_pad_to_capacity=pad), MOE) == slots
-
-
-def test_sequence_parallelism_divides_what_a_rank_routes_and_expert_tensor_parallelism_gathers_it():
-    """With tp 2 and sp a rank routes half the tokens; with etp 2 its experts see both halves."""
-    at = shape(tp=2, sequence_parallel=True)
-    assert expert_slots(at, LOCAL, MOE) == received_slots(at, LOCAL, MOE) == 8
-    assert received_slots(shape(tp=2, sequence_parallel=True, etp=2), LOCAL, MOE) == 16
-
-
-def test_the_busiest_rank_gets_more():
-    """Dropless with an imbalance of 1.5 computes 24 token copies where 16 were routed; a capacity has no imbalance."""
-    assert received_slots(shape(), replace(LOCAL, moe_imbalance=1.5), MOE) == 24
-    assert received_slots(shape(), replace(LOCAL, moe_imbalance=1.5, moe_capacity_factor=1.0), MOE) == 16
 
 
 def test_more_expert_ranks_do_not_change_what_a_rank_computes():

@@ -5,39 +5,20 @@ Source: megatron/core/transformer/moe/{router,moe_utils,token_dispatcher,experts
 
 from __future__ import annotations
 
-import math
-
 from planner.implementation import Implementation
 from planner.memory.activations.feed_forward import activation_op, mlp_items
 from planner.memory.activations.fp8 import gradient_casts, linear_input
 from planner.memory.activations.shape import Shape, weight_grad
 from planner.memory.tape import Checkpoint, Item, Op, Saved
 from planner.model import MoE
-
-
-def expert_slots(shape: Shape, impl: Implementation, moe: MoE) -> int:
-    """Token copies that one rank routes: top_k for each of its tokens; with a capacity factor and padding, the capacity
-    of every expert (moe_utils.py: get_capacity)."""
-    tokens = shape.tokens // shape.sp
-    if impl.moe_capacity_factor is not None:
-        capacity = math.ceil(tokens * moe.top_k / moe.num_experts * impl.moe_capacity_factor)
-        padded = capacity * moe.num_experts
-        return padded if impl.moe_pad_to_capacity else min(padded, tokens * moe.top_k)
-    return tokens * moe.top_k
-
-
-def received_slots(shape: Shape, impl: Implementation, moe: MoE) -> int:
-    """Token copies that this rank's experts compute: its share of what the expert-parallel group routes, gathered over
-    expert tensor parallel ranks. Dropless routing multiplies with the imbalance of the busiest rank."""
-    slots = expert_slots(shape, impl, moe) * shape.etp
-    return slots if impl.moe_capacity_factor is not None else math.ceil(slots * impl.moe_imbalance)
+from planner.routing import received_copies, routed_copies
 
 
 def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset[str]) -> tuple[Item, ...]:
     """Operations from the normalised input (`mlp input`) to the combined output."""
     n = shape.tokens // shape.sp
     e, k, experts = shape.element, moe.top_k, moe.num_experts
-    slots, received = expert_slots(shape, impl, moe), received_slots(shape, impl, moe)
+    slots, received = routed_copies(n, moe, impl), received_copies(n, moe, impl, shape.etp)
     probability = 4 if impl.moe_router_fp32 else e
     # routing map (bool), top-k indices (int64) and fp32 scores; a sigmoid router also keeps all scores and their sum
     routing = n * (experts + 12 * k) + (n * (4 * experts + 4) if moe.score_function == "sigmoid" else 0)

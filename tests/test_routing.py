@@ -1,0 +1,35 @@
+"""Copies of tokens that a rank routes to experts, and those that reach its own."""
+
+from dataclasses import replace
+
+import pytest
+
+from planner.implementation import Implementation
+from planner.model import MLP, MoE
+from planner.routing import received_copies, routed_copies
+
+MIXTURE = MoE(4, 2, MLP(8))
+DROPLESS = Implementation()
+
+
+@pytest.mark.parametrize(
+    ("factor", "pad", "copies"),
+    [(None, False, 16), (1.0, True, 16), (1.5, True, 24), (1.5, False, 16), (0.5, True, 8), (0.5, False, 8)],
+)
+def test_capacity(factor, pad, copies):
+    """Capacity is ceil(8 x 2 / 4 x factor) for each of 4 experts; without padding never more than is routed."""
+    limited = replace(DROPLESS, moe_capacity_factor=factor, moe_pad_to_capacity=pad)
+    assert routed_copies(8, MIXTURE, limited) == received_copies(8, MIXTURE, limited) == copies
+
+
+def test_expert_tensor_parallelism_gathers_what_its_ranks_route():
+    """With etp 2 the experts of both ranks see the copies of both."""
+    assert received_copies(4, MIXTURE, DROPLESS) == 8
+    assert received_copies(4, MIXTURE, DROPLESS, etp=2) == 16
+
+
+def test_the_busiest_rank_gets_more():
+    """Dropless with an imbalance of 1.5 computes 24 copies where 16 were routed; a capacity has no imbalance."""
+    uneven = replace(DROPLESS, moe_imbalance=1.5)
+    assert received_copies(8, MIXTURE, uneven) == 24
+    assert received_copies(8, MIXTURE, replace(uneven, moe_capacity_factor=1.0)) == 16

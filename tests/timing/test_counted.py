@@ -1,0 +1,138 @@
+"""Work and communication that a step has counted, each by what makes it appear, disappear or change its size."""
+
+from dataclasses import replace
+
+import pytest
+
+from planner.catalog import load_model
+from planner.errors import NotModelled
+from planner.hardware import parse_gpus
+from planner.implementation import Implementation
+from planner.layout import FULL, Chunk, Layout
+from planner.stages import balanced_split, even_split
+from planner.timing.efficiency import efficiency
+from planner.timing.step import Timing
+from planner.workload import Workload
+
+MIXTRAL, LLAMA, DEEPSEEK = (load_model(name) for name in ("mixtral-8x7b", "llama-2-7b", "deepseek-v3"))
+
+
+def step(model, gpus, batch, workload=None, implementation=None, **degrees):
+    pp, vpp = degrees.get("pp", 1), degrees.get("vpp", 1)
+    split = even_split if model.num_layers % (pp * vpp) == 0 else balanced_split
+    layout = Layout(**{"stages": split(model, pp, vpp)} | degrees)
+    asked = Workload(4096, batch, **(workload or {})), Implementation(**(implementation or {}))
+    return Timing(model, *asked, parse_gpus(gpus)).step(layout)
+
+
+def test_experts_that_are_padded_to_twice_their_share_compute_twice_as_much():
+    """As the busiest rank of an imbalance of two does; a capacity of one has no busiest rank."""
+    degrees = {"ep": 8, "dp": 16}
+
+    def seconds(**implementation):
+        return step(MIXTRAL, "16xH100-80G", 64, implementation=implementation, **degrees).seconds
+
+    padded = seconds(moe_capacity_factor=2.0, moe_pad_to_capacity=True)
+    assert padded == pytest.approx(seconds(moe_imbalance=2.0), rel=0.03)
+    assert padded > 1.4 * seconds()
+    assert seconds(moe_capacity_factor=1.0, moe_imbalance=1.5) == pytest.approx(seconds(), rel=0.01)
+
+
+def test_nothing_reduces_between_cards_on_pcie():
+    """The in-switch all-reduce is the NVLink switches'; calibration may still say otherwise."""
+    assert efficiency(parse_gpus("8xH100-80G")).scale_up_all_reduce
+    assert efficiency(parse_gpus("8xH100-PCIE")).scale_up_all_reduce is None
+
+
+def test_heads_of_multi_token_prediction_stand_with_the_loss():
+    """A module that stands before the last stage leaves its head and loss there, and brings a copy of the embedding
+    whose gradients the stages reduce."""
+    gpus, cuts = "256xGB200", [15, 16, 16, 14]
+
+    def made(mtp_stage):
+        stages, start = [], 0
+        for i, n in enumerate(cuts):
+            chunk = Chunk(start, start + n, embedding=i == 0, mtp_layers=int(i == mtp_stage), loss=i == 3)
+            stages.append((chunk,))
+            start += n
+        layout = Layout(pp=4, dp=64, ep=32, zero=1, stages=tuple(stages))
+        return Timing(DEEPSEEK, Workload(4096, 2048), Implementation(), parse_gpus(gpus)).form(layout)
+
+    away, together = made(2), made(3)
+    module = away.stages[2].fixed_ns - together.stages[2].fixed_ns
+    kept = away.stages[3].fixed_ns - away.stages[1].fixed_ns
+    assert module > 0
+    assert together.stages[3].fixed_ns - away.stages[3].fixed_ns == pytest.approx(module, rel=0.01)
+    assert kept > 0.3 * module  # two heads and losses
+    assert away.once_ns == together.once_ns > 50_000_000  # a copy on either stage, reduced with the first's
+
+
+def test_the_gradient_of_an_output_is_gathered_in_8_bits_under_one_scale():
+    """With a scale for each block both copies of the gradient are needed, with the tensor's own one."""
+    degrees = {"tp": 8, "dp": 8, "sequence_parallel": True}
+
+    def exchanged(recipe):
+        workload, implementation = {"precision": "fp8"}, {"fp8_recipe": recipe}
+        found = step(LLAMA, "64xH100-80G", 64, workload, implementation, **degrees)
+        return found.components["tensor_parallel"]
+
+    assert exchanged("delayed") == exchanged("tensorwise") < 0.95 * exchanged("blockwise")
+
+
+def test_distributed_checkpoints_are_gathered_before_a_layer_is_rebuilt():
+    """What memory they save costs one gather for each recomputed layer."""
+    degrees = {"tp": 8, "dp": 1}
+    plain, divided = (
+        step(LLAMA, "8xA100-80G", 8, recompute=replace(FULL, distribute_saved_activations=on), **degrees)
+        for on in (False, True)
+    )
+    assert divided.components["tensor_parallel"] > plain.components["tensor_parallel"]
+    assert divided.seconds > plain.seconds
+
+
+def test_muon_orthogonalises_whole_matrices():
+    """Five steps of 4 m^2 n + 2 m^3 FLOPs on every matrix, dealt out over data parallelism where states are divided."""
+
+    def optimizer(name, zero):
+        found = step(LLAMA, "8xH100-80G", 64, {"optimizer": name}, dp=8, zero=zero)
+        return found.components["optimizer"]
+
+    h, inner = 4096, 11008
+    qkv, out, up, down = (3 * h, h), (h, h), (2 * inner, h), (h, inner)
+    flops = sum(5 * (4 * min(s) ** 2 * max(s) + 2 * min(s) ** 3) for s in (qkv, out, up, down)) * 32
+    device = Timing(LLAMA, Workload(4096, 64), Implementation(), parse_gpus("8xH100-80G"))._coefficients.device
+    seconds = flops / device.flops("bf16")
+    for zero, ranks in ((0, 1), (1, 8)):
+        extra = optimizer("muon", zero) - optimizer("adamw", zero)
+        assert extra == pytest.approx(seconds / ranks, rel=0.01)
+
+
+def test_weights_that_are_gathered_are_cast_to_8_bits_again():
+    """Sharded weights have no fp8 copy to keep: ZeRO 3 casts for both passes, ZeRO 1 not at all."""
+
+    def compute(zero):
+        found = step(
+            LLAMA, "64xH100-80G", 64, {"precision": "fp8"}, {"sharded_framework": "megatron_fsdp"}, dp=64, zero=zero
+        )
+        return found.components["compute"]
+
+    assert compute(1) < compute(2) < compute(3)
+    assert compute(3) - compute(1) == pytest.approx(2 * (compute(2) - compute(1)), rel=0.01)
+
+
+def test_replicated_shards_of_the_optimizer_are_larger():
+    """Four instances of the distributed optimizer update four times as much each, sixteen sixteen times."""
+    one, four, sixteen = (
+        step(
+            LLAMA, "64xH100-80G", 64, implementation={"num_distributed_optimizer_instances": n}, dp=64, zero=1
+        ).components["optimizer"]
+        for n in (1, 4, 16)
+    )
+    assert sixteen - four == pytest.approx(4 * (four - one), rel=0.01)
+    assert four > one
+
+
+def test_experts_divided_and_hybrid_sharded_have_no_time():
+    """Their groups are not modelled, and a time that ignored them would be off by tens of per cent."""
+    with pytest.raises(NotModelled, match="HSDP"):
+        step(MIXTRAL, "64xH100-80G", 64, dp=64, ep=8, zero=3, hsdp_replicas=8)
