@@ -13,6 +13,7 @@ from itertools import combinations
 from planner.cluster import Cluster
 from planner.implementation import Implementation, recomputed_modules
 from planner.layout import NO_RECOMPUTE, Layout, Recompute
+from planner.memory.states import experts_apart
 from planner.model import Model
 from planner.rules import RULES, Case, Rule
 from planner.rules.rule import divisors
@@ -183,12 +184,14 @@ class Space:
         return stages if layout.dp * layout.cp > 1 or experts else stages[:1]
 
     def _replicas(self, layout: Layout) -> list[int]:
-        """Under ZeRO 2 and 3: sharded over all ranks, or over those of a node (HSDP), unless the user says."""
+        """Under ZeRO 2 and 3: sharded over all ranks, or over those of a node (HSDP), unless the user says. Never with
+        experts that have groups of their own, whose time is not modelled then."""
+        apart = self.model.is_moe and experts_apart(layout)
         if self.pins.hsdp_replicas is not None:
-            return sorted(set(self.pins.hsdp_replicas))
+            return sorted({n for n in self.pins.hsdp_replicas if n == 1 or not apart})
         ranks, node = layout.dp * layout.cp, self.cluster.groups[0].gpus_per_node
         each = math.gcd(ranks, max(1, node // layout.tp))
-        alone = layout.zero < 2 or layout.ep > 1 or mixed(self.cluster) or each in (1, ranks)
+        alone = layout.zero < 2 or apart or mixed(self.cluster) or each in (1, ranks)
         return [1] if alone else [1, ranks // each]
 
     def _recomputes(self, layout: Layout) -> list[Recompute]:

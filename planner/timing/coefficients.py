@@ -10,6 +10,7 @@ from planner.cluster import Cluster
 from planner.errors import InputError, NotModelled
 from planner.implementation import Implementation, attention_on
 from planner.layout import Layout
+from planner.memory.states import experts_apart
 from planner.model import Model, MoE
 from planner.parameters import (
     Weight,
@@ -222,7 +223,7 @@ class Coefficients:
         found = self._layers.get(key)
         if found is not None:
             return found
-        if layout.zero >= 2 and layout.hsdp_replicas > 1 and isinstance(layer.mlp, MoE) and layout.ep * layout.etp > 1:
+        if layout.zero >= 2 and layout.hsdp_replicas > 1 and isinstance(layer.mlp, MoE) and experts_apart(layout):
             raise NotModelled("the time of experts that are divided and hybrid-sharded (HSDP) is not modelled.")
         c = self._layer_compute(shard, kind)
         tp = layer_tensor_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
