@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from planner.errors import InputError
+from planner.units import size
 
 if TYPE_CHECKING:
     from planner.capacity.quantities import Prices
@@ -140,6 +141,7 @@ def ask(options: dict[str, Any]) -> Question:
     reserve_bytes = options["reserve"]
     if reserve_bytes is None:
         reserve_bytes = cluster.reserve_bytes if accounting == "exact" else 0
+    check_reserve(reserve_bytes, cluster)
     return Question(
         model=model,
         cluster=cluster,
@@ -159,6 +161,16 @@ def ask(options: dict[str, Any]) -> Question:
         defaults=tuple(defaults),
         batch_given=batch_given,
     )
+
+
+def check_reserve(reserve_bytes: int, cluster: Cluster) -> None:
+    """Raise InputError where nothing would be left of a card."""
+    card = min((group.card for group in cluster.groups), key=lambda card: card.capacity_bytes)
+    if reserve_bytes >= card.capacity_bytes:
+        raise InputError(
+            f"--reserve must be less than the memory of a GPU ({size(card.capacity_bytes)} on {card.name}), but "
+            f"{size(reserve_bytes)} was given."
+        )
 
 
 def _fp8(options: dict[str, Any], precision: str) -> dict[str, Any]:

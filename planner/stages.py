@@ -166,7 +166,7 @@ def split_from_layout_string(model: Model, text: str, pp: int, vpp: int | None =
     _positive("pp", pp)
     parts = _unroll(text).split("|")
     if len(parts) % pp:
-        raise RuleBroken(f"the {len(parts)} parts of the pipeline layout must be divisible by pp ({pp}).")
+        raise RuleBroken(f"the parts of the pipeline layout ({len(parts)}) must be divisible by pp ({pp}).")
     if vpp is not None and len(parts) != pp * vpp:
         raise RuleBroken(f"the pipeline layout must have pp x vpp = {pp * vpp} parts, but has {len(parts)}.")
     _check_order(model, parts, pp)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.commands.placed import placed
 from planner.errors import InputError, NotModelled, PlannerError
-from planner.question import Question
+from planner.question import Question, check_reserve
 from planner.reports.check_report import Broken, Checked
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Judge:
         accounting, reserve = self._options["accounting"], self._options["reserve"]
         if reserve is None:
             reserve = cluster.reserve_bytes if accounting == "exact" else 0
+        check_reserve(reserve, cluster)
         return Question(launch.model, cluster, launch.workload, launch.implementation, accounting, reserve, defaults=())
 
 

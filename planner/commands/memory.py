@@ -66,7 +66,7 @@ def memory(
     from planner.reports.memory_report import memory_report
     from planner.reports.ranks import rank_entries
 
-    format = choose_format(format, output)
+    format = choose_format(format, None if flags else output)  # arguments go into any file
     question = with_finer_choices(ask(options), options)
     question, layout = given_layout(question, options)
     if flags:

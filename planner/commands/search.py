@@ -128,16 +128,18 @@ def search(
       plan --model 13b --gpus 8xA100-80G --why tp=8,pp=1
       plan --model 13b --gpus 8xA100-80G --pareto -o frontier.html
     """
-    format = choose_format(format, output)
+    format = choose_format(format, None if flags else output)  # arguments go into any file
     question = ask(options)
-    pinned = pins(options)
+    asked_of, pinned = question.cluster, pins(options)
 
     variant = Variant(objective, gpu_hour_price, pareto, pareto_step, robust, why, allow or ())
     variant.check(flags)
 
     from planner.commands.progress import Progress
     from planner.commands.variants import answer
+    from planner.reports.flags import launched_by
     from planner.reports.search_report import search_report
+    from planner.solver.hints import gpus_argument
 
     with Progress() as progress:
         question, result, sections = answer(question, variant, pinned, top, time_limit, progress, options)
@@ -146,12 +148,18 @@ def search(
 
     def next_commands(layout: Layout) -> tuple[tuple[str, str], ...]:
         shared = words.typed(ctx, (*words.QUESTION, *words.WORKLOAD, *words.ACCOUNTING))
+        if question.cluster is not asked_of:  # fewer GPUs were the objective
+            rest = words.typed(ctx, (*words.WORKLOAD[2:], *words.ACCOUNTING))
+            batch = f"--seq-length {question.workload.seq_length} --global-batch {question.workload.global_batch}"
+            gpus = gpus_argument(question.cluster.groups)
+            shared = f"{words.typed(ctx, ('model',))} --gpus {gpus} {batch} {rest}".rstrip()
         finer = finer_arguments(question, options["precision"])
         named = f"{layout_arguments(layout)}{placement_argument(layout, question.cluster)}{finer}"
-        return (
-            ("what the memory of this layout is made of", f"plan memory {shared} {named} --detail"),
-            ("its arguments for a launch script", f"plan memory {shared} {named} --flags megatron"),
-        )
+        detail = ("what the memory of this layout is made of", f"plan memory {shared} {named} --detail")
+        framework = launched_by(question, layout)
+        if framework is None:
+            return (detail,)
+        return detail, ("its arguments for a launch script", f"plan memory {shared} {named} --flags {framework}")
 
     result = _as_typed(ctx, result, question.model.name)
     if flags and result.plans:

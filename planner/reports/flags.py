@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from planner.errors import PlannerError
 from planner.model import MoE
 from planner.reports.blocks import Code, Report
 from planner.reports.body import VERSION
@@ -53,6 +54,18 @@ def flags_report(framework: str, question: Question, layout: Layout) -> tuple[Re
     return Report(f"{framework} arguments", data, (Code(text),), rows), notes
 
 
+def launched_by(question: Question, layout: Layout) -> str | None:
+    """The framework that has arguments for this layout of this model, Megatron before DeepSpeed; None if none has."""
+    for framework in ("megatron", "deepspeed"):
+        try:
+            flags_report(framework, question, layout)
+        except PlannerError:
+            continue
+        if framework == "megatron" or question.implementation.sharded_framework == "deepspeed":
+            return framework
+    return None
+
+
 def argument_lines(words: list[str]) -> str:
     """One option with its values on a line, quoted for a shell and continued with a backslash."""
     lines: list[str] = []
@@ -90,6 +103,12 @@ def _deepspeed_notes(question: Question, layout: Layout) -> Iterator[str]:
         yield (
             "the plan counts another framework's shards, buffers and time than DeepSpeed's: "
             "ask for them with --sharded-by deepspeed."
+        )
+    if question.implementation.layer_implementation == "transformer_engine":
+        yield (
+            "the plan counts Transformer Engine's layers and main gradients of "
+            f"{question.implementation.grad_reduce_bytes} bytes; `plan check` on this file counts a PyTorch model "
+            "whose gradients have the type of its weights."
         )
     if layout.pp > 1:
         yield f"the pipeline of {layout.pp} stages is made in code: PipelineModule(num_stages={layout.pp})."

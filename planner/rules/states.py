@@ -26,8 +26,9 @@ RECOMPUTE_COUNT = Rule(
     ("pp", "recompute"),
     _recompute_counts,
     lambda c: (
-        f"recompute is {c.layout.recompute.granularity} with num_layers {c.layout.recompute.num_layers} "
-        f"and stage counts {list(c.layout.recompute.stage_layers)} at pp {c.layout.pp}"
+        f"recompute is {c.layout.recompute.granularity} with "
+        f"{c.layout.recompute.num_layers or 'no number of'} layers and "
+        f"{list(c.layout.recompute.stage_layers) or 'no counts'} for stages at pp {c.layout.pp}"
     ),
 )
 

@@ -12,7 +12,7 @@ from itertools import combinations
 
 from planner.cluster import Cluster
 from planner.implementation import Implementation, recomputed_modules
-from planner.layout import NO_RECOMPUTE, Layout, Recompute
+from planner.layout import NO_RECOMPUTE, SELECTIVE, Layout, Recompute
 from planner.memory.states import experts_apart
 from planner.model import Model
 from planner.rules import RULES, Case, Rule
@@ -178,10 +178,13 @@ class Space:
         return self._pinned("vpp", list(range(1, (self.model.num_layers + 2) // layout.pp + 1)))
 
     def _zero_stages(self, layout: Layout) -> list[int]:
-        """With nothing to shard over, ZeRO changes nothing: the lowest stage that is allowed stands for all."""
+        """With nothing to shard over, the lowest stage that is allowed stands for all, but for ZeRO 3, whose frameworks
+        keep other copies of the weights than Megatron does."""
         stages = self._pinned("zero", [0, 1, 2, 3])
         experts = self.model.is_moe and layout.edp > 1
-        return stages if layout.dp * layout.cp > 1 or experts else stages[:1]
+        if layout.dp * layout.cp > 1 or experts:
+            return stages
+        return [zero for zero in stages if zero in (stages[0], 3)]
 
     def _replicas(self, layout: Layout) -> list[int]:
         """Under ZeRO 2 and 3: sharded over all ranks, or over those of a node (HSDP), unless the user says. Never with
@@ -201,7 +204,10 @@ class Space:
             modes.append(NO_RECOMPUTE)
         if "selective" in allowed:
             sets = self.pins.recompute_modules
-            modes += [r for r in self._selective if sets is None or r.modules in sets]
+            # flash attention keeps no scores, so that nothing is as good as recomputing it; asked for, it is done
+            named = SELECTIVE.modules in sets if sets is not None else "none" not in allowed
+            known = [*self._selective, *([SELECTIVE] if named and SELECTIVE not in self._selective else [])]
+            modes += [r for r in known if sets is None or r.modules in sets]
         if "full" in allowed:
             modes.append(FULL_BLOCK)
         return modes

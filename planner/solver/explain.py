@@ -281,7 +281,7 @@ def _told(space: Space, accounting: Filtered, layout: Layout) -> tuple[Fact, ...
     told.append(
         Fact(
             "capacity",
-            f"a {card} offers {capacity / 2**30:.2f} GiB, {max(0, missing) / 2**30:.2f} GiB less "
+            f"each {card} offers {capacity / 2**30:.2f} GiB, {max(0, missing) / 2**30:.2f} GiB less "
             f"than these together, even in the layout that needs least: {described(layout)}",
             {"bytes": capacity, "missing_bytes": missing},
         )

@@ -56,7 +56,7 @@ def _more_gpus(space: Space, solve: Solve) -> Iterator[Hint]:
         found = solve(cluster, space.pins).plans
         if found:
             yield Hint(
-                f"{_gpus(cluster)} hold it: {described(found[0].layout)}",
+                f"{_hold(cluster)} it: {described(found[0].layout)}",
                 command(space, cluster, space.pins),
                 found[0],
             )
@@ -84,6 +84,10 @@ def _gpus(cluster: Cluster) -> str:
     for group in cluster.groups:
         counts[group.card.name] = counts.get(group.card.name, 0) + group.gpus
     return " and ".join(f"{gpus} {name}" for name, gpus in counts.items())
+
+
+def _hold(cluster: Cluster) -> str:
+    return f"{_gpus(cluster)} {'holds' if cluster.gpus == 1 else 'hold'}"
 
 
 def gpus_argument(groups: tuple[NodeGroup, ...]) -> str:
@@ -119,7 +123,7 @@ def _larger_card(space: Space, solve: Solve) -> Iterator[Hint]:
         other = replace(cluster, name=name, groups=groups)
         found = solve(other, space.pins).plans
         if found:
-            yield Hint(f"{_gpus(other)} hold it: {described(found[0].layout)}",
+            yield Hint(f"{_hold(other)} it: {described(found[0].layout)}",
                        command(space, other, space.pins), found[0])  # fmt: skip
             return
         refuted = card.capacity_bytes
@@ -133,7 +137,10 @@ def command(space: Space, cluster: Cluster, pins: Pins) -> str:
     words.append(f"--seq-length {workload.seq_length} --global-batch {workload.global_batch}")
     for field in fields(pins):
         values = getattr(pins, field.name)
-        if values is None or field.name in ("sequence_parallel", "stage_layers", "placement"):
+        if values is None or field.name in ("stage_layers", "placement"):
+            continue
+        if field.name == "sequence_parallel":
+            words.append("--sequence-parallel" if values[0] else "--no-sequence-parallel")
             continue
         words.append(f"--{field.name.replace('_', '-')} {','.join(map(str, values))}")
     return " ".join(words)

@@ -27,8 +27,8 @@ def degrees(cluster, model, workload, implementation, micro_batches=(1, 2, 4, 8,
                 continue
             for zero, micro_batch, recompute in product(range(4), micro_batches, modes):
                 layout = Layout(tp, cp, pp, vpp, ep, etp, dp, zero, micro_batch, tp > 1, recompute)
-                if zero and dp * cp == 1 and not (model.is_moe and layout.edp > 1):
-                    continue  # with nothing to shard over, ZeRO is no choice
+                if zero in (1, 2) and dp * cp == 1 and not (model.is_moe and layout.edp > 1):
+                    continue  # with nothing to shard over, they are what ZeRO 0 and 3 are
                 judged = layout if recompute.granularity != "full" else layout_with(layout, (1,) * pp)
                 if not broken_rules(model, workload, implementation, judged, world, cluster):
                     yield layout

@@ -151,7 +151,7 @@ def _stages(
                 str(sum(chunk.num_layers for chunk in stage)) for stage in stages[:16]
             )
             given += ", ..." if len(stages) > 16 else ""
-        problems.append(Problem("stage-split", str(error), f"megatron/core/transformer/{file}", given))
+        problems.append(Problem("stage-split", str(error).rstrip("."), f"megatron/core/transformer/{file}", given))
         return stages
 
 
