@@ -32,6 +32,10 @@ EXIT_OF_STATUS = {
 }
 
 
+TYPED_NAMES = "planner.typed_names"
+"""How each of many models was typed, by its own name."""
+
+
 class Many(click.ParamType):
     """Several names separated by commas, each what `one` takes; a path with a comma in it is given alone."""
 
@@ -44,6 +48,10 @@ class Many(click.ParamType):
         names = [value] if Path(value).exists() else [name.strip() for name in value.split(",")]
         found = tuple(self._one.convert(name, param, ctx) for name in names)
         words.remember(ctx, param, value)
+        if ctx is not None:
+            ctx.meta.setdefault(TYPED_NAMES, {}).update(
+                {one.name: name for one, name in zip(found, names, strict=True)}
+            )
         return found
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -135,8 +143,8 @@ def capacity(ctx: click.Context, format: str | None, output: Path | None, **opti
         progress = stack.enter_context(Progress("scenarios"))
         result = review(asked, executor, lambda done, wanted: progress(done, wanted))
     _warn(result)
-    shared = words.typed(ctx, (*words.WORKLOAD, *words.ACCOUNTING))
-    emit(capacity_report(result, shared), format, output)
+    shared = words.typed(ctx, (*words.WORKLOAD, *words.ACCOUNTING, *words.LAYOUT))
+    emit(capacity_report(result, shared, ctx.meta.get(TYPED_NAMES, {})), format, output)
     return EXIT_OF_STATUS[result.status]
 
 

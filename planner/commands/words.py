@@ -12,6 +12,8 @@ QUESTION = ("model", "gpus", "cluster")
 WORKLOAD = ("seq_length", "global_batch", "precision", "optimizer", "attention", "cp_comm_type", "cuda_graphs",
             "moe_imbalance", "sharded_by", "fp8_recipe", "fp8_param_gather")  # fmt: skip
 ACCOUNTING = ("accounting", "reserve")
+LAYOUT = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "micro_batch", "sequence_parallel", "recompute",
+          "recompute_modules", "stage_layers", "hsdp_replicas")  # fmt: skip
 
 
 def remember(ctx: click.Context | None, param: click.Parameter | None, text: str) -> None:
@@ -28,7 +30,7 @@ def typed(ctx: click.Context, names: Iterable[str]) -> str:
         value = ctx.params.get(name)
         if value is None or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
+        words.append(f"--{'no-' if value is False else ''}{name.replace('_', '-')}")
+        if not isinstance(value, bool):
             words.append(shlex.quote(texts.get(name, str(value))))
     return " ".join(words)

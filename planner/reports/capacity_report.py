@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from planner.capacity.economics import DAY_SECONDS, HALVING
@@ -35,8 +37,12 @@ NOT_MODELLED = (
 )
 
 
-def capacity_report(review: Review, shared_options: str = "") -> Report:
-    """The review in all its readings; `shared_options` are what the user typed that `plan search` takes too."""
+AS_NAMED: Mapping[str, str] = MappingProxyType({})
+
+
+def capacity_report(review: Review, shared_options: str = "", typed: Mapping[str, str] = AS_NAMED) -> Report:
+    """The review in all its readings; `shared_options` are what the user typed that `plan search` takes too, `typed`
+    how each model was named."""
     terms = review.asked.terms
     models = ", ".join(model.name for model in review.asked.models)
     cards = ", ".join(card.name for card in review.asked.cards)
@@ -66,8 +72,7 @@ def capacity_report(review: Review, shared_options: str = "") -> Report:
         Items(NOT_MODELLED),
         Heading("Versions"),
         Fields((*capacity_data.versions().items(), ("input hash", _hash(review)))),
-        Heading("Next"),
-        *_next(review, shared_options),
+        *_next(review, shared_options, typed),
     ]
     data = capacity_data.review_data(review, " ".join(answers), assumed, list(NOT_MODELLED))
     assert terms.tokens == data["inputs"]["tokens"]
@@ -281,10 +286,11 @@ def _assumptions(review: Review) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _next(review: Review, shared: str) -> Iterator[Block]:
-    for side in review.sides:
-        point = side.recommended
-        if point is None:
-            continue
-        words = f"--model {side.model.name} --gpus {point.gpus}x{side.card.name} {shared}".strip()
+def _next(review: Review, shared: str, models: Mapping[str, str]) -> Iterator[Block]:
+    recommended = [(side, side.recommended) for side in review.sides if side.recommended]
+    if recommended:
+        yield Heading("Next")
+    for side, point in recommended:
+        model = shlex.quote(models.get(side.model.name, side.model.name))
+        words = f"--model {model} --gpus {point.gpus}x{side.card.name} {shared}".strip()
         yield Command(f"the runners-up of {side.name}, and its memory in detail", f"plan {words} --detail")

@@ -180,11 +180,13 @@ def sensitivities_table(side: Side, point: Point, terms: Terms) -> Table:
             rows.append(line(change.sentence, change.training, free, "the same plan"))
             continue
         found = outcome.plan
+        # all that stands beside the reserve is larger, what is left free as well as what was counted
+        larger = 1 + terms.memory_error if change.name == "memory_error" else 1
         rows.append(
             line(
                 change.sentence,
                 change.training,
-                gib(found.memory.peak_stage.headroom_bytes) if found else "",
+                gib(larger * found.memory.peak_stage.headroom_bytes) if found else "",
                 PROOF[outcome.word],
             )
         )

@@ -47,6 +47,24 @@ def test_a_real_review(plan: Plan) -> None:
     assert point["training"]["days"] == pytest.approx(steps * point["plan"]["step"]["seconds"] / 86_400)
 
 
+def test_what_to_run_next_is_the_reviewed_plan(plan: Plan) -> None:
+    """The command of the recommended plan names the model and every pin as they were typed, and finds that plan."""
+    shared = (*SMALL, "--counts", "8", "--zero", "1", "--recompute", "none,full")
+    data = json.loads(plan(*shared, "--json").out)
+    point = next(p for p in data["sides"][0]["counts"] if p["gpus"] == 8)
+    seconds = point["plan"]["step"]["seconds"]
+    lines = [line.strip() for line in plan(*shared).out.splitlines()]
+    (command,) = [line for line in lines if line.startswith("plan --model")]
+    assert command == "plan --model 7b --gpus 8xA100-80G --tp 1 --zero 1 --recompute none,full --detail"
+    found = json.loads(plan(*command.split()[1:-1], "--json").out)
+    assert found["plans"][0]["step"]["seconds"] == seconds
+
+
+def test_no_command_where_nothing_is_recommended(plan: Plan) -> None:
+    """No count meets the deadline: no empty heading."""
+    assert "Next" not in plan(*SMALL, "--counts", "8", "--deadline", "1d").out
+
+
 def test_two_reviews_are_byte_identical(plan: Plan) -> None:
     """All but `meta`, whatever the number of processes."""
 
