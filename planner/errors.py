@@ -33,8 +33,13 @@ class NotModelled(InputError):
 
 
 def nearest(given: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names closest to what was given, best first (empty when nothing is close)."""
-    return difflib.get_close_matches(given, sorted(known), n=count, cutoff=0.5)
+    """The known names closest to what was given, best first (empty when nothing is close): those that go on where it
+    ends, the shortest first, then those that look alike."""
+    names = sorted(known)
+    longer = [name for name in names if len(given) > 2 and name.startswith(given)]
+    longer.sort(key=lambda name: (name[len(given) :][:1].isalnum(), len(name)))
+    alike = difflib.get_close_matches(given, names, n=count, cutoff=0.5)
+    return list(dict.fromkeys([*longer, *alike]))[:count]
 
 
 def unknown(what: str, given: str, known: Iterable[str], listed_by: str) -> InputError:

@@ -18,7 +18,7 @@ from planner.reports.sections import (
     step_blocks,
     understood,
 )
-from planner.reports.words import layout_words, split_words
+from planner.reports.words import layout_line
 from planner.units import gib, plural, seconds
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _blocks(answer: Checked, detail: bool) -> Iterator[Block]:
         return
     memory = answer.memory
     yield understood(answer.question, memory.capacity_bytes if memory else answer.question.cluster.capacity_bytes)
-    yield Text(f"Layout: {layout_words(answer.layout)} · {split_words(answer.layout)}", "title")
+    yield Text(layout_line(answer.layout, answer.question.workload.global_batch), "title")
     yield from placed(answer.layout, answer.question.cluster)
     if answer.broken:
         yield Text(f"× Breaks {plural(len(answer.broken), 'rule')}", "bad")

@@ -11,6 +11,7 @@ from planner.units import count, gib, rate
 
 if TYPE_CHECKING:
     from planner.cluster import Card, Cluster
+    from planner.interop.megatron.conflicts import Conflict
     from planner.model import Model
     from planner.rules.rule import Rule
 
@@ -98,10 +99,10 @@ def gpus_report(cards: Sequence[Card], clusters: Sequence[Cluster]) -> Report:
     return Report("Cards and clusters", data, tuple(blocks), flat)
 
 
-def rules_report(rules: Sequence[Rule]) -> Report:
+def rules_report(rules: Sequence[Rule | Conflict]) -> Report:
     """Every validity rule with its source."""
     bodies = [{"id": r.id, "sentence": r.sentence, "source": r.source} for r in rules]
-    blocks: list[Block] = [Text(f"{len(rules)} rules that every layout must keep", "title")]
+    blocks: list[Block] = [Text(f"{len(rules)} rules that every layout and every launch must keep", "title")]
     for rule in rules:
         blocks += [Text(rule.id, "title"), Items((f"{rule.sentence}.", f"source: {rule.source}"))]
     return Report("Rules", {"version": body.VERSION, "rules": bodies}, tuple(blocks), bodies)

@@ -17,7 +17,7 @@ from planner.reports.sections import (
     step_blocks,
     understood,
 )
-from planner.reports.words import gpus_words, layout_words, split_words
+from planner.reports.words import gpus_words, layout_line
 
 if TYPE_CHECKING:
     from planner.layout import Layout
@@ -52,7 +52,7 @@ def memory_report(
     blocks: list[Block] = [
         Text(title, "title"),
         understood(question, memory.capacity_bytes),
-        Text(f"Layout: {layout_words(layout)} · {split_words(layout)}", "title"),
+        Text(layout_line(layout, question.workload.global_batch), "title"),
         *placed(layout, question.cluster),
         *memory_blocks(memory),
     ]

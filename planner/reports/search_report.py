@@ -27,7 +27,7 @@ from planner.reports.sections import (
     step_blocks,
     understood,
 )
-from planner.reports.words import gpus_words, layout_words, margin_words, split_words
+from planner.reports.words import accumulation_words, gpus_words, layout_words, margin_words, split_words
 from planner.solver.restrictions import restrictions
 from planner.solver.result import Status
 from planner.units import gib, percent, plural, seconds, size
@@ -155,7 +155,8 @@ def _found(
     best = result.plans[0]
     alone = any(section.alone for section in sections)
     yield Text(f"Chosen: {layout_words(best.layout)}", "title")
-    yield Text(f"{split_words(best.layout)}, {_sequence_words(best.layout)}.", "quiet")
+    cut = accumulation_words(best.layout, question.workload.global_batch)
+    yield Text(f"{split_words(best.layout)}, {cut}, {_sequence_words(best.layout)}.", "quiet")
     yield from placed(best.layout, question.cluster)
     if pins is not None:
         yield Text(choices_words(pins), "quiet")

@@ -41,6 +41,16 @@ def layout_words(layout: Layout) -> str:
     return " · ".join(words)
 
 
+def layout_line(layout: Layout, global_batch: int) -> str:
+    """The layout of a report: its degrees, its split, its microbatches."""
+    return f"Layout: {layout_words(layout)} · {split_words(layout)} · {accumulation_words(layout, global_batch)}"
+
+
+def accumulation_words(layout: Layout, global_batch: int) -> str:
+    """How the global batch is cut: `128 microbatches a step`."""
+    return f"{plural(layout.num_microbatches(global_batch), 'microbatch', 'microbatches')} a step"
+
+
 def split_words(layout: Layout) -> str:
     """The stage split, equal neighbours folded: `10 x 4 layers`, or chunk by chunk under virtual stages."""
     if not layout.stages:

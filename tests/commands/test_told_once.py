@@ -81,3 +81,21 @@ def test_mixtures_on_many_nodes_are_searched(plan):
     """Hybrid sharding of experts that have groups of their own is left out, not stumbled over."""
     pins = ("--pp", "1", "--vpp", "1", "--zero", "2,3", "--recompute", "full")
     assert plan("--model", "mixtral-8x7b", "--gpus", "64xH100-80G", *pins).code in (0, 3)
+
+
+@pytest.mark.parametrize("rule", ["router-one-expert", "selective-recompute-counts", "tensor-heads"])
+def test_every_rule_that_a_check_can_name_is_in_the_book(plan, rule):
+    """Those that only a launch's words can break too."""
+    assert plan("rules", rule).code == 0
+
+
+def test_a_name_that_goes_on_is_meant_first(plan):
+    """llama-3 is the beginning of llama-3-8b, not a misspelt llama-30b."""
+    assert "did you mean llama-3-8b, llama-3-70b" in plan("--model", "llama-3", "--gpus", "8xH100").err
+
+
+def test_reports_say_how_the_batch_is_cut(plan):
+    """Global batch over micro-batch and data-parallel ranks."""
+    shared = ("--model", "13b", "--gpus", "8xA100-80G", "--global-batch", "64")
+    told = plan("memory", *shared, "--tp", "2", "--micro-batch", "1").out
+    assert "16 microbatches a step" in " ".join(told.split())
