@@ -8,7 +8,7 @@ from planner.catalog import load_model
 from planner.errors import NotModelled
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation
-from planner.layout import FULL, Chunk, Layout
+from planner.layout import FULL, NO_RECOMPUTE, Chunk, Layout, Recompute
 from planner.stages import balanced_split, even_split
 from planner.timing.efficiency import efficiency
 from planner.timing.step import Timing
@@ -136,3 +136,39 @@ def test_experts_divided_and_hybrid_sharded_have_no_time():
     """Their groups are not modelled, and a time that ignored them would be off by tens of per cent."""
     with pytest.raises(NotModelled, match="HSDP"):
         step(MIXTRAL, "64xH100-80G", 64, dp=64, ep=8, zero=3, hsdp_replicas=8)
+
+
+@pytest.mark.parametrize(
+    ("module", "parts", "operations"),
+    [
+        ("core_attn", {"context_parallel"}, "repeats the attention core alone"),
+        ("mlp", {"tensor_parallel"}, "gathers and scatters around its products"),
+    ],
+)
+def test_a_recomputed_module_communicates_again(module, parts, operations):
+    """What a module exchanges forward it exchanges again in the backward pass."""
+    degrees = {"tp": 4, "cp": 2, "dp": 2, "sequence_parallel": True}
+    plain, again = (
+        step(LLAMA, "16xH100-80G", 16, **degrees, recompute=r).components
+        for r in (NO_RECOMPUTE, Recompute("selective", (module,)))
+    )
+    grown = {name for name in ("tensor_parallel", "context_parallel") if again.get(name, 0) > plain.get(name, 0)}
+    assert grown == parts, operations
+    assert again["recompute"] > 0
+
+
+def test_a_recomputed_mixture_routes_and_dispatches_again():
+    """All of its forward pass, exchanges included: between the experts' work alone and a whole recomputed layer."""
+
+    def parts(recompute):
+        return step(MIXTRAL, "16xH100-80G", 64, ep=8, dp=16, recompute=recompute)
+
+    plain, act, moe, full = (
+        parts(r) for r in (NO_RECOMPUTE, Recompute("selective", ("moe_act",)), Recompute("selective", ("moe",)), FULL)
+    )
+    exchanged = plain.components["expert_parallel"]
+    assert moe.components["expert_parallel"] == pytest.approx(1.5 * exchanged, rel=0.01)
+    assert act.components["expert_parallel"] == exchanged
+    assert plain.seconds < act.seconds < moe.seconds < full.seconds
+    assert plain.hfu / plain.mfu == pytest.approx(1) and act.hfu / act.mfu == pytest.approx(1)
+    assert 1.2 < moe.hfu / moe.mfu < full.hfu / full.mfu < 4 / 3

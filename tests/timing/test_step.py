@@ -103,44 +103,6 @@ def test_recomputation_costs_time_in_the_order_of_its_work():
     assert 1.2 < times[2] / times[0] < 1.45
 
 
-@pytest.mark.parametrize(
-    ("module", "parts", "operations"),
-    [
-        ("core_attn", {"context_parallel"}, "repeats the attention core alone"),
-        ("mlp", {"tensor_parallel"}, "gathers and scatters around its products"),
-    ],
-)
-def test_a_recomputed_module_communicates_again(module, parts, operations):
-    """What a module exchanges forward it exchanges again in the backward pass."""
-    made = timing("llama-2-13b", gpus="16xH100-80G", batch=16)
-    degrees = {"tp": 4, "cp": 2, "dp": 2, "sequence_parallel": True}
-    plain, again = (
-        made.step(even("llama-2-13b", 1, **degrees, recompute=r)).components
-        for r in (NO_RECOMPUTE, Recompute("selective", (module,)))
-    )
-    grown = {name for name in ("tensor_parallel", "context_parallel") if again.get(name, 0) > plain.get(name, 0)}
-    assert grown == parts, operations
-    assert again["recompute"] > 0
-
-
-def test_a_recomputed_mixture_routes_and_dispatches_again():
-    """All of its forward pass, exchanges included: between the experts' work alone and a whole recomputed layer."""
-    made = timing("mixtral-8x7b", gpus="16xH100-80G", batch=64)
-
-    def parts(recompute):
-        return made.step(even("mixtral-8x7b", 1, ep=8, dp=16, recompute=recompute))
-
-    plain, act, moe, full = (
-        parts(r) for r in (NO_RECOMPUTE, Recompute("selective", ("moe_act",)), Recompute("selective", ("moe",)), FULL)
-    )
-    exchanged = plain.components["expert_parallel"]
-    assert moe.components["expert_parallel"] == pytest.approx(1.5 * exchanged, rel=0.01)
-    assert act.components["expert_parallel"] == exchanged
-    assert plain.seconds < act.seconds < moe.seconds < full.seconds
-    assert plain.hfu / plain.mfu == pytest.approx(1) and act.hfu / act.mfu == pytest.approx(1)
-    assert 1.2 < moe.hfu / moe.mfu < full.hfu / full.mfu < 4 / 3
-
-
 def test_saving_every_second_product_repeats_about_half_of_the_forward_pass():
     """torchtitan's policy by operation costs more than repeating the attention core, less than a full recomputation."""
     made = timing("llama-2-13b", gpus="8xH100-80G", batch=8)
