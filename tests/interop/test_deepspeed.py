@@ -218,3 +218,12 @@ def test_the_pipeline_shards_the_states_of_bf16_at_stage_zero(section, pp, zero)
     got = launch(config, pp=pp)
     assert got.layout.zero == zero
     assert any("shards optimizer states" in note for note in got.notes) == bool(zero)
+
+
+def test_what_goes_to_nvme_is_said_to_be_counted_on_the_host():
+    """Once, however many states go there; not where they go to the host."""
+    on = {"stage": 3, "offload_param": {"device": "nvme"}, "offload_optimizer": {"device": "nvme"}}
+    base = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}}
+    assert sum("NVMe" in note for note in launch(base | {"zero_optimization": on}).notes) == 1
+    host = {"stage": 3, "offload_param": {"device": "cpu"}}
+    assert not any("NVMe" in note for note in launch(base | {"zero_optimization": host}).notes)

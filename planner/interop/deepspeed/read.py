@@ -273,6 +273,9 @@ class _Reader:
                 f"{self.name}: zero_optimization.offload_{what}.device must be none, cpu or nvme, "
                 f"but was given {str(device)[:40]}."
             )
+        note = "offloading to NVMe is counted as to the host's memory: its reads and writes are not timed"
+        if device == "nvme" and note not in self.notes:
+            self.notes.append(note)
         return device in ("cpu", "nvme")
 
     def ratio(self) -> float:
