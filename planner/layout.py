@@ -111,6 +111,12 @@ class Layout:
     def expert_layout_divides(self) -> bool:
         return (self.tp * self.cp * self.dp) % (self.etp * self.ep) == 0
 
+    @property
+    def experts_apart(self) -> bool:
+        """Whether experts have process groups of their own; else they count as dense
+        (megatron/core/extensions/transformer_engine.py: use_expert_pgs, since July 2026; before, by ep alone)."""
+        return self.ep > 1 or self.etp != self.tp
+
     def num_microbatches(self, global_batch: int) -> int:
         """Microbatches of one step on each data-parallel rank (0 when the batch is too small)."""
         return global_batch // (self.micro_batch * self.dp)

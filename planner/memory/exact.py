@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from operator import add, attrgetter
+from operator import add
 from typing import NamedTuple
 
 from planner.cluster import Cluster
@@ -35,8 +35,6 @@ from planner.memory.stage_terms import Degrees, Pieces, TermMaker
 from planner.memory.state_terms import stage_parameters
 from planner.model import Model
 from planner.workload import Workload
-
-_total = attrgetter("total")
 
 
 class _Alike(NamedTuple):
@@ -251,7 +249,7 @@ class ExactAccounting:
             further = sum([t.bytes for t in corrections]) if corrections else 0
             peak = same.flying.peak(parts.microbatches, parts.turns, further)
             if same.alone:
-                peak = max((peak, *same.alone), key=_total)
+                peak = max((peak, *same.alone), key=lambda moment: moment.total)
             components = dict(zip(COMPONENTS, map(add, same.always, peak.values), strict=True))
             components["optimizer"] += same.padding_bytes
             stage = StageMemory(

@@ -47,51 +47,46 @@ class Degrees(NamedTuple):
 class StageTerms:
     """What stages that hold the same around their layers have in common, wherever they stand in the pipeline."""
 
-    __slots__ = ("_flying", "_moments", "always", "held", "padding_bytes", "step")
+    __slots__ = ("_flying", "always", "padding_bytes", "step")
 
-    def __init__(
-        self,
-        always: Always,
-        step: tuple[Moment, ...],
-        held: tuple[Bundle, ...],
-        moments: Callable[[Turn], Moments],
-        flying: dict[Counts, EqualStages[Turn]],
-        padding_bytes: int,
-    ) -> None:
+    def __init__(self, always: Always, step: tuple[Moment, ...], flying: _Flying, padding_bytes: int) -> None:
         self.always = always
         self.step = step
         """The moment of the optimizer step, where it adds anything."""
-        self.held = held
-        """What one microbatch keeps of each virtual chunk."""
         self.padding_bytes = padding_bytes
-        self._moments, self._flying = moments, flying
+        self._flying = flying
 
     def form(self, parts: StageParts, corrections: tuple[Term, ...] = ()) -> StageForm:
         """The memory of a stage with these microbatches in flight."""
         fixed = ((1, Bundle(corrections)),) if corrections else ()
         flights = [
-            Flight((*zip(microbatches, self.held, strict=True), *fixed), self._moments(now))
+            Flight((*zip(microbatches, self._flying.held, strict=True), *fixed), self._flying.moments(now))
             for microbatches, now in zip(parts.microbatches, parts.turns, strict=True)
         ]
         return StageForm(self.step, self.padding_bytes, self.always, tuple(flights))
 
     def at(self, counts: Counts) -> EqualStages[Turn]:
         """What stages that hold these layers add to what is always alive."""
-        found = self._flying.get(counts)
-        if found is None:
-            found = self._flying[counts] = EqualStages(counts, self.held, self._moments)
-        return found
+        return self._flying.at(counts)
 
 
 class _Flying:
-    """What stages add to what is always alive: shared by layouts that differ in the division of their states."""
+    """What stages add to what is always alive: shared by layouts that differ in the division of their states. `held`:
+    what one microbatch keeps of each virtual chunk; `moments`: those of a turn."""
 
-    __slots__ = ("by_counts", "held", "moments")
+    __slots__ = ("_by_counts", "held", "moments")
 
     def __init__(self, held: tuple[Bundle, ...], moments: Callable[[Turn], Moments]) -> None:
         self.held = held
         self.moments = moments
-        self.by_counts: dict[Counts, EqualStages[Turn]] = {}
+        self._by_counts: dict[Counts, EqualStages[Turn]] = {}
+
+    def at(self, counts: Counts) -> EqualStages[Turn]:
+        """The sums for stages that hold these layers."""
+        found = self._by_counts.get(counts)
+        if found is None:
+            found = self._by_counts[counts] = EqualStages(counts, self.held, self.moments)
+        return found
 
 
 class TermMaker:
@@ -131,7 +126,7 @@ class TermMaker:
             held = tuple([self._kept_bundle(layout, parts, of_rank, chunk) for chunk in range(layout.vpp)])
             flying = self._flying[key] = _Flying(held, partial(self.moments, layout, of_rank, parts))
         bound = self.states.padding_bound(layout, degrees.states, pieces[0])
-        return StageTerms(always, step, flying.held, flying.moments, flying.by_counts, bound)
+        return StageTerms(always, step, flying, bound)
 
     def pieces(self, layout: Layout, key: tuple, modules: frozenset[str], group: int = 1) -> Pieces:
         """Costs of each layer kind and of the edges on one rank; layers are rebuilt in groups."""

@@ -168,7 +168,7 @@ class StateTerms:
                 held += _loss_weights(parts, edges)
             for expert in (False, True):
                 group = states.shard_group(layout, impl, expert)
-                mine = [w for w in held if (w.expert and states.experts_apart(layout)) == expert]
+                mine = [w for w in held if (w.expert and layout.experts_apart) == expert]
                 if mine:
                     padded = states.padded_elements(mine, group, bucket, impl.pad_buckets_for_high_nccl_busbw)
                     true_bytes += (s.weights_whole + s.gradients_whole) * padded

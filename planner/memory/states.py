@@ -185,15 +185,9 @@ def fp8_copies(weights: Sequence[Weight], layout: Layout, workload: Workload, im
     return linear * (int(not impl.fp8_param_gather) + int(impl.fp8_columns))
 
 
-def experts_apart(layout: Layout) -> bool:
-    """Whether experts have process groups of their own; else they count as dense
-    (megatron/core/extensions/transformer_engine.py: use_expert_pgs, since July 2026; before, by ep alone)."""
-    return layout.ep > 1 or layout.etp != layout.tp
-
-
 def shard_group(layout: Layout, impl: Implementation, expert: bool) -> int:
     """Ranks that a parameter's optimizer state is divided over."""
-    ranks = layout.edp if expert and experts_apart(layout) else layout.dp * layout.cp
+    ranks = layout.edp if expert and layout.experts_apart else layout.dp * layout.cp
     replicas = impl.num_distributed_optimizer_instances if layout.zero == 1 else layout.hsdp_replicas
     return max(1, ranks // replicas)
 
@@ -208,7 +202,7 @@ def elements(weights: Sequence[Weight], layout: Layout, impl: Implementation) ->
 def split_by_group(weights: Sequence[Weight], layout: Layout) -> tuple[int, int]:
     """Elements (reduced with the dense parameters, reduced over the expert data-parallel group)."""
     dense = expert = 0
-    apart = experts_apart(layout)
+    apart = layout.experts_apart
     for w in weights:
         if w.expert and apart:
             expert += w.numel

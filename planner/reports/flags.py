@@ -56,13 +56,13 @@ def flags_report(framework: str, question: Question, layout: Layout) -> tuple[Re
 
 def launched_by(question: Question, layout: Layout) -> str | None:
     """The framework that has arguments for this layout of this model, Megatron before DeepSpeed; None if none has."""
-    for framework in ("megatron", "deepspeed"):
+    by_deepspeed = question.implementation.sharded_framework == "deepspeed"
+    for framework in ("megatron", "deepspeed") if by_deepspeed else ("megatron",):
         try:
             flags_report(framework, question, layout)
         except PlannerError:
             continue
-        if framework == "megatron" or question.implementation.sharded_framework == "deepspeed":
-            return framework
+        return framework
     return None
 
 

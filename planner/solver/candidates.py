@@ -13,7 +13,6 @@ from itertools import combinations
 from planner.cluster import Cluster
 from planner.implementation import Implementation, recomputed_modules
 from planner.layout import NO_RECOMPUTE, SELECTIVE, Layout, Recompute
-from planner.memory.states import experts_apart
 from planner.model import Model
 from planner.rules import RULES, Case, Rule
 from planner.rules.rule import divisors
@@ -189,7 +188,7 @@ class Space:
     def _replicas(self, layout: Layout) -> list[int]:
         """Under ZeRO 2 and 3: sharded over all ranks, or over those of a node (HSDP), unless the user says. Never with
         experts that have groups of their own, whose time is not modelled then."""
-        apart = self.model.is_moe and experts_apart(layout)
+        apart = self.model.is_moe and layout.experts_apart
         if self.pins.hsdp_replicas is not None:
             return sorted({n for n in self.pins.hsdp_replicas if n == 1 or not apart})
         ranks, node = layout.dp * layout.cp, self.cluster.groups[0].gpus_per_node

@@ -10,7 +10,6 @@ from planner.cluster import Cluster
 from planner.errors import InputError, NotModelled
 from planner.implementation import Implementation, attention_on
 from planner.layout import Layout
-from planner.memory.states import experts_apart
 from planner.model import Model, MoE
 from planner.parameters import (
     Weight,
@@ -223,7 +222,7 @@ class Coefficients:
         found = self._layers.get(key)
         if found is not None:
             return found
-        if layout.zero >= 2 and layout.hsdp_replicas > 1 and isinstance(layer.mlp, MoE) and experts_apart(layout):
+        if layout.zero >= 2 and layout.hsdp_replicas > 1 and isinstance(layer.mlp, MoE) and layout.experts_apart:
             raise NotModelled("the time of experts that are divided and hybrid-sharded (HSDP) is not modelled.")
         c = self._layer_compute(shard, kind)
         tp = layer_tensor_parallel(model, layer, c, shard, self.workload, self.implementation, links, e)
@@ -236,9 +235,9 @@ class Coefficients:
         count = self._layer_parameters(shard, kind)
         # a weight that is gathered is cast to 8 bits again, read in two bytes and written once for each product
         cast = memory_seconds(self.device, 4 * sum(count)) if layout.zero >= 2 and self._casts else 0.0
+        cast_again = cast if layout.zero == 3 else 0.0
         forward = c.forward + tp[0] + cp[0] + ep[0] + cast
-        backward = c.backward + c.selective.seconds + tp[1] + cp[1] + ep[1] + sum(more)
-        backward += cast if layout.zero == 3 else 0.0
+        backward = c.backward + c.selective.seconds + tp[1] + cp[1] + ep[1] + sum(more) + cast_again
         launch = host = c.host_seconds(e)
         if not self.implementation.launch_blocking:
             launch = (max(0.0, host[0] - forward), max(0.0, host[1] - backward))
@@ -246,7 +245,7 @@ class Coefficients:
         hide = forward + launch[0], backward + launch[1]
         dp = layer_sharded_data(count, *hide, layout.zero, self.implementation, links, self.device)
         normal = {
-            "compute": nanoseconds(c.forward + c.backward + cast * (2 if layout.zero == 3 else 1)),
+            "compute": nanoseconds(c.forward + c.backward + cast + cast_again),
             "recompute": nanoseconds(c.selective.seconds),
             "tensor_parallel": nanoseconds(sum(tp) + more[0]),
             "context_parallel": nanoseconds(sum(cp) + more[1]),
@@ -313,9 +312,7 @@ class Coefficients:
             return tails.Linear(0.0, (0.0,) * len(model.layer_kinds))
         kinds = [layer_weights(layer, model.hidden_size, model.norm) for layer in model.layer_kinds]
         mtp = mtp_weights(model) * model.mtp_num_layers if role.mtp else ()
-        fixed, *layers = [
-            tails.orthogonalisation_seconds(self.device, weights, layout, layout.ep) for weights in (mtp, *kinds)
-        ]
+        fixed, *layers = [tails.orthogonalisation_seconds(self.device, weights, layout) for weights in (mtp, *kinds)]
         return tails.Linear(fixed, tuple(layers))
 
     def _fixed(

@@ -53,7 +53,7 @@ def mixture(
         one = [Weight(w.part, w.name, w.shape, w.expert, 1) for w in experts]
         activation = Work()
         for _ in range(local):
-            activation = activation + feed_forward(p, device, moe.expert, one, rows, workload.precision, implementation)
+            activation += feed_forward(p, device, moe.expert, one, rows, workload.precision, implementation)
     start = p.so_far
     if moe.shared:
         shared = [w for w in weights if w.part == "shared_experts"]

@@ -13,7 +13,7 @@ from operator import add
 
 from planner.implementation import Implementation, weight_copies
 from planner.layout import Layout
-from planner.memory.states import MUON_MATRICES
+from planner.memory.states import MUON_MATRICES, shard_group
 from planner.parameters import Weight
 from planner.timing.collectives import all_reduce_seconds, gather_seconds, reduces_whole
 from planner.timing.efficiency import Efficiency
@@ -73,11 +73,7 @@ def rates(
     main, weight = implementation.grad_reduce_bytes, 1 if implementation.fp8_param_gather else 2
     for i, name in enumerate(("dp_cp", "edp")):
         link = links[name]
-        shards = link.size if layout.zero else 1
-        if layout.zero >= 2:
-            shards = max(1, shards // layout.hsdp_replicas)
-        elif layout.zero == 1:
-            shards = max(1, shards // implementation.num_distributed_optimizer_instances)
+        shards = shard_group(layout, implementation, name == "edp") if layout.zero else 1
         moved = (1 - away) * OPTIMIZER_BYTES[optimizer] / shards + main / (shards if layout.zero >= 2 else 1)
         update[i] = moved / device.memory_bytes_per_second + away * on_host / shards
         if link.size == 1:
@@ -110,7 +106,7 @@ class Weighed:
     rates: Rates
 
 
-def orthogonalisation_seconds(device: Device, weights: Sequence[Weight], layout: Layout, ep: int) -> float:
+def orthogonalisation_seconds(device: Device, weights: Sequence[Weight], layout: Layout) -> float:
     """Muon's Newton-Schulz steps on these whole matrices, m x n with m <= n: X X^T, its square, and their product with
     X, 4 m^2 n + 2 m^3 FLOPs each (megatron/core/optimizer/emerging_optimizers.py). Every tensor-parallel rank computes
     the whole (--muon-tp-mode duplicated); the distributed optimizer deals matrices out over data parallelism."""
@@ -118,7 +114,7 @@ def orthogonalisation_seconds(device: Device, weights: Sequence[Weight], layout:
     for w in weights:
         if len(w.shape) == 2 and w.part in MUON_MATRICES:
             m, n = sorted(w.shape)
-            held = w.count / ep if w.expert else w.count
+            held = w.count / layout.ep if w.expert else w.count
             ranks = (layout.edp if w.expert else layout.dp * layout.cp) if layout.zero else 1
             flops += held / ranks * NEWTON_SCHULZ_STEPS * (4 * m * m * n + 2 * m**3)
     return flops / device.flops("bf16")

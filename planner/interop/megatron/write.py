@@ -322,7 +322,7 @@ def _recompute(recompute: Recompute) -> list[str]:
     words = ["--recompute-granularity", recompute.granularity]
     if recompute.granularity == "selective":
         return [*words, "--recompute-modules", *recompute.modules]
-    number = max(recompute.stage_layers) if recompute.stage_layers else recompute.num_layers
+    number = recompute.with_one_count.num_layers
     words += ["--recompute-method", recompute.method]
     words += ["--recompute-num-layers", str(number)] if number is not None else []
     return words + _flags({"distribute-saved-activations": recompute.distribute_saved_activations})
