@@ -86,6 +86,9 @@ class MLP:
     bias: bool = False
     activation_parameters: int = 0
     """Learned scalars of the activation function (xIELU in Apertus has two)."""
+    clamped: bool = False
+    """Both halves of the up projection are clamped by kernels of their own before the activation (quick-GEGLU of
+    GPT-OSS). The kernel of a fused SwiGLU clamps within, which changes nothing here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,11 @@ class Model:
     @property
     def is_moe(self) -> bool:
         return any(layer.kind == "moe" for layer in self.layer_kinds)
+
+    @property
+    def has_expert_biases(self) -> bool:
+        """Some layer's experts have biases."""
+        return any(isinstance(k.mlp, MoE) and k.mlp.expert.bias for k in self.layer_kinds)
 
     @property
     def has_sinks(self) -> bool:

@@ -150,6 +150,7 @@ def ask(options: dict[str, Any]) -> Question:
         ),
         implementation=Implementation(
             attention=cast("AttentionKernel", attention),
+            bias_dropout_fusion=not model.has_expert_biases,  # Megatron asserts it
             cp_comm_type=cast("ContextExchange", exchange),
             cuda_graphs=_cuda_graphs(options["cuda_graphs"]),
             moe_imbalance=_moe_imbalance(options["moe_imbalance"], model),

@@ -53,6 +53,7 @@ FUSED = Implementation(attention="fused")
 A2A = Implementation(attention="fused", cp_comm_type="a2a")
 SLIDING = replace(DENSE, name="sliding", layer_kinds=(Layer(Attention(8, 4, 8, window=32), MLP(96)),))
 SINKS = replace(DENSE, name="sinks", layer_kinds=(Layer(Attention(8, 4, 8, sinks=True), MLP(96)),))
+NO_BIAS_DROPOUT = Implementation(bias_dropout_fusion=False)
 UNFUSED = Implementation(attention="unfused")
 EP_OVERLAP = Implementation(overlap_moe_expert_parallel_comm=True)
 SELECTIVE_MLA = Recompute("selective", ("mla_up_proj",))
@@ -154,7 +155,14 @@ EXAMPLES = {
     "expert-needs-experts": (case(ep=2, dp=2), case(EXPERTS, ep=2, dp=2)),
     "expert-divides": (case(EXPERTS, ep=8, dp=8), case(EXPERTS, ep=4, dp=8)),
     "expert-ffn": (case(EXPERTS, etp=16, dp=16), case(EXPERTS, etp=8, dp=8)),
-    "expert-bias": (case(BIASED, etp=2, dp=2), case(BIASED, dp=2)),
+    "expert-bias": (
+        case(BIASED, implementation=NO_BIAS_DROPOUT, etp=2, dp=2),
+        case(BIASED, implementation=NO_BIAS_DROPOUT, dp=2),
+    ),
+    "expert-bias-dropout": (
+        case(BIASED, dp=2),
+        case(BIASED, implementation=NO_BIAS_DROPOUT, dp=2),
+    ),
     "expert-needs-sequence": (case(EXPERTS, tp=2), case(EXPERTS, tp=2, sequence_parallel=True)),
     "expert-overlap": (
         case(EXPERTS, implementation=EP_OVERLAP, dp=2),

@@ -44,6 +44,8 @@ class MoEFields(_Strict):
     score_function: Literal["softmax", "sigmoid"] = "softmax"
     gated_mlp: bool = True
     bias: bool = False
+    clamped: bool = False
+    """The activation's inputs are clamped by kernels of their own (GPT-OSS)."""
     first_dense_layers: int = Field(default=0, ge=0, le=2**12)
     every: int = Field(default=1, ge=1, le=2**12)
 

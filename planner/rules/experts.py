@@ -48,6 +48,21 @@ BIAS = Rule(
     lambda c: c.layout.etp == 1 or not any(e.expert.bias for e in c.experts),
     lambda c: f"etp is {c.layout.etp}",
 )
+BIAS_DROPOUT = Rule(
+    "expert-bias-dropout",
+    "grouped experts with biases do not go with bias_dropout_fusion",
+    "megatron/core/transformer/moe/experts.py: TEGroupedMLP.__init__ (an assertion)",
+    (),
+    lambda c: (
+        not c.implementation.bias_dropout_fusion
+        or not c.megatron_lm
+        or not c.implementation.moe_grouped_gemm
+        or c.implementation.layer_implementation == "local"
+        or not any(e.expert.bias for e in c.experts)
+    ),
+    lambda c: "bias_dropout_fusion is on",
+    lambda c: "give --no-bias-dropout-fusion or, where the experts have none, --disable-bias-linear",
+)
 NEED_SEQUENCE = Rule(
     "expert-needs-sequence",
     "a model with experts needs sequence parallelism when tp > 1",
@@ -114,4 +129,6 @@ PADDING = Rule(
     lambda c: "routing is dropless",
 )
 
-EXPERT_RULES = (NEED_EXPERTS, DIVIDE, FFN, BIAS, NEED_SEQUENCE, OVERLAP, SHARED_OVERLAP, PADDING)
+EXPERT_RULES = (
+    NEED_EXPERTS, DIVIDE, FFN, BIAS, BIAS_DROPOUT, NEED_SEQUENCE, OVERLAP, SHARED_OVERLAP, PADDING
+)  # fmt: skip

@@ -54,8 +54,23 @@ def mixture(
         activation = Work()
         for _ in range(local):
             activation += feed_forward(p, device, moe.expert, one, rows, workload.precision, implementation)
+    if moe.expert.bias and implementation.moe_grouped_gemm:
+        _output_bias(p, device, total * h, local)
     start = p.so_far
     if moe.shared:
         shared = [w for w in weights if w.part == "shared_experts"]
         feed_forward(p, device, moe.shared, shared, shard.tokens(workload), workload.precision, implementation)
     return {"moe_act": activation, "shared_experts": p.since(start), "moe": p.since(before)}
+
+
+def _output_bias(p: Passes, device: Device, elements: int, experts: int) -> None:
+    """Add the down projection's bias over `elements` outputs of as many local experts (megatron/core/transformer/moe/
+    experts.py: TEGroupedMLP._apply_bias). Each expert's share: bias times probabilities is written, added to the output
+    into a third tensor, and all are joined; backward splits the gradient, and multiplies and sums it once for the
+    biases, once for the probabilities. The up projection's bias is added within the product."""
+    forward, backward = (2 * experts + 1, 4 * experts + 1)
+    p.add(
+        memory_seconds(device, elements * 6 * HALF, forward),
+        memory_seconds(device, elements * 8 * HALF, backward),
+        (forward, backward),
+    )

@@ -121,8 +121,20 @@ def norm(passes: Passes, device: Device, elements: float) -> None:
     elementwise(passes, device, elements, 2 * HALF, 3 * HALF)
 
 
+CLAMP_BYTES = (8 * HALF, 15 * HALF)
+"""Moved for each output of an activation whose halves are clamped by kernels of their own (megatron/core/fusions/
+fused_bias_geglu.py: weighted_bias_quick_geglu_impl). Forward each half is read and written by its clamp and by their
+concatenation. Backward compares and selects once for the gate, between two bounds for the linear half (torch,
+FunctionsManual.cpp: clamp_backward), and joins both gradients."""
+CLAMP_KERNELS = (3, 7)
+
+
 def _activation(p: Passes, device: Device, mlp: MLP, tokens: float, width: float, fused: bool) -> None:
     """Gated: read both halves, write one; backward reads them with the gradient and writes both gradients."""
+    if mlp.clamped:
+        moved = [tokens * width * each for each in CLAMP_BYTES]
+        seconds = [memory_seconds(device, *one) for one in zip(moved, CLAMP_KERNELS, strict=True)]
+        p.add(seconds[0], seconds[1], CLAMP_KERNELS)
     if mlp.gated:
         elementwise(p, device, tokens * width, 3 * HALF, 5 * HALF, fused)
     else:

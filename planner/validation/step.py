@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from planner.catalog import load_model
 from planner.cluster import Cluster
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation
@@ -151,7 +152,9 @@ def _data() -> dict[str, Any]:
 
 def _model(name: str, facts: Mapping[str, Any], seq: int) -> Model:
     """A model from the compact facts of the data file; moe is [experts, top-k, expert width, shared width, dense
-    layers], mla the ranks and head widths of latent attention."""
+    layers], mla the ranks and head widths of latent attention. Or one of the catalogue, by its name."""
+    if "catalog" in facts:
+        return load_model(facts["catalog"])
     heads, hidden, bias = facts["heads"], facts["hidden"], facts.get("bias", False)
     attention: Attention | LatentAttention
     if "mla" in facts:

@@ -71,6 +71,27 @@ def test_unfused_weighting_keeps_the_unweighted_activation():
     assert "unweighted activation" not in saved(MIXTURE, shape())
 
 
+def test_a_clamped_activation_keeps_both_halves_twice():
+    """Clamps of their own keep what they clamp, the fused kernel what they made: 16 copies of 2 x 8 elements. Unfused,
+    the gate alone is made for the activation. Recomputed, the up projection's output is all that stays."""
+    expert = replace(MOE.expert, clamped=True)
+    layer = replace(MIXTURE, mlp=replace(MOE, expert=expert))
+    kept = saved(layer, shape())
+    assert {k: v for k, v in kept.items() if k not in saved(MIXTURE, shape())} == {"clamped halves": 2 * 16 * 16}
+    unfused = replace(LOCAL, bias_activation_fusion=False)
+    assert saved(layer, shape(), unfused)["clamped halves"] == 2 * 16 * 8
+    for implementation in (LOCAL, unfused):
+        again = saved(layer, shape(), implementation, modules=frozenset({"moe_act"}))
+        assert again["expert fc1 output"] == kept["expert fc1 output"]
+        assert not set(again) & {"clamped halves", "silu output and linear half", "expert fc2 input"}
+
+
+def test_biases_of_experts_keep_nothing():
+    """The sums of output and weighted bias, and then their concatenation, stand beside the output for a moment only."""
+    layer = replace(MIXTURE, mlp=replace(MOE, expert=replace(MOE.expert, bias=True)))
+    assert saved(layer, shape()) == saved(MIXTURE, shape())
+
+
 def test_latent_attention_tensor_by_tensor():
     """2 heads; latents of 4 for queries and 4 + 2 for keys and values; heads of 2 + 2 and values of 2."""
     kept = saved(LATENT, shape(), rotary_dim=2)

@@ -38,6 +38,28 @@ def test_experts_that_are_padded_to_twice_their_share_compute_twice_as_much():
     assert seconds(moe_capacity_factor=1.0, moe_imbalance=1.5) == pytest.approx(seconds(), rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        # a copy's 4096 outputs: bias x probability, sum, concatenation; then their gradients, multiplied and summed twice
+        ({"bias": True}, 4096 * (12 + 16)),
+        # its 14336 elements of each half: clamped, joined; compared, selected and joined again
+        ({"clamped": True}, 14336 * (16 + 30)),
+    ],
+)
+def test_biases_and_clamps_of_experts_are_passes_of_their_own(change, moved):
+    """16 384 tokens in two copies, through 32 layers, at the bandwidth that memory-bound kernels reach."""
+    (kind,) = MIXTRAL.layer_kinds
+    expert = replace(kind.mlp.expert, **change)
+    other = replace(MIXTRAL, layer_kinds=(replace(kind, mlp=replace(kind.mlp, expert=expert)),))
+    cluster = parse_gpus("16xH100-80G")
+    plain, more = (step(model, "16xH100-80G", 64, ep=8, dp=16) for model in (MIXTRAL, other))
+    bandwidth = cluster.card.memory_bytes_per_second * efficiency(cluster).memory
+    grown = more.components["compute"] - plain.components["compute"]
+    assert grown == pytest.approx(2 * 16384 * 32 * moved / bandwidth, rel=0.1)
+    assert more.components["expert_parallel"] == plain.components["expert_parallel"]
+
+
 def test_nothing_reduces_between_cards_on_pcie():
     """The in-switch all-reduce is the NVLink switches'; calibration may still say otherwise."""
     assert efficiency(parse_gpus("8xH100-80G")).scale_up_all_reduce

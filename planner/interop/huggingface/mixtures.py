@@ -29,6 +29,7 @@ def mixture(
     router_bias: bool = False,
     shared_gate: bool = False,
     score_function: Literal["softmax", "sigmoid"] = "softmax",
+    clamped: bool = False,
 ) -> Callable[[Fields], MoE]:
     """A reader of gated experts of `width` features, with a shared expert of `shared(fields)` features (0: none)."""
 
@@ -37,7 +38,7 @@ def mixture(
         moe = MoE(
             num_experts=fields.size(experts, "experts"),
             top_k=fields.size(top_k, "experts"),
-            expert=MLP(fields.size(width, "ffn"), bias=bias),
+            expert=MLP(fields.size(width, "ffn"), bias=bias, clamped=clamped),
             shared=MLP(shared_width, bias=bool(shared_bias and fields.flag(shared_bias))) if shared_width else None,
             shared_gate=shared_gate and bool(shared_width),
             router_bias=router_bias,
@@ -138,7 +139,7 @@ FAMILIES = {
     "granitemoeshared": ATTENTION_BIAS(experts=mixture(shared=lambda f: f.count("shared_intermediate_size", "ffn"))),
     "gpt_oss": ATTENTION_BIAS(
         sinks=True,
-        experts=mixture(bias=True, router_bias=True),
+        experts=mixture(bias=True, router_bias=True, clamped=True),
         slides=lambda fields, index: index % 2 == 0,
     ),
     "qwen2_moe": Family(

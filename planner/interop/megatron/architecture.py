@@ -166,7 +166,9 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
     bias = not args.flag("disable-bias-linear")
     default = int((4 * hidden * 2 / 3) / 64) * 64 if swiglu else 4 * hidden
     ffn = positive(args, "ffn-hidden-size", source, max(1, default))
-    dense = MLP(ffn, gated, bias)
+    apart = not swiglu or args.flag("no-bias-swiglu-fusion")  # a fused SwiGLU clamps within its kernel
+    clamped = gated and apart and "activation-func-clamp-value" in args
+    dense = MLP(ffn, gated, bias, clamped=clamped)
     experts = args.get("num-experts", 0)
     if not experts:
         return dense, None
@@ -178,9 +180,10 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
     return dense, MoE(
         num_experts=positive(args, "num-experts", source),
         top_k=top_k,
-        expert=MLP(positive(args, "moe-ffn-hidden-size", source, ffn), gated, bias),
-        shared=MLP(shared, gated, bias) if has_shared else None,
+        expert=MLP(positive(args, "moe-ffn-hidden-size", source, ffn), gated, bias, clamped=clamped),
+        shared=MLP(shared, gated, bias, clamped=clamped) if has_shared else None,
         shared_gate=has_shared and args.flag("moe-shared-expert-gate"),
+        router_bias=bias,  # transformer/moe/router.py: Router.__init__ (add_bias_linear), since core 0.15
         score_function="softmax" if args.get("moe-router-score-function", "softmax") == "softmax" else "sigmoid",
     )
 

@@ -92,6 +92,7 @@ HONOURED: dict[str, Argument] = {
         sgd-momentum Workload.optimizer (0 keeps no state)
         optimizer-offload-fraction Implementation.optimizer_offload_fraction
         activation-offload-fraction Implementation.activation_offload_fraction
+        activation-func-clamp-value MLP.clamped
         """,
     ),
     **_table(
@@ -149,7 +150,7 @@ HONOURED: dict[str, Argument] = {
         multi-latent-attention LatentAttention
         swiglu MLP.gated
         quick-geglu MLP.gated
-        disable-bias-linear MLP.bias, Attention.output_bias
+        disable-bias-linear MLP.bias, Attention.output_bias, MoE.router_bias
         add-qkv-bias Attention.qkv_bias
         qk-layernorm Attention.qk_norm, LatentAttention.latent_norms
         moe-shared-expert-gate MoE.shared_gate

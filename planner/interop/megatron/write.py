@@ -160,12 +160,14 @@ def _mlps(kinds: tuple[Layer, ...], moe_pattern: list[int]) -> list[str]:
     every = [mlp, *([moe.expert] if moe else []), *([moe.shared] if moe and moe.shared else [])]
     if any(one.bias != bias or one.gated != mlp.gated or one.activation_parameters for one in every):
         raise _no_argument("biases or gates in some layers only, or learned activation functions")
+    if any(one.clamped for one in every):
+        raise _no_argument("a clamped activation's bounds")
     words = ["--ffn-hidden-size", str(mlp.ffn_hidden_size)]
     words += _flags({"swiglu": mlp.gated, "disable-bias-linear": not bias})
     if not moe:
         return words
-    if moe.router_bias:
-        raise _no_argument("a learned bias of the router")
+    if moe.router_bias != bias:
+        raise _no_argument("a learned bias of the router without other biases, or these without it")
     words += ["--num-experts", str(moe.num_experts), "--moe-router-topk", str(moe.top_k)]
     words += ["--moe-ffn-hidden-size", str(moe.expert.ffn_hidden_size)]
     if moe.score_function == "sigmoid":

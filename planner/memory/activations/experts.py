@@ -42,8 +42,9 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
     activation = activation_op(shape, impl, moe.expert, received * ffn, "expert fc1 output", "expert fc2 input")
     act: Item = activation
     if "moe_act" in recompute:
+        # of what it keeps only its input; the rest is made again
         act = Checkpoint(
-            "moe_act", activation.saves, (activation,), output=activation.output, output_key="expert fc2 input"
+            "moe_act", activation.saves[:1], (activation,), output=activation.output, output_key="expert fc2 input"
         )
     # Only SwiGLU has a kernel that multiplies with the routing probability; elsewhere the product keeps both factors.
     fused = moe.expert.gated and impl.bias_activation_fusion
@@ -81,6 +82,14 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
             weight_grad=weight_grad(impl, shape, shape.hidden, ffn) * local,
             backward_temp=gradient_casts(shape, received * shape.hidden),
         ),
+        *([_output_bias(dispatched)] if moe.expert.bias and impl.moe_grouped_gemm else []),
         Op("combine", output=shape.stream, grad_input=dispatched),
     ]
     return tuple(items)
+
+
+def _output_bias(dispatched: int) -> Op:
+    """The down projection's bias, weighted for each copy and added expert by expert, the sums joined (experts.py:
+    TEGroupedMLP._apply_bias). Backward makes a product with the probabilities, then the joined gradient."""
+    size = dispatched
+    return Op("expert output bias", output=size, grad_input=size, forward_temp=size, backward_temp=size)

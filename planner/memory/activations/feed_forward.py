@@ -27,10 +27,24 @@ def activation_op(
     shape: Shape, impl: Implementation, mlp: MLP, elements: int, source: str, target: str, prefix: str = ""
 ) -> Op:
     """The activation over `elements` outputs. Fused, it keeps only its input (both halves of a gated one); unfused
-    SwiGLU also keeps silu(x) and the shifted linear half (mlp.py: glu)."""
+    SwiGLU also keeps silu(x) and the shifted linear half (mlp.py: glu).
+
+    Clamped by kernels of their own, both halves are kept before and, unless fused, the gate alone after
+    (fused_bias_geglu.py: weighted_bias_quick_geglu_impl; mlp.py: glu); their gradients, made apart, are joined."""
     e = shape.element
     read = e * elements * (2 if mlp.gated else 1)
     saves = [Saved(source, read)]
     if mlp.gated and not impl.bias_activation_fusion:
         saves.append(Saved(f"{prefix}silu output and linear half", 2 * e * elements))
-    return Op(f"{prefix}activation", output=e * elements, output_key=target, saves=tuple(saves), grad_input=read)
+    if mlp.clamped:
+        saves.append(Saved(f"{prefix}clamped halves", read if impl.bias_activation_fusion else e * elements))
+    clamps = read if mlp.clamped else 0
+    return Op(
+        f"{prefix}activation",
+        output=e * elements,
+        output_key=target,
+        saves=tuple(saves),
+        grad_input=read,
+        forward_temp=clamps,
+        backward_temp=clamps,
+    )
