@@ -6,7 +6,7 @@ selectively recomputed modules), not on the pipeline, so that a search computes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from planner.implementation import Implementation
@@ -208,6 +208,12 @@ def layer_cost(
         offloaded_bytes=offloaded,
         certainty="estimated" if shape.fp8 else "exact",
     )
+
+
+def with_weights(model: Model, layer: Layer, cost: LayerCost, sharding: Sharding) -> LayerCost:
+    """The cost of this layer with the weights of another sharding, which divides its experts otherwise."""
+    weights = layer_weights(layer, model.hidden_size, model.norm, sharding)
+    return cost if weights == cost.weights else replace(cost, weights=weights, numel=numel(weights))
 
 
 def edge_costs(

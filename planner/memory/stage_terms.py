@@ -20,7 +20,16 @@ from planner.memory.equal_stages import EqualStages
 from planner.memory.form import Always, Bundle, Counts, Flight, Moment, Moments, StageForm, Term
 from planner.memory.moments import StageParts, Turn, kept_by_one, moments
 from planner.memory.offload import activation_offload
-from planner.memory.pieces import EdgeCosts, LayerCost, edge_costs, layer_cost, modules_of, shape_of, sharding_of
+from planner.memory.pieces import (
+    EdgeCosts,
+    LayerCost,
+    edge_costs,
+    layer_cost,
+    modules_of,
+    shape_of,
+    sharding_of,
+    with_weights,
+)
 from planner.memory.sharded import sharded_terms, units_of
 from planner.memory.state_terms import StateTerms, edge_weights, state_key
 from planner.model import Model
@@ -34,6 +43,9 @@ class Degrees(NamedTuple):
 
     shape: tuple
     """What shapes a rank's tensors: tp, sp, cp, ep, etp, micro-batch, and whether there is a pipeline."""
+    alive: tuple
+    """Of these, what shapes the tensors that come and go within a step: not the number of a rank's experts, unless
+    gradients of their weights do."""
     modules: frozenset[str]
     """Selectively recomputed."""
     states: tuple
@@ -101,6 +113,7 @@ class TermMaker:
         self.architecture = architecture
         self.states = StateTerms(model, workload, implementation)
         self._reserve = Term("reserve", "reserve", reserve_bytes, certainty="estimated")
+        self._layers: dict[tuple, tuple[LayerCost, ...]] = {}
         self._kinds: dict[tuple, tuple[LayerCost, ...]] = {}
         self._edges: dict[tuple, EdgeCosts] = {}
         self._numbers: dict[tuple, int] = {}
@@ -113,13 +126,17 @@ class TermMaker:
         """The keys of a layout."""
         shape, states, gathered = _shape_key(layout), state_key(layout), _gathered_key(layout)
         number = self._numbers.setdefault((shape, states, gathered, layout.vpp), len(self._numbers))
-        return Degrees(shape, modules_of(layout, self.model.mtp_num_layers > 0), states, gathered, number)
+        modules = modules_of(layout, self.model.mtp_num_layers > 0)
+        return Degrees(shape, self._alive_key(shape), modules, states, gathered, number)
+
+    def _alive_key(self, shape: tuple) -> tuple:
+        return (*shape[:_EP], 1, *shape[_EP + 1 :]) if self.implementation.gradient_accumulation_fusion else shape
 
     def stage(self, layout: Layout, degrees: Degrees, parts: StageParts, pieces: Pieces, group: int) -> StageTerms:
         """The terms of the stages that hold what these parts do, in the layout's pieces; full recomputation in groups
         of `group` layers."""
         always, step = self._always_terms(layout, parts, degrees, pieces)
-        of_rank = (degrees.shape, degrees.modules, group)
+        of_rank = (degrees.alive, degrees.modules, group)
         key = (*of_rank, degrees.gathered, layout.vpp, parts.around)
         flying = self._flying.get(key)
         if flying is None:
@@ -134,12 +151,9 @@ class TermMaker:
         of_layers = (key[:-1], modules, group)
         kinds = self._kinds.get(of_layers)
         if kinds is None:
-            shape, sharding = shape_of(model, self.workload, impl, layout), sharding_of(impl, layout)
-            plain = self._kinds.get((key[:-1], frozenset(), group), (None,) * len(model.layer_kinds))
-            kinds = tuple(
-                layer_cost(model, impl, kind, shape, sharding, modules, group, without)
-                for kind, without in zip(model.layer_kinds, plain, strict=True)
-            )
+            sharding = sharding_of(impl, layout)
+            costs = zip(model.layer_kinds, self._tensors(layout, key[:-1], modules, group), strict=True)
+            kinds = tuple([with_weights(model, kind, cost, sharding) for kind, cost in costs])
             self._kinds[of_layers] = kinds
         # selective recomputation reaches the edges by their multi-token-prediction module only
         of_edges = (key, modules if model.mtp_num_layers else None)
@@ -148,6 +162,21 @@ class TermMaker:
             shape, sharding = shape_of(model, self.workload, impl, layout), sharding_of(impl, layout)
             edges = self._edges[of_edges] = edge_costs(model, impl, shape, sharding, layout.pp > 1, modules)
         return kinds, edges
+
+    def _tensors(self, layout: Layout, key: tuple, modules: frozenset[str], group: int) -> tuple[LayerCost, ...]:
+        """Costs of each layer kind whose weights may be those of another number of experts."""
+        alive = self._alive_key(key)
+        found = self._layers.get((alive, modules, group))
+        if found is None:
+            model, impl = self.model, self.implementation
+            shape, sharding = shape_of(model, self.workload, impl, layout), sharding_of(impl, layout)
+            plain = self._layers.get((alive, frozenset(), group), (None,) * len(model.layer_kinds))
+            found = tuple(
+                layer_cost(model, impl, kind, shape, sharding, modules, group, without)
+                for kind, without in zip(model.layer_kinds, plain, strict=True)
+            )
+            self._layers[alive, modules, group] = found
+        return found
 
     def _always_terms(
         self, layout: Layout, parts: StageParts, degrees: Degrees, pieces: Pieces
@@ -185,7 +214,7 @@ class TermMaker:
         key = (*of_rank, chunk, chunk == parts.embedding_chunk, mtp)
         found = self._kept.get(key)
         if found is None:
-            pieces = self.pieces(layout, *of_rank)
+            pieces = self.pieces(layout, _shape_key(layout), *of_rank[1:])
             found = self._kept[key] = kept_by_one(*pieces, chunk, chunk == parts.embedding_chunk, mtp)
         return found
 
@@ -194,8 +223,8 @@ class TermMaker:
         key = (*of_rank, _gathered_key(layout), parts.around, now)
         found = self._moments.get(key)
         if found is None:
-            shape, modules, _ = of_rank
-            pieces = self.pieces(layout, *of_rank)
+            shape, (_, modules, group) = _shape_key(layout), of_rank
+            pieces = self.pieces(layout, shape, modules, group)
             besides = self._sharded(layout, parts, self.pieces(layout, shape, modules))
             besides = combined(besides, self._offloaded(layout, pieces[0]))
             stream = shape_of(self.model, self.workload, self.implementation, layout).stream
@@ -231,8 +260,12 @@ def _shape_key(layout: Layout) -> tuple:
     )  # fmt: skip
 
 
+_EP = 3
+"""Where ep stands among them."""
+
+
 def _gathered_key(layout: Layout) -> tuple:
     """What ZeRO 2 and 3 gather depends on a stage's layers and on their recomputation."""
     if layout.zero < 2:
         return ()
-    return layout.zero, layout.pp, layout.vpp, layout.recompute.granularity
+    return layout.zero, layout.pp, layout.vpp, layout.ep, layout.recompute.granularity

@@ -41,7 +41,7 @@ def test_experts_that_are_padded_to_twice_their_share_compute_twice_as_much():
 @pytest.mark.parametrize(
     ("change", "moved"),
     [
-        # a copy's 4096 outputs: bias x probability, sum, concatenation; then their gradients, multiplied and summed twice
+        # a copy's 4096 outputs: bias x probability, sum, concatenation; their gradients, multiplied and summed twice
         ({"bias": True}, 4096 * (12 + 16)),
         # its 14336 elements of each half: clamped, joined; compared, selected and joined again
         ({"clamped": True}, 14336 * (16 + 30)),
