@@ -28,7 +28,11 @@ from planner.errors import InputError
 @click.option("--pp", type=Values("pp", many=False), help="Pipeline stages of a DeepSpeed launch. [1]")
 @placement_option()
 @accounting_options()
-@click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
+@click.option(
+    "--detail",
+    is_flag=True,
+    help="What each stage is made of, term by term; of one layout also what each change makes.",
+)
 @output_options()
 def check(files: tuple[str, ...], format: str | None, output: Path | None, detail: bool, **options: Any) -> int:
     """Which rules a launch breaks, whether it will fit, where the peak is, and how long a step takes.

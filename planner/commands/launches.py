@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from planner.interop.megatron import MegatronLaunch
     from planner.layout import Layout
     from planner.memory.report import MemoryReport
-    from planner.recompute_settings import Setting
     from planner.timing.report import StepTime
+    from planner.variations import Variations
 
     Launch = MegatronLaunch | DeepSpeedLaunch
-    Priced = tuple[MemoryReport, StepTime | None, tuple[Setting, ...], tuple[str, ...]]
+    Priced = tuple[MemoryReport, StepTime | None, Variations | None, tuple[str, ...]]
 
 
 class Judge:
@@ -45,17 +45,17 @@ class Judge:
         question = self._question(launch, cluster)
         broken = _broken(question, launch)
         layout, order = placed(question, launch.layout, self._options.get("placement"))
-        settings: tuple[Setting, ...] = ()
+        around: Variations | None = None
         memory, step, notes = None, None, (*launch.notes, *launch.not_accounted, *([order] if order else []))
         try:
-            memory, step, settings, reasons = _price(question, layout, detail)
+            memory, step, around, reasons = _price(question, layout, detail)
             notes += reasons
         except (PlannerError, ArithmeticError, ValueError, IndexError, AssertionError):
             if not broken:
                 raise
             # A layout that breaks a rule need not have a memory: heads that do not divide have no size.
         return Checked(
-            file, "", question, layout, tuple(broken), tuple(launch.unrecognised), notes, memory, step, settings
+            file, "", question, layout, tuple(broken), tuple(launch.unrecognised), notes, memory, step, around
         )
 
     def _read(self, file: str) -> Launch:
@@ -115,16 +115,16 @@ def _broken(question: Question, launch: Launch) -> list[Broken]:
 
 
 def _price(question: Question, layout: Layout, detail: bool) -> Priced:
-    """Memory, the step's time or the reason why there is none, and in detail what other recomputation would do."""
+    """Memory, the step's time or the reason why there is none, and in detail what other settings would do."""
     from planner.memory.accounting import make_accounting
-    from planner.recompute_settings import recompute_settings
     from planner.timing.step import Timing
+    from planner.variations import variations
 
     asked = (question.model, question.workload, question.implementation, question.cluster)
     accounting = make_accounting(question.accounting, *asked, question.reserve_bytes)
     memory = accounting.report(layout, detail=detail)
-    settings = recompute_settings(question, accounting, layout) if detail else ()
+    around = variations(question, accounting, layout) if detail else None
     try:
-        return memory, Timing(*asked).step(layout), settings, ()
+        return memory, Timing(*asked).step(layout), around, ()
     except NotModelled as reason:
-        return memory, None, settings, (f"no step time: {reason}",)
+        return memory, None, around, (f"no step time: {reason}",)

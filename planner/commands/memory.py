@@ -26,8 +26,8 @@ from planner.question import Question, ask
 
 if TYPE_CHECKING:
     from planner.layout import Layout
-    from planner.recompute_settings import Setting
     from planner.timing.report import StepTime
+    from planner.variations import Variations
 
 
 @click.command(short_help="Memory of one given layout, no search.")
@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 @finer_options()
 @workload_options()
 @accounting_options()
-@click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
+@click.option(
+    "--detail",
+    is_flag=True,
+    help="What each stage is made of, term by term; of one layout also what each change makes.",
+)
 @click.option("--per-rank", is_flag=True, help="One entry for every GPU: where it is and what it holds.")
 @click.option("--time", is_flag=True, help="The predicted step time too.")
 @flags_option()
@@ -77,11 +81,11 @@ def memory(
         question.accounting, question.model, question.workload, question.implementation, cluster, question.reserve_bytes
     )
     report = accounting.report(layout, detail=detail)
-    settings: tuple[Setting, ...] = ()
+    around: Variations | None = None
     if detail:
-        from planner.recompute_settings import recompute_settings  # imports the model of time
+        from planner.variations import variations  # imports the model of time
 
-        settings = recompute_settings(question, accounting, layout)
+        around = variations(question, accounting, layout)
     again = f"plan {words.typed(ctx, (*words.QUESTION, *words.WORKLOAD, *words.ACCOUNTING))}"
     emit(
         memory_report(
@@ -92,7 +96,7 @@ def memory(
             detail,
             rank_entries(report, layout, cluster) if per_rank else None,
             again,
-            settings,
+            around,
         ),
         format,
         output,

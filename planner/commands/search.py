@@ -96,7 +96,11 @@ EXIT_OF_STATUS = {
     help="What the search may use beside the defaults: a narrower precision, another pipeline schedule, the host's "
     "memory. Each combination is searched. [nothing]",
 )
-@click.option("--detail", is_flag=True, help="What each stage is made of, piece by piece and term by term.")
+@click.option(
+    "--detail",
+    is_flag=True,
+    help="What each stage is made of, term by term; of one layout also what each change makes.",
+)
 @click.option("--per-rank", is_flag=True, help="One entry for every GPU: where it is and what it holds.")
 @flags_option()
 @output_options()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from planner.reports import body
 from planner.reports.blocks import Block, Heading, Items, Report, Table, Text, Tone
-from planner.reports.recompute_report import recompute_blocks, recompute_body
 from planner.reports.sections import (
     assumptions,
     detail_blocks,
@@ -18,6 +17,7 @@ from planner.reports.sections import (
     step_blocks,
     understood,
 )
+from planner.reports.variations_report import variations_blocks, variations_body
 from planner.reports.words import layout_line
 from planner.units import gib, plural, seconds
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from planner.layout import Layout
     from planner.memory.report import MemoryReport
     from planner.question import Question
-    from planner.recompute_settings import Setting
     from planner.timing.report import StepTime
+    from planner.variations import Variations
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Checked:
     notes: tuple[str, ...] = ()
     memory: MemoryReport | None = None
     step: StepTime | None = None
-    settings: tuple[Setting, ...] = ()
-    """The launch with other recomputation, where its details were asked for."""
+    variations: Variations | None = None
+    """The launch with one thing changed, where its details were asked for."""
 
     @property
     def passed(self) -> bool:
@@ -79,7 +79,6 @@ def _body(answer: Checked, detail: bool) -> dict[str, Any]:
     if answer.error or answer.question is None or answer.layout is None:
         return {"file": answer.file, "error": answer.error}
     inputs = body.inputs(answer.question)
-    more = {"recompute_settings": recompute_body(answer.settings)} if answer.settings else {}
     return {
         "version": body.VERSION,
         "file": answer.file,
@@ -94,7 +93,7 @@ def _body(answer: Checked, detail: bool) -> dict[str, Any]:
         "notes": list(answer.notes),
         "memory": body.memory(answer.memory, detail) if answer.memory else None,
         "step": body.step(answer.step) if answer.step else None,
-        **more,
+        **variations_body(answer.variations),
     }
 
 
@@ -119,8 +118,7 @@ def _blocks(answer: Checked, detail: bool) -> Iterator[Block]:
         yield from memory_blocks(memory)
         if detail:
             yield from detail_blocks(memory)
-    if answer.settings:
-        yield from recompute_blocks(answer.settings)
+    yield from variations_blocks(answer.variations)
     if answer.step:
         yield from step_blocks(answer.step)
     yield from assumptions(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from planner.reports import body
 from planner.reports.blocks import Block, Command, Heading, Report, Text
 from planner.reports.ranks import rank_blocks
-from planner.reports.recompute_report import recompute_blocks, recompute_body
 from planner.reports.sections import (
     assumptions,
     detail_blocks,
@@ -17,14 +16,15 @@ from planner.reports.sections import (
     step_blocks,
     understood,
 )
+from planner.reports.variations_report import variations_blocks, variations_body
 from planner.reports.words import gpus_words, layout_line
 
 if TYPE_CHECKING:
     from planner.layout import Layout
     from planner.memory.report import MemoryReport
     from planner.question import Question
-    from planner.recompute_settings import Setting
     from planner.timing.report import StepTime
+    from planner.variations import Variations
 
 
 def memory_report(
@@ -35,19 +35,18 @@ def memory_report(
     detail: bool = False,
     ranks: list[dict[str, Any]] | None = None,
     next_command: str = "",
-    settings: tuple[Setting, ...] = (),
+    variations: Variations | None = None,
 ) -> Report:
-    """The report of a given layout. Without `step` there is no time: the data says null. `settings`: the same layout
-    with other recomputation."""
+    """The report of a given layout. Without `step` there is no time: the data says null. `variations`: the same
+    layout with one thing changed."""
     data = {
         "version": body.VERSION,
         "inputs": body.inputs(question),
         "layout": body.layout(layout, question.workload.global_batch, question.cluster),
         "memory": body.memory(memory, detail, ranks),
         "step": body.step(step) if step else None,
+        **variations_body(variations),
     }
-    if settings:
-        data["recompute_settings"] = recompute_body(settings)
     title = f"Memory of {question.model.name} on {gpus_words(question.cluster)}"
     blocks: list[Block] = [
         Text(title, "title"),
@@ -58,8 +57,7 @@ def memory_report(
     ]
     if detail:
         blocks += detail_blocks(memory)
-    if settings:
-        blocks += recompute_blocks(settings)
+    blocks += variations_blocks(variations)
     if ranks is not None:
         blocks += rank_blocks(ranks)
     if step:

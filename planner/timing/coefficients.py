@@ -26,6 +26,7 @@ from planner.timing.efficiency import efficiency
 from planner.timing.ends import embedding_seconds, head_seconds, projection_seconds
 from planner.timing.floor import layer_floor_seconds
 from planner.timing.form import StageTime, StepForm, Tail
+from planner.timing.host import activation_copy_seconds
 from planner.timing.kernels import Device, memory_seconds
 from planner.timing.layer import LayerCompute, layer_compute
 from planner.timing.parts import Common, LayerParts, Parts, Role, Timed, form_key, nanoseconds
@@ -233,6 +234,7 @@ class Coefficients:
             args = (shard, self.workload, self.implementation, links, e)
             more = selective_traffic(model, layer, c, *args, (cp[0], ep[0]))
         count = self._layer_parameters(shard, kind)
+        copy = activation_copy_seconds(self.device, model, layer, self.workload, self.implementation, layout)
         # a weight that is gathered is cast to 8 bits again, read in two bytes and written once for each product
         cast = memory_seconds(self.device, 4 * sum(count)) if layout.zero >= 2 and self._casts else 0.0
         cast_again = cast if layout.zero == 3 else 0.0
@@ -252,6 +254,7 @@ class Coefficients:
             "expert_parallel": nanoseconds(sum(ep) + more[2]),
             "data_parallel": nanoseconds(sum(dp)),
             "launch": nanoseconds(sum(launch)),
+            "offload": nanoseconds(sum(max(0.0, copy - beside) for beside in hide)),
         }
         # megatron/core/tensor_parallel/random.py: CheckpointFunction gathers a distributed input
         stream = HALF * shard.tokens(self.workload) * model.hidden_size if shard.distributed_checkpoints else 0

@@ -195,5 +195,5 @@ def _assumptions(model: Model, precision: str, implementation: Implementation, c
     if implementation.launch_blocking:
         said.append("CUDA_LAUNCH_BLOCKING: operations wait for one another, as BigScience's runs on A100 did")
     if implementation.offload_activation_layers or implementation.offload_modules:
-        said.append("offloaded activations travel behind the computation: no time is counted for them")
+        said.append("offloaded activations travel beside the passes of their layers, and show where they take longer")
     return tuple(said)

@@ -1,9 +1,12 @@
 """Offloading to the host takes the time that its copies and its optimizer step take."""
 
+import pytest
+
 from planner.catalog import load_model
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation
 from planner.layout import Layout
+from planner.memory.accounting import make_accounting
 from planner.parameters import parameters
 from planner.stages import even_split
 from planner.timing.host import HOST_ADAM_SECONDS, PCIE_FRACTION
@@ -54,3 +57,18 @@ def test_weights_on_the_host_are_copied_for_each_gather():
     copies = 8 * 2 * PARAMETERS / 8 * 2 / (PCIE_FRACTION * card.pcie_bytes_per_second)
     assert here.seconds <= away.seconds <= here.seconds + copies
     assert away.components["data_parallel"] > here.components["data_parallel"]
+
+
+def test_activations_that_travel_longer_than_their_layers_compute_show():
+    """All layers but one of 7B at 4096 tokens: what they keep goes over PCIe once each way beside the passes of all
+    layers; one layer's hide entirely. Nothing else changes."""
+    accounting = make_accounting("exact", MODEL, Workload(4096, 64), Implementation(), parse_gpus("8xA100-80G"))
+    layout = Layout(dp=8, zero=1, stages=even_split(MODEL, 1))
+    (cost,), _ = accounting.pieces(layout)
+    here, one, most = (step("8xA100-80G", 1, offload_activation_layers=n) for n in (0, 1, 31))
+    assert one.seconds == here.seconds and "offload" not in one.components
+    card = parse_gpus("8xA100-80G").card
+    each_way = 31 * cost.saved_bytes / (PCIE_FRACTION * card.pcie_bytes_per_second)
+    forward = here.components["compute"] / 8 / 3
+    assert each_way - forward < most.components["offload"] / 8 < each_way  # 8 microbatches; the head's share apart
+    assert most.seconds == pytest.approx(here.seconds + most.components["offload"])

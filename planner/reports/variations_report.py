@@ -1,0 +1,152 @@
+"""A layout with one thing about it changed, and how far it reaches, as tables and as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from planner.reports.blocks import Block, Heading, Items, Table
+from planner.units import gib, percent, seconds
+
+if TYPE_CHECKING:
+    from planner.variations import Variations
+    from planner.variations.limits import Changed, Limits
+    from planner.variations.offload import Offloaded
+    from planner.variations.phases import Phase
+    from planner.variations.recompute import Setting
+
+
+def variations_body(variations: Variations | None) -> dict[str, Any]:
+    """Entries beside `memory`; none where there are no variations."""
+    if variations is None:
+        return {}
+    limits = variations.limits
+    return {
+        "phases": [{"phase": p.name, "peak_bytes": p.peak_bytes, "fits": p.fits} for p in variations.phases],
+        "recompute_settings": [
+            {
+                "recompute": str(setting.recompute),
+                "given": setting.given,
+                "peak_bytes": setting.peak_bytes,
+                "fits": setting.fits,
+                "repeated_flops": setting.repeated,
+                "step_seconds": setting.step_seconds,
+            }
+            for setting in variations.recompute
+        ],
+        "offload_settings": [
+            {
+                "offloaded": setting.what,
+                "given": setting.given,
+                "peak_bytes": setting.peak_bytes,
+                "fits": setting.fits,
+                "host_bytes_per_node": setting.host_bytes_per_node,
+                "step_seconds": setting.step_seconds,
+            }
+            for setting in variations.offload
+        ],
+        "limits": {
+            "seq_length": limits.seq_length,
+            "seq_unit": limits.seq_unit,
+            "micro_batch": limits.micro_batch,
+            "moe_imbalance": limits.imbalance,
+        },
+        "uneven_routing": [{"moe_imbalance": row.value, **_changed_body(row)} for row in variations.routing],
+        "data_parallel": [{"dp": int(row.value), **_changed_body(row)} for row in variations.data_parallel],
+    }
+
+
+def _changed_body(row: Changed) -> dict[str, Any]:
+    return {"given": row.given, "peak_bytes": row.peak_bytes, "fits": row.fits}
+
+
+def variations_blocks(variations: Variations | None) -> Iterator[Block]:
+    """A table for each thing that can be changed; the layout's own row is marked."""
+    if variations is None:
+        return
+    if variations.phases:
+        yield from _phase_blocks(variations.phases)
+    yield from _recompute_blocks(variations.recompute)
+    if len(variations.offload) > 1:
+        yield from _offload_blocks(variations.offload)
+    yield Heading("How far this layout reaches, all else as it is")
+    yield Items(tuple(_reach(variations.limits)))
+    if variations.routing:
+        yield Heading("The same layout with uneven routing, GiB of the fullest GPU")
+        yield _changes("busiest rank", [f"{row.value:g} x the mean" for row in variations.routing], variations.routing)
+    if len(variations.data_parallel) > 1:
+        yield Heading("More data-parallel ranks, each with its present work, GiB of the fullest GPU")
+        rows = variations.data_parallel
+        yield _changes("DP", [f"{int(row.value):,}" for row in rows], rows)
+
+
+def _phase_blocks(phases: Sequence[Phase]) -> Iterator[Block]:
+    yield Heading("The peak by phase, GiB of the fullest GPU")
+    rows = tuple((phase.name, gib(phase.peak_bytes), _verdict(phase.fits)) for phase in phases)
+    yield Table(("<phase", "peak", "<verdict"), rows)
+
+
+def _recompute_blocks(settings: Sequence[Setting]) -> Iterator[Block]:
+    own = next(i for i, setting in enumerate(settings) if setting.given)
+    rows = [
+        (
+            str(setting.recompute),
+            gib(setting.peak_bytes),
+            _change(setting.peak_bytes, settings[own].peak_bytes, i == own),
+            _verdict(setting.fits),
+            "" if setting.repeated is None else percent(setting.repeated),
+            "" if setting.step_seconds is None else seconds(setting.step_seconds),
+        )
+        for i, setting in enumerate(settings)
+    ]
+    yield Heading("The same layout with other recomputation, GiB of the fullest GPU")
+    yield Table(("<recompute", "peak", "change", "<verdict", "repeated FLOPs", "step"), tuple(rows), marked=own)
+
+
+def _offload_blocks(settings: Sequence[Offloaded]) -> Iterator[Block]:
+    own = next(i for i, setting in enumerate(settings) if setting.given)
+    rows = [
+        (
+            setting.what,
+            gib(setting.peak_bytes),
+            _change(setting.peak_bytes, settings[own].peak_bytes, i == own),
+            _verdict(setting.fits),
+            gib(setting.host_bytes_per_node) if setting.host_bytes_per_node else "",
+            "" if setting.step_seconds is None else seconds(setting.step_seconds),
+        )
+        for i, setting in enumerate(settings)
+    ]
+    yield Heading("The same layout with more on the host, GiB of the fullest GPU and of a node's host memory")
+    yield Table(("<on the host", "peak", "change", "<verdict", "host", "step"), tuple(rows), marked=own)
+
+
+def _reach(limits: Limits) -> Iterator[str]:
+    unit = f"looked for in whole {limits.seq_unit:,}s, as many sequences a step"
+    longest = f"{limits.seq_length:,} tokens" if limits.seq_length else f"none of {limits.seq_unit:,} tokens or more"
+    yield f"longest sequence that fits: {longest} ({unit})"
+    yield f"largest micro-batch that fits: {limits.micro_batch or 'none'}"
+    if limits.imbalance is not None:
+        yield f"most uneven routing that fits: the busiest rank gets {limits.imbalance:.2f} x the mean"
+
+
+def _changes(name: str, keys: Sequence[str], rows: Sequence[Changed]) -> Table:
+    own = next((i for i, row in enumerate(rows) if row.given), None)
+    cells = [
+        (
+            key,
+            gib(row.peak_bytes),
+            "" if own is None else _change(row.peak_bytes, rows[own].peak_bytes, i == own),
+            _verdict(row.fits),
+        )
+        for i, (key, row) in enumerate(zip(keys, rows, strict=True))
+    ]
+    return Table((name, "peak", "change", "<verdict"), tuple(cells), marked=own)
+
+
+def _verdict(fits: bool) -> str:
+    return "fits" if fits else "too much"
+
+
+def _change(peak_bytes: int, own_bytes: int, is_own: bool) -> str:
+    difference = peak_bytes - own_bytes
+    return "" if is_own else f"{'+' if difference > 0 else ''}{gib(difference)}"

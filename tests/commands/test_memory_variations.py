@@ -1,0 +1,120 @@
+"""`plan memory --detail`: the layout with one thing changed is what the command says of the changed layout."""
+
+from __future__ import annotations
+
+import pytest
+
+DENSE = ("memory", "--model", "13b", "--gpus", "8xA100-80G", "--json")
+MIXTURE = ("memory", "--model", "mixtral-8x7b", "--gpus", "64xH100-80G", "--pp", 2, "--ep", 8, "--etp", 1, "--json")
+
+
+def peak(data: dict) -> int:
+    return max(stage["total_bytes"] for stage in data["memory"]["stages"])
+
+
+def test_detail_says_what_other_recomputation_would_make_of_the_layout(plan) -> None:
+    """Each setting is what the command says of the layout with it; the given one is marked, and there but once."""
+    shared = (*DENSE, "--time")
+    settings = plan(*shared, "--detail").data["recompute_settings"]
+    assert [s["recompute"] for s in settings if s["given"]] == ["none"]
+    assert {s["recompute"] for s in settings} >= {"none", "selective (mlp)", "full"}
+    for setting in settings:
+        if setting["recompute"] == "selective (mlp)":
+            alone = plan(*shared, "--recompute", "selective", "--recompute-modules", "mlp").data
+        elif setting["recompute"] == "full":
+            alone = plan(*shared, "--recompute", "full").data
+        else:
+            continue
+        assert setting["peak_bytes"] == max(stage["total_bytes"] for stage in alone["memory"]["stages"])
+        assert setting["fits"] == alone["memory"]["fits"]
+        assert setting["step_seconds"] == alone["step"]["seconds"]
+        assert setting["repeated_flops"] == pytest.approx(alone["step"]["hfu"] / alone["step"]["mfu"] - 1)
+    assert "recompute_settings" not in plan(*DENSE, "--accounting", "rule-of-thumb", "--detail").data
+
+
+def test_detail_says_what_more_on_the_host_would_make_of_the_layout(plan) -> None:
+    """Half of the optimizer, all of it, and activations: each as the option says, with the host's memory of a node."""
+    shared = (*DENSE, "--recompute", "none")
+    settings = {s["offloaded"]: s for s in plan(*shared, "--detail").data["offload_settings"]}
+    assert settings["nothing"]["given"] and settings["nothing"]["host_bytes_per_node"] == 0
+    for what, words in (
+        ("half of the optimizer", ("--offload-optimizer", 0.5)),
+        ("the optimizer", ("--offload-optimizer", 1)),
+        ("activations of half of the layers", ("--offload-layers", 20)),
+    ):
+        alone = plan(*shared, *words, "--time").data
+        assert settings[what]["peak_bytes"] == peak(alone)
+        assert settings[what]["host_bytes_per_node"] == 8 * alone["memory"]["stages"][0]["host_bytes"] > 0
+        assert settings[what]["step_seconds"] == alone["step"]["seconds"]
+    given = plan(*shared, "--offload-optimizer", 0.25, "--detail").data["offload_settings"]
+    assert [s["offloaded"] for s in given if s["given"]] == ["as given"]
+
+
+def test_limits_are_the_largest_that_fit(plan) -> None:
+    """One unit more does not, for the sequence, the micro-batch and the imbalance."""
+    shared = (*MIXTURE, "--global-batch", 1024)
+    limits = plan(*shared, "--detail").data["limits"]
+    unit, longest = limits["seq_unit"], limits["seq_length"]
+    assert unit == 128 and longest % unit == 0
+    assert plan(*shared, "--seq-length", longest).data["memory"]["fits"]
+    assert not plan(*shared, "--seq-length", longest + unit).data["memory"]["fits"]
+    assert plan(*shared, "--micro-batch", limits["micro_batch"]).data["memory"]["fits"]
+    assert not plan(*shared, "--micro-batch", 2 * limits["micro_batch"]).data["memory"]["fits"]
+    assert plan(*shared, "--moe-imbalance", limits["moe_imbalance"]).data["memory"]["fits"]
+    assert not plan(*shared, "--moe-imbalance", round(limits["moe_imbalance"] + 0.01, 2)).data["memory"]["fits"]
+
+
+def test_nothing_fits_where_states_alone_are_too_much(plan) -> None:
+    """13B on one card: no sequence is short enough, and that is what is said."""
+    limits = plan("memory", "--model", "13b", "--gpus", "1xA100-80G", "--json", "--detail").data["limits"]
+    assert limits == {"seq_length": None, "seq_unit": 128, "micro_batch": None, "moe_imbalance": None}
+
+
+def test_learned_positions_end_the_sequence(plan) -> None:
+    """A model with 2048 learned positions has no longer sequence, however much room there is."""
+    shared = ("memory", "--model", "gpt3-175b", "--gpus", "64xB300", "--tp", 8, "--pp", 8, "--json", "--detail")
+    assert plan(*shared).data["limits"]["seq_length"] == 2048
+
+
+def test_uneven_routing_and_more_ranks(plan) -> None:
+    """Rows are what the options say; a dense model has no routing."""
+    data = plan(*MIXTURE, "--global-batch", 1024, "--detail").data
+    rows = {row["moe_imbalance"]: row for row in data["uneven_routing"]}
+    assert list(rows) == [1, 1.25, 1.5, 2, 8] and rows[1]["given"]
+    alone = plan(*MIXTURE, "--global-batch", 1024, "--moe-imbalance", 1.5).data
+    assert rows[1.5]["peak_bytes"] == peak(alone)
+    ranks = {row["dp"]: row for row in data["data_parallel"]}
+    assert list(ranks) == [32, 64, 128, 256, 2048]
+    twice = [word if word != "64xH100-80G" else "128xH100-80G" for word in MIXTURE]
+    assert ranks[64]["peak_bytes"] == peak(plan(*twice, "--global-batch", 2048).data)
+    assert plan(*DENSE, "--detail").data["uneven_routing"] == []
+
+
+def test_the_first_step_has_no_moments_yet(plan) -> None:
+    """Adam's two fp32 moments, divided over the 8 ranks, come with the first optimizer step; SGD has none."""
+    data = plan(*DENSE, "--detail").data
+    built, first, later = (phase["peak_bytes"] for phase in data["phases"])
+    moments = 8 * data["memory"]["stages"][0]["parameters"] / 8
+    assert later == peak(data)
+    assert later - first == pytest.approx(moments, rel=0.001)
+    assert built < first
+    plain = plan(*DENSE, "--recompute", "full", "--optimizer", "sgd", "--detail").data["phases"]
+    assert plain[1]["peak_bytes"] == plain[2]["peak_bytes"]
+    deepspeed = plan(*DENSE, "--zero", 3, "--sharded-by", "deepspeed", "--detail").data["phases"]
+    assert deepspeed[1]["peak_bytes"] == deepspeed[2]["peak_bytes"]
+
+
+def test_the_tables_stand_in_the_report(plan) -> None:
+    """Each under a heading, as text too; `plan check --detail` has them as well."""
+    words = [word for word in MIXTURE if word != "--json"]
+    text = plan(*words, "--detail").out
+    for heading in (
+        "The peak by phase",
+        "with other recomputation",
+        "with more on the host",
+        "How far this layout reaches",
+        "with uneven routing",
+        "More data-parallel ranks",
+    ):
+        assert heading in text
+    assert "longest sequence that fits" in text and "How far" not in plan(*words).out
