@@ -29,6 +29,8 @@ class Implementation:
     attention: AttentionKernel = "flash"
     """flash: FlashAttention; fused: cuDNN through Transformer Engine; unfused: scores and softmax are stored; auto:
     what Transformer Engine picks on the card (`attention_on`)."""
+    flash_attention_version: Literal[2, 3, 4] | None = None
+    """Generation of FlashAttention (--flash-attention-version); None is the newest for the card."""
     masked_softmax_fusion: bool = True
     bias_activation_fusion: bool = True
     bias_dropout_fusion: bool = True

@@ -118,7 +118,7 @@ def _blocks(answer: Checked, detail: bool) -> Iterator[Block]:
         yield from memory_blocks(memory)
         if detail:
             yield from detail_blocks(memory)
-    yield from variations_blocks(answer.variations)
+        yield from variations_blocks(answer.variations, memory)
     if answer.step:
         yield from step_blocks(answer.step)
     yield from assumptions(

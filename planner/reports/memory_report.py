@@ -57,7 +57,7 @@ def memory_report(
     ]
     if detail:
         blocks += detail_blocks(memory)
-    blocks += variations_blocks(variations)
+    blocks += variations_blocks(variations, memory)
     if ranks is not None:
         blocks += rank_blocks(ranks)
     if step:

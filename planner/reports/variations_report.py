@@ -9,6 +9,8 @@ from planner.reports.blocks import Block, Heading, Items, Table
 from planner.units import gib, percent, seconds
 
 if TYPE_CHECKING:
+    from planner.memory.megatron_estimate import MegatronEstimate
+    from planner.memory.report import MemoryReport, StageMemory
     from planner.variations import Variations
     from planner.variations.limits import Changed, Limits
     from planner.variations.offload import Offloaded
@@ -53,6 +55,16 @@ def variations_body(variations: Variations | None) -> dict[str, Any]:
         },
         "uneven_routing": [{"moe_imbalance": row.value, **_changed_body(row)} for row in variations.routing],
         "data_parallel": [{"dp": int(row.value), **_changed_body(row)} for row in variations.data_parallel],
+        "megatron_estimate": _estimate_body(variations.megatron) if variations.megatron else None,
+    }
+
+
+def _estimate_body(estimate: MegatronEstimate) -> dict[str, Any]:
+    return {
+        "states_bytes": estimate.states_bytes,
+        "activation_bytes": estimate.activation_bytes,
+        "total_bytes": estimate.total_bytes,
+        "differences": list(estimate.differences),
     }
 
 
@@ -60,10 +72,13 @@ def _changed_body(row: Changed) -> dict[str, Any]:
     return {"given": row.given, "peak_bytes": row.peak_bytes, "fits": row.fits}
 
 
-def variations_blocks(variations: Variations | None) -> Iterator[Block]:
-    """A table for each thing that can be changed; the layout's own row is marked."""
+def variations_blocks(variations: Variations | None, memory: MemoryReport) -> Iterator[Block]:
+    """What Megatron-LM would say of the layout, and a table for each thing that can be changed, the layout's own row
+    marked."""
     if variations is None:
         return
+    if variations.megatron:
+        yield from _estimate_blocks(variations.megatron, memory.stages[0])
     if variations.phases:
         yield from _phase_blocks(variations.phases)
     yield from _recompute_blocks(variations.recompute)
@@ -78,6 +93,20 @@ def variations_blocks(variations: Variations | None) -> Iterator[Block]:
         yield Heading("More data-parallel ranks, each with its present work, GiB of the fullest GPU")
         rows = variations.data_parallel
         yield _changes("DP", [f"{int(row.value):,}" for row in rows], rows)
+
+
+def _estimate_blocks(estimate: MegatronEstimate, first: StageMemory) -> Iterator[Block]:
+    held = first.components
+    states = sum(held[part] for part in ("weights", "gradients", "optimizer"))
+    rest = first.allocated_bytes - states
+    yield Heading("What Megatron-LM's own estimate says (report_theoretical_memory), GiB of a GPU of stage 0")
+    rows = (
+        ("weights, gradients, optimizer", gib(estimate.states_bytes), gib(states)),
+        ("activations, logits, buffers", gib(estimate.activation_bytes), gib(rest)),
+        ("total", gib(estimate.total_bytes), gib(first.allocated_bytes)),
+    )
+    yield Table(("<part", "Megatron-LM", "here"), rows)
+    yield Items(estimate.differences)
 
 
 def _phase_blocks(phases: Sequence[Phase]) -> Iterator[Block]:

@@ -85,14 +85,14 @@ def _overlap(c: Case) -> bool:
         and "moe" not in layout.recompute.modules
         and not i.moe_shared_expert_overlap
         and c.model.mtp_num_layers <= 1
-        and c.workload.precision in ("bf16", "fp16")
+        and c.workload.precision != "fp32"
     )
 
 
 OVERLAP = Rule(
     "expert-overlap",
     "overlapping the experts' all-to-all needs ep > 1, the alltoall or flex dispatcher, virtual stages when pp > 1, "
-    "no full or MoE recompute, no shared-expert overlap, at most 1 MTP layer, and bf16 or fp16",
+    "no full or MoE recompute, no shared-expert overlap, at most 1 MTP layer, and no fp32",
     "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__ "
     "(overlap_moe_expert_parallel_comm)",
     ("ep", "pp", "vpp", "recompute"),

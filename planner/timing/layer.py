@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.implementation import Implementation, separate_norms
+from planner.implementation import BEFORE_FLASH, Implementation, separate_norms
 from planner.memory.activations.selective_ops import OPERATIONS, kept_products
 from planner.model import Attention, LatentAttention, Layer, Model, MoE
 from planner.parameters import Weight, layer_weights
@@ -92,7 +92,9 @@ def _flash_core(
     take two parts (the causal balance); an all-to-all gives whole sequences of a cp-th of the heads, copied into and
     out of their order.
     """
-    older = implementation.layer_implementation != "transformer_engine"
+    second = implementation.attention == "flash" and implementation.flash_attention_version == 2
+    newer = device.card.architecture not in (*BEFORE_FLASH, "ampere", "ada")
+    older = implementation.layer_implementation != "transformer_engine" or (second and newer)
     cp, exchange = shard.cp, implementation.cp_comm_type
     whole = cp > 1 and exchange == "a2a"
     parts, held = (1, max(1, heads // cp)) if whole else (cp, heads)

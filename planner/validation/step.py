@@ -18,10 +18,10 @@ from planner.catalog import load_model
 from planner.cluster import Cluster
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation
-from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Layout, Recompute
+from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Layout, Recompute, Stage
 from planner.memory.activations.selective_ops import OPERATIONS
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm
-from planner.stages import split_from_counts
+from planner.stages import split_from_counts, split_from_layout_string
 from planner.timing.step import Timing
 from planner.validation.ranking import Ranking, ranking
 from planner.workload import Workload
@@ -214,6 +214,11 @@ def _cluster(gpus: str, network: float | None, memory: float | None = None) -> C
     return cluster
 
 
+def _recompute(given: str | list[str]) -> Recompute:
+    """By name, or the modules of selective recomputation."""
+    return RECOMPUTE[given] if isinstance(given, str) else Recompute("selective", tuple(given))
+
+
 def _layout(run: Mapping[str, Any], model: Model, gpus: int) -> Layout:
     tp, cp, pp, vpp = (run.get(name, 1) for name in ("tp", "cp", "pp", "vpp"))
     return Layout(
@@ -227,11 +232,17 @@ def _layout(run: Mapping[str, Any], model: Model, gpus: int) -> Layout:
         zero=run.get("zero", 0),
         micro_batch=run["micro_batch"],
         sequence_parallel=run.get("sp", False),
-        recompute=RECOMPUTE[run.get("recompute", "none")],
-        stages=split_from_counts(
-            model, [[n] for n in run["layers"]] if "layers" in run else balanced_counts(model.num_layers, pp, vpp)
-        ),
+        recompute=_recompute(run.get("recompute", "none")),
+        stages=_stages(run, model, pp, vpp),
     )
+
+
+def _stages(run: Mapping[str, Any], model: Model, pp: int, vpp: int) -> tuple[Stage, ...]:
+    """The split as the source says, by layout string or by the layers of each stage; balanced where it does not."""
+    if "pipeline_layout" in run:
+        return split_from_layout_string(model, run["pipeline_layout"], pp, vpp)
+    counts = [[n] for n in run["layers"]] if "layers" in run else balanced_counts(model.num_layers, pp, vpp)
+    return split_from_counts(model, counts)
 
 
 def predicted_runs() -> list[Run]:
@@ -246,8 +257,9 @@ def predicted_runs() -> list[Run]:
         model = models[key]
         cluster = _cluster(run["gpus"], run.get("network"), run.get("memory"))
         layout = _layout(run, model, cluster.gpus)
-        workload = Workload(run["seq"], run["batch"], run.get("precision", "bf16"))
-        implementation = Implementation(**run.get("implementation", {}))
+        workload = Workload(run["seq"], run["batch"], run.get("precision", "bf16"), run.get("optimizer", "adamw"))
+        chosen = run.get("implementation", {})
+        implementation = Implementation(**chosen | {"cuda_graphs": tuple(chosen.get("cuda_graphs", ()))})
         step = Timing(model, workload, implementation, cluster).step(layout)
         release = run["id"].split("-")[1] if run["source"].startswith(("mbridge", "dgxc")) else run.get("when", "")
         runs.append(

@@ -1,4 +1,5 @@
-"""What becomes of a layout when one thing about it changes, for whoever is out of memory or plans further than today.
+"""What becomes of a layout when one thing about it changes, for whoever is out of memory or plans further than today;
+and what Megatron-LM's own estimate says of it.
 
 `plan memory --detail` and `plan check --detail` print it. All of it asks the same accounting and the same model of time
 as the layout itself.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from planner.memory.megatron_estimate import MegatronEstimate, megatron_estimate
 from planner.variations.around import Around
 from planner.variations.limits import Changed, Limits, data_parallel, limits, uneven_routing
 from planner.variations.offload import Offloaded, offload_settings
@@ -33,6 +35,8 @@ class Variations:
     """By imbalance of the experts' load."""
     data_parallel: tuple[Changed, ...]
     """By data-parallel ranks."""
+    megatron: MegatronEstimate | None
+    """None where Megatron-LM has no arguments for the model."""
 
 
 def variations(question: Question, accounting: Accounting, layout: Layout) -> Variations | None:
@@ -47,4 +51,5 @@ def variations(question: Question, accounting: Accounting, layout: Layout) -> Va
         limits(around),
         uneven_routing(around),
         data_parallel(around),
+        megatron_estimate(question.model, question.workload, question.implementation, layout),
     )

@@ -82,6 +82,7 @@ MOE_CHOICES = {
     "--moe-shared-expert-intermediate-size": ["96"],
     "--moe-token-dispatcher-type": ["allgather", "alltoall", "flex"],
     "--moe-expert-capacity-factor": ["1.0", "1.5"],
+    "--flash-attention-version": ["2"],
     "--moe-router-dtype": ["fp32"],
     "--moe-router-score-function": ["softmax", "sigmoid"],
     "--expert-model-parallel-size": ["2"],

@@ -60,6 +60,7 @@ _FP8_RECIPES: dict[str, Literal["delayed", "tensorwise", "blockwise", "mxfp8"]] 
 _MOMENT_BYTES: dict[str, Literal[1, 2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 _MAIN_BYTES: dict[str, Literal[2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2}
 _FSDP_GRADIENTS = {"auto": "auto", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+_FLASH_VERSIONS: dict[str, Literal[2, 3, 4] | None] = {"2": 2, "3": 3, "4": 4}
 _OPTIMIZERS: dict[str, Optimizer] = {
     "adam": "adamw",
     "adamw": "adamw",
@@ -107,6 +108,9 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
     return Implementation(
         layer_implementation="local" if local else "transformer_engine",
         attention=_attention(args, local, environment, source),
+        flash_attention_version=choose(args, "flash-attention-version", _FLASH_VERSIONS, "", source)
+        if "flash-attention-version" in args
+        else None,
         masked_softmax_fusion=not args.flag("no-masked-softmax-fusion"),
         bias_activation_fusion=not args.flag("no-bias-swiglu-fusion")
         if gated_by_swiglu

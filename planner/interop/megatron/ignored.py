@@ -45,7 +45,7 @@ GROUPS: dict[str, str] = {
         disable-tp-comm-split-rs dsa-indexer-head-dim= dsa-indexer-k-norm-epsilon= dsa-indexer-k-norm-fp32
         dsa-indexer-loss-coeff= dsa-indexer-n-heads= dsa-indexer-rope-interleaved dsa-indexer-skip-topk-offset=
         dsa-indexer-topk-freq= dsa-indexer-topk= dsa-indexer-use-sparse-loss dsa-kernel-backend=
-        embedding-init-method-std= fine-grained-offloading-max-inflight-offloads= flash-attention-version=
+        embedding-init-method-std= fine-grained-offloading-max-inflight-offloads=
         flash-decode fp4-quantizer-factory= fp4-recipe= fp8-amax-compute-algo= fp8-amax-history-len= fp8-interval=
         fp8-margin= fp8-quantizer-factory= gdp-cutedsl-kernel gdp-num-chunk-states-to-recompute=
         gdp-num-householder= glu-linear-offset= gtp-remat-opt-in-modules* high-priority-a2a-comm-stream

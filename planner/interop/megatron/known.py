@@ -79,6 +79,7 @@ HONOURED: dict[str, Argument] = {
         ddp-bucket-size Implementation.ddp_bucket_elements
         wgrad-deferral-limit Implementation.deferred_embedding_wgrads
         cpu-offloading-num-layers Implementation.offload_activation_layers
+        flash-attention-version Implementation.flash_attention_version
         zero-stage Layout.zero (Megatron-DeepSpeed)
         """,
     ),

@@ -297,6 +297,8 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
         words += ["--cuda-graph-modules", *i.cuda_graphs] if i.cuda_graphs != ("layer",) else []
     if i.microbatch_group_size:
         words += ["--microbatch-group-size-per-virtual-pipeline-stage", str(i.microbatch_group_size)]
+    if i.flash_attention_version:
+        words += ["--flash-attention-version", str(i.flash_attention_version)]
     if i.deferred_embedding_wgrads:
         words += ["--defer-embedding-wgrad-compute"]
         limit = i.deferred_embedding_wgrads
