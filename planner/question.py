@@ -153,6 +153,8 @@ def ask(options: dict[str, Any]) -> Question:
             bias_dropout_fusion=not model.has_expert_biases,  # Megatron asserts it
             cp_comm_type=cast("ContextExchange", exchange),
             cuda_graphs=_cuda_graphs(options["cuda_graphs"]),
+            tp_comm_overlap=options["tp_comm_overlap"],
+            overlap_moe_expert_parallel_comm=_moe_overlap(options["overlap_moe_expert_parallel_comm"], model),
             moe_imbalance=_moe_imbalance(options["moe_imbalance"], model),
             sharded_framework=cast("ShardedFramework", (options["sharded_by"] or "fsdp2").replace("-", "_")),
             **_fp8(options, precision),
@@ -187,6 +189,13 @@ def _moe_imbalance(given: float | None, model: Model) -> float:
     if given is not None and not model.is_moe:
         raise InputError(f"--moe-imbalance needs a model with experts, but {model.name} has none.")
     return given or 1.0
+
+
+def _moe_overlap(given: bool, model: Model) -> bool:
+    """Raises InputError where nothing is exchanged."""
+    if given and not model.is_moe:
+        raise InputError(f"--overlap-moe-expert-parallel-comm needs a model with experts, but {model.name} has none.")
+    return given
 
 
 def _cuda_graphs(given: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -76,6 +76,16 @@ def workload_options() -> Decorator:
             help="What is replayed as CUDA graphs, so that the host does not issue its kernels one by one. [nothing]",
         ),
         click.option(
+            "--tp-comm-overlap",
+            is_flag=True,
+            help="Where TP > 1, its gathers and scatters run beside the products (Transformer Engine's user buffers).",
+        ),
+        click.option(
+            "--overlap-moe-expert-parallel-comm",
+            is_flag=True,
+            help="The experts' exchange runs beside another microbatch; needs EP > 1, and VPP > 1 where PP > 1.",
+        ),
+        click.option(
             "--moe-imbalance",
             type=Factor(64),
             metavar="FACTOR",

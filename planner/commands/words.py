@@ -9,8 +9,11 @@ import click
 from click.core import ParameterSource
 
 QUESTION = ("model", "gpus", "cluster")
-WORKLOAD = ("seq_length", "global_batch", "precision", "optimizer", "attention", "cp_comm_type", "cuda_graphs",
-            "moe_imbalance", "sharded_by", "fp8_recipe", "fp8_param_gather")  # fmt: skip
+WORKLOAD = (
+    "seq_length", "global_batch", "precision", "optimizer", "attention", "cp_comm_type", "cuda_graphs",
+    "tp_comm_overlap", "overlap_moe_expert_parallel_comm", "moe_imbalance", "sharded_by", "fp8_recipe",
+    "fp8_param_gather",
+)  # fmt: skip
 ACCOUNTING = ("accounting", "reserve")
 LAYOUT = ("tp", "cp", "pp", "vpp", "ep", "etp", "dp", "zero", "micro_batch", "sequence_parallel", "recompute",
           "recompute_modules", "stage_layers", "hsdp_replicas")  # fmt: skip

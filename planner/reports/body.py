@@ -35,6 +35,8 @@ def inputs(question: Question) -> dict[str, Any]:
             "grad_reduce_bytes": implementation.grad_reduce_bytes,
             "cp_comm_type": implementation.cp_comm_type,
             "cuda_graphs": list(implementation.cuda_graphs),
+            "tp_comm_overlap": implementation.tp_comm_overlap,
+            "overlap_moe_expert_parallel_comm": implementation.overlap_moe_expert_parallel_comm,
             "moe_imbalance": implementation.moe_imbalance,
             "sharded_by": implementation.sharded_framework.replace("_", "-"),
             "fp8_recipe": implementation.fp8_recipe,

@@ -24,6 +24,8 @@ INPUTS = (
     ("attention", ("implementation", "attention")),
     ("cp_comm_type", ("implementation", "cp_comm_type")),
     ("CUDA graphs", ("implementation", "cuda_graphs")),
+    ("tp_comm_overlap", ("implementation", "tp_comm_overlap")),
+    ("overlap_moe_expert_parallel_comm", ("implementation", "overlap_moe_expert_parallel_comm")),
     ("moe_imbalance", ("implementation", "moe_imbalance")),
     ("sharded_by", ("implementation", "sharded_by")),
     ("fp8_recipe", ("implementation", "fp8_recipe")),
@@ -34,6 +36,8 @@ INPUTS = (
 OLDER: dict[str, Any] = {
     "cp_comm_type": "p2p",
     "cuda_graphs": [],
+    "tp_comm_overlap": False,
+    "overlap_moe_expert_parallel_comm": False,
     "moe_imbalance": 1.0,
     "sharded_by": "fsdp2",
     "fp8_recipe": "delayed",

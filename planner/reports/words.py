@@ -172,10 +172,12 @@ _KERNELS = {
 def workload_words(question: Question) -> str:
     """Sequence, batch, precision, and the kernels that were asked for."""
     w, implementation = question.workload, question.implementation
-    graphs = f", CUDA graphs of {', '.join(implementation.cuda_graphs)}" if implementation.cuda_graphs else ""
+    more = f", CUDA graphs of {', '.join(implementation.cuda_graphs)}" if implementation.cuda_graphs else ""
+    more += ", tensor-parallel overlap" if implementation.tp_comm_overlap else ""
+    more += ", expert-parallel overlap" if implementation.overlap_moe_expert_parallel_comm else ""
     return (
         f"{w.global_batch:,} sequences of {w.seq_length:,} tokens a step ({w.tokens_per_step / 1e6:.2f} M tokens), "
-        f"{w.precision}, {w.optimizer}, {_KERNELS[implementation.attention]}{graphs}"
+        f"{w.precision}, {w.optimizer}, {_KERNELS[implementation.attention]}{more}"
     )
 
 

@@ -9,8 +9,8 @@ from planner.errors import InputError
 from planner.implementation import Implementation, as_sharded
 from planner.layout import Layout
 from planner.model import Model
+from planner.timing.assumptions import assumptions, exposed
 from planner.timing.coefficients import Coefficients
-from planner.timing.efficiency import BY_ARCHITECTURE, FITTED
 from planner.timing.flops import layer_flops, model_flops, repeated_flops
 from planner.timing.form import StepForm
 from planner.timing.mixed import MixedCoefficients, waiting, worst_error
@@ -38,7 +38,8 @@ class Timing:
             if not mixed(cluster)
             else worst_error(cluster, model.is_moe)
         )
-        self._assumptions = _assumptions(model, workload.precision, implementation, cluster)
+        self._implementation = implementation
+        self._assumptions = assumptions(model, workload.precision, implementation, cluster)
         self._peak = _peak_flops(cluster, workload.precision)
         self._pattern_counts = tuple(model.pattern.count(k) for k in range(len(model.layer_kinds)))
         self._flops = model_flops(model, workload.seq_length, workload.global_batch)
@@ -101,7 +102,7 @@ class Timing:
             bubble_fraction=bubble / step_ns,
             lower_bound_seconds=self._flops / self._peak / layout.world_size,
             relative_error=self._relative_error,
-            assumptions=(*self._assumptions, *waiting(layout, self._cluster)),
+            assumptions=(*self._assumptions, *exposed(layout, self._implementation), *waiting(layout, self._cluster)),
         )
 
     def lower_bound_ns(self, layout: Layout) -> int:
@@ -161,39 +162,3 @@ def _peak_flops(cluster: Cluster, precision: str) -> float:
         rates = group.card.flops
         total += group.gpus * next(rates[p] for p in (precision, "bf16", "fp16", "fp32") if p in rates)
     return total / cluster.gpus
-
-
-def _assumptions(model: Model, precision: str, implementation: Implementation, cluster: Cluster) -> tuple[str, ...]:
-    """What the time takes for granted, in words."""
-    said: list[str] = []
-    architectures = dict.fromkeys(group.card.architecture for group in cluster.groups)
-    if cluster.calibration:
-        architectures = {}
-        said = [f"efficiencies measured on {cluster.name}: {', '.join(sorted(map(str, cluster.calibration)))}"]
-    for architecture in architectures:
-        if architecture in FITTED:
-            half, most = BY_ARCHITECTURE[architecture].errors(model.is_moe)
-            kind = "mixtures of experts" if model.is_moe else "dense models"
-            if half is None or most is None:
-                within = f"hardly any of {kind}: how far off the time is has not been measured"
-            else:
-                within = f"those of {kind} predicted within {half:.0%} for half of them, {most:.0%} for nine in ten"
-            said.append(f"efficiencies of {architecture} cards fitted to published runs, {within}")
-        else:
-            said.append(f"efficiencies of {architecture} cards reasoned from others: no published run was fitted")
-    if model.is_moe:
-        balance = "evenly" if implementation.moe_imbalance == 1 else f"with imbalance {implementation.moe_imbalance:g}"
-        said.append(f"tokens are routed {balance}")
-    if implementation.optimizer_offload_fraction:
-        said.append("the host's optimizer step as on a DGX-2, its copies over PCIe not overlapped")
-    if implementation.schedule == "dualpipe":
-        said.append("what DualPipe hides of the experts' exchange behind the other direction is not counted")
-    if implementation.deferred_embedding_wgrads:
-        said.append("products of deferred head gradients are timed in their places, not after the last microbatch")
-    if precision == "fp32":
-        said.append("activations travel and pass through memory in 16 bits, in time: fp32 takes longer")
-    if implementation.launch_blocking:
-        said.append("CUDA_LAUNCH_BLOCKING: operations wait for one another, as BigScience's runs on A100 did")
-    if implementation.offload_activation_layers or implementation.offload_modules:
-        said.append("offloaded activations travel beside the passes of their layers, and show where they take longer")
-    return tuple(said)

@@ -58,6 +58,11 @@ EXAMPLES = {
         f"{AWARE} --exp-avg-dtype bf16 --exp-avg-sq-dtype fp32",
         "--exp-avg-dtype bf16 is given",
     ),
+    "tensor-overlap-one-rank": (
+        "--tp-comm-overlap",
+        "--tp-comm-overlap --tensor-model-parallel-size 2 --sequence-parallel",
+        "tp is 1",
+    ),
     "fsdp2-distributed-optimizer": (
         f"{FSDP2} {FUSED_OFF} --use-distributed-optimizer",
         f"{FSDP2} {FUSED_OFF}",

@@ -148,9 +148,11 @@ def accepted_model(got: MegatronLaunch) -> Model:
 
 def accepted(got: MegatronLaunch) -> Implementation:
     """The implementation of a launch where Megatron takes it. It refuses to overlap the gather where nothing is sharded
-    or the reduction does not overlap, torch FSDP2 with either that or fused gradients, and an optimizer on the host
-    that is not the precision-aware one."""
+    or the reduction does not overlap, or tensor parallelism where there is none, torch FSDP2 with either that or fused
+    gradients, and an optimizer on the host that is not the precision-aware one."""
     ours = got.implementation
+    if got.layout.tp == 1:
+        ours = replace(ours, tp_comm_overlap=False)
     fsdp2 = got.layout.zero == 3 and ours.sharded_framework == "fsdp2"
     if got.layout.zero == 0 or fsdp2 or not ours.overlap_grad_reduce:
         ours = replace(ours, overlap_param_gather=False)

@@ -126,7 +126,19 @@ def _yarn(launch: Launch) -> str:
     return "--position-embedding-type is yarn" if predicts and given == "yarn" and not rotary else ""
 
 
+def _nothing_to_overlap(launch: Launch) -> str:
+    """Sequence parallelism is switched off without tensor parallelism; with it this is a rule about the layout."""
+    asked = launch.args.flag("tp-comm-overlap") and not launch.args.flag("deterministic-mode")
+    return "tp is 1" if asked and launch.layout.tp == 1 else ""
+
+
 CONFLICTS = (
+    Conflict(
+        "tensor-overlap-one-rank",
+        "--tp-comm-overlap needs tensor and sequence parallelism",
+        f"{_ARGUMENTS} (tp_comm_overlap)",
+        _nothing_to_overlap,
+    ),
     Conflict(
         "max-position-embeddings",
         "--max-position-embeddings must be at least --seq-length, whatever the positions",

@@ -50,6 +50,8 @@ def _accepted(workload: Workload, implementation: Implementation, layout: Layout
         accepted = replace(accepted, overlap_param_gather=False, gradient_accumulation_fusion=False)
     if not implementation.overlap_grad_reduce:
         accepted = replace(accepted, overlap_param_gather=False)
+    if layout.tp == 1:
+        accepted = replace(accepted, tp_comm_overlap=False)  # nothing to overlap, and an assertion
     if implementation.optimizer_offload_fraction:
         # the host's part goes through the code of the precision-aware optimizer; bytes do not depend on it
         if workload.optimizer != "adamw" or layout.zero == 0 or _torch_fsdp2(implementation, layout):

@@ -1,0 +1,55 @@
+"""What a step's time takes for granted, as sentences printed beside it."""
+
+from __future__ import annotations
+
+from planner.cluster import Cluster
+from planner.implementation import Implementation
+from planner.layout import Layout
+from planner.model import Model
+from planner.timing.efficiency import BY_ARCHITECTURE, FITTED
+
+
+def exposed(layout: Layout, implementation: Implementation) -> tuple[str, ...]:
+    """Exchanges that a launch could hide and this one does not, in words."""
+    said = []
+    if layout.tp > 1 and layout.sequence_parallel and not implementation.tp_comm_overlap:
+        said.append("tensor-parallel exchanges wait for their products: --tp-comm-overlap hides a part of them")
+    if layout.ep > 1 and not implementation.overlap_moe_expert_parallel_comm:
+        said.append("the experts' exchange is not hidden (--overlap-moe-expert-parallel-comm)")
+    return tuple(said)
+
+
+def assumptions(model: Model, precision: str, implementation: Implementation, cluster: Cluster) -> tuple[str, ...]:
+    """What the time takes for granted, in words."""
+    said: list[str] = []
+    architectures = dict.fromkeys(group.card.architecture for group in cluster.groups)
+    if cluster.calibration:
+        architectures = {}
+        said = [f"efficiencies measured on {cluster.name}: {', '.join(sorted(map(str, cluster.calibration)))}"]
+    for architecture in architectures:
+        if architecture in FITTED:
+            half, most = BY_ARCHITECTURE[architecture].errors(model.is_moe)
+            kind = "mixtures of experts" if model.is_moe else "dense models"
+            if half is None or most is None:
+                within = f"hardly any of {kind}: how far off the time is has not been measured"
+            else:
+                within = f"those of {kind} predicted within {half:.0%} for half of them, {most:.0%} for nine in ten"
+            said.append(f"efficiencies of {architecture} cards fitted to published runs, {within}")
+        else:
+            said.append(f"efficiencies of {architecture} cards reasoned from others: no published run was fitted")
+    if model.is_moe:
+        balance = "evenly" if implementation.moe_imbalance == 1 else f"with imbalance {implementation.moe_imbalance:g}"
+        said.append(f"tokens are routed {balance}")
+    if implementation.optimizer_offload_fraction:
+        said.append("the host's optimizer step as on a DGX-2, its copies over PCIe not overlapped")
+    if implementation.schedule == "dualpipe":
+        said.append("what DualPipe hides of the experts' exchange behind the other direction is not counted")
+    if implementation.deferred_embedding_wgrads:
+        said.append("products of deferred head gradients are timed in their places, not after the last microbatch")
+    if precision == "fp32":
+        said.append("activations travel and pass through memory in 16 bits, in time: fp32 takes longer")
+    if implementation.launch_blocking:
+        said.append("CUDA_LAUNCH_BLOCKING: operations wait for one another, as BigScience's runs on A100 did")
+    if implementation.offload_activation_layers or implementation.offload_modules:
+        said.append("offloaded activations travel beside the passes of their layers, and show where they take longer")
+    return tuple(said)
