@@ -111,6 +111,8 @@ class Implementation:
     """Microbatches whose head weight gradient waits (--defer-embedding-wgrad-compute, --wgrad-deferral-limit)."""
 
 
+ALL_MICROBATCHES = 1_000_000
+"""Deferred microbatches where all are: more than any step has."""
 GRAPHED = ("attn", "mlp", "moe", "moe_router", "moe_preprocess", "layer", "iteration")
 """Modules of every layer (megatron/core/transformer/enums.py: CudaGraphModule), whole layers, or all of forward and
 backward."""

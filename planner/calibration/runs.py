@@ -9,7 +9,7 @@ from planner.calibration.log import MemoryRecord, TrainingLog
 from planner.calibration.summary import WARM_UP, Summary, summarise
 from planner.cluster import Cluster
 from planner.errors import InputError
-from planner.interop.megatron import MegatronLaunch
+from planner.interop.megatron.launch import MegatronLaunch
 from planner.memory.accounting import make_accounting
 from planner.parameters import parameters
 from planner.timing.factors import FACTORS, SUFFIX, factors_of

@@ -167,7 +167,7 @@ def _runs(logs: Sequence[str], launches: Sequence[str], cluster: Cluster, warm_u
     """Each log beside its launch."""
     from planner.calibration.log import read_log
     from planner.calibration.runs import make_run
-    from planner.interop.megatron import read_megatron
+    from planner.interop.megatron.launch import read_megatron
 
     if len(launches) not in (1, len(logs)):
         raise InputError(

@@ -14,7 +14,7 @@ from planner.reports.check_report import Broken, Checked
 if TYPE_CHECKING:
     from planner.cluster import Card, Cluster
     from planner.interop.deepspeed import DeepSpeedLaunch
-    from planner.interop.megatron import MegatronLaunch
+    from planner.interop.megatron.launch import MegatronLaunch
     from planner.layout import Layout
     from planner.memory.report import MemoryReport
     from planner.timing.report import StepTime
@@ -69,7 +69,7 @@ class Judge:
             if world is None:
                 raise InputError(f"{file}: a DeepSpeed JSON does not say the number of GPUs, so --gpus is required.")
             return read_deepspeed(file, model, world, self._options["seq_length"], pp[0] if pp else 1)
-        from planner.interop.megatron import read_megatron
+        from planner.interop.megatron.launch import read_megatron
 
         return read_megatron(file, world)
 

@@ -143,7 +143,6 @@ def search(
     from planner.commands.variants import answer
     from planner.reports.flags import launched_by
     from planner.reports.search_report import search_report
-    from planner.solver.hints import gpus_argument
 
     with Progress() as progress:
         question, result, sections = answer(question, variant, pinned, top, time_limit, progress, options)
@@ -155,6 +154,8 @@ def search(
         if question.cluster is not asked_of:  # fewer GPUs were the objective
             rest = words.typed(ctx, (*words.WORKLOAD[2:], *words.ACCOUNTING))
             batch = f"--seq-length {question.workload.seq_length} --global-batch {question.workload.global_batch}"
+            from planner.hardware import gpus_argument
+
             gpus = gpus_argument(question.cluster.groups)
             shared = f"{words.typed(ctx, ('model',))} --gpus {gpus} {batch} {rest}".rstrip()
         finer = finer_arguments(question, options["precision"])

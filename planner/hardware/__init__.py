@@ -3,12 +3,13 @@
 from planner.hardware.cards import card_names, load_card
 from planner.hardware.clusters import cluster_names, load_cluster
 from planner.hardware.describe import describe, spec_hash
-from planner.hardware.gpus import parse_gpus
+from planner.hardware.gpus import gpus_argument, parse_gpus
 
 __all__ = [
     "card_names",
     "cluster_names",
     "describe",
+    "gpus_argument",
     "load_card",
     "load_cluster",
     "parse_gpus",

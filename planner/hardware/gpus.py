@@ -140,3 +140,14 @@ def rack_scale(group: NodeGroup) -> NodeGroup:
         if not rest and share % group.gpus_per_node == 0:
             return NodeGroup(card, group.nodes, group.gpus_per_node, domain_gpus=share)
     return group
+
+
+def gpus_argument(groups: tuple[NodeGroup, ...]) -> str:
+    """What `--gpus` takes for these nodes."""
+    terms = []
+    for group in groups:
+        whole = group.gpus_per_node == group.card.gpus_per_node
+        alone = group.nodes == 1 and group.gpus_per_node < group.card.gpus_per_node
+        shape = f"{group.gpus}" if whole or alone else f"{group.nodes}x{group.gpus_per_node}"
+        terms.append(f"{shape}x{group.card.name}")
+    return "+".join(terms)

@@ -36,7 +36,7 @@ def flags_report(framework: str, question: Question, layout: Layout) -> tuple[Re
         "layout": layout_body(layout, question.workload.global_batch, question.cluster),
     }
     if framework == "megatron":
-        from planner.interop.megatron import megatron_arguments
+        from planner.interop.megatron.write import megatron_arguments
 
         words = megatron_arguments(question.model, question.workload, question.implementation, layout)
         data["arguments"] = words

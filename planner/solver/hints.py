@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from itertools import islice
 
 from planner.cluster import Cluster, NodeGroup
+from planner.hardware import gpus_argument
 from planner.solver.candidates import Pins, Space
 from planner.solver.explain import described
 from planner.solver.result import Hint, SearchResult
@@ -88,17 +89,6 @@ def _gpus(cluster: Cluster) -> str:
 
 def _hold(cluster: Cluster) -> str:
     return f"{_gpus(cluster)} {'holds' if cluster.gpus == 1 else 'hold'}"
-
-
-def gpus_argument(groups: tuple[NodeGroup, ...]) -> str:
-    """What `--gpus` takes for these nodes."""
-    terms = []
-    for group in groups:
-        whole = group.gpus_per_node == group.card.gpus_per_node
-        alone = group.nodes == 1 and group.gpus_per_node < group.card.gpus_per_node
-        shape = f"{group.gpus}" if whole or alone else f"{group.nodes}x{group.gpus_per_node}"
-        terms.append(f"{shape}x{group.card.name}")
-    return "+".join(terms)
 
 
 def _larger_card(space: Space, solve: Solve) -> Iterator[Hint]:

@@ -97,6 +97,7 @@ class Refiner:
         self._held: dict[tuple, dict[int, bool]] = {}
         self._linear = LinearMoments(self.kinds)
         self._moments: dict[tuple[int, int], tuple[object, tuple[LinearMoment, ...]]] = {}
+        self._interleaved: dict[tuple[int, int], tuple[StepForm, StepForm]] = {}
         self._smallest: dict[tuple, int] = {}
         self.complete = True
         """Whether the roots were all made."""
@@ -299,13 +300,19 @@ class Refiner:
 
     def _forms(self, layout: Layout) -> tuple[StepForm, StepForm | None]:
         """Coefficients with one virtual stage, and the least with several: the fixed time of two, the tails of most."""
-        plain = self.timing.form(replace(layout, vpp=1))
+        plain = self.timing.form(layout if layout.vpp == 1 else replace(layout, vpp=1))
         if layout.pp == 1 or self._divisor > 1:  # only 1F1B has virtual stages
             return plain, None
-        two = self.timing.form(replace(layout, vpp=2))
-        most = self.timing.form(replace(layout, vpp=max(2, self.space.most_virtual(layout))))
-        stages = tuple(replace(a, tails=b.tails) for a, b in zip(two.stages, most.stages, strict=True))
-        return plain, replace(two, stages=stages)
+        most_virtual = max(2, self.space.most_virtual(layout))
+        # a form is one object for all layouts that it is the form of, and is kept
+        key = (id(plain), most_virtual)
+        found = self._interleaved.get(key)
+        if found is None:
+            two = self.timing.form(replace(layout, vpp=2))
+            most = self.timing.form(replace(layout, vpp=most_virtual))
+            stages = tuple([replace(a, tails=b.tails) for a, b in zip(two.stages, most.stages, strict=True)])
+            found = self._interleaved[key] = plain, replace(two, stages=stages)
+        return found
 
     def _least_form(self, layout: Layout) -> StepForm:
         """No number of virtual stages takes a stage less time: a send may cost more without them."""

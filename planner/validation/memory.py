@@ -19,7 +19,7 @@ from typing import Any
 
 from planner.errors import InputError, NotModelled
 from planner.hardware import parse_gpus
-from planner.interop.megatron import launch_from_words
+from planner.interop.megatron.launch import launch_from_words
 from planner.memory.accounting import make_accounting
 from planner.memory.report import MemoryReport
 from planner.validation.memory_sharded import left_out as sharded_left_out

@@ -66,7 +66,7 @@ def _data() -> dict[str, Any]:
 def rank_counts() -> Iterator[RankCount]:
     """Every published count of a rank with ours."""
     from planner.hardware import parse_gpus
-    from planner.interop.megatron import launch_from_words
+    from planner.interop.megatron.launch import launch_from_words
     from planner.memory.accounting import make_accounting
     from planner.validation.memory import words_of
 

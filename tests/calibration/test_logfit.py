@@ -17,7 +17,7 @@ from planner.calibration.reserve import reserve_of
 from planner.calibration.runs import make_run, predict, with_factors
 from planner.errors import InputError
 from planner.hardware import parse_gpus
-from planner.interop.megatron import launch_from_text, read_megatron
+from planner.interop.megatron.launch import launch_from_text, read_megatron
 
 DATA = Path(__file__).parents[1] / "data" / "calibration"
 CLUSTER = parse_gpus("32xH100-80G")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from planner.errors import InputError, NotModelled
-from planner.interop.megatron import launch_from_text, launch_from_words, read_megatron
 from planner.interop.megatron.ignored import ignored
 from planner.interop.megatron.known import HONOURED, NOT_ACCOUNTED, REFUSED
+from planner.interop.megatron.launch import launch_from_text, launch_from_words, read_megatron
 from planner.layout import NO_RECOMPUTE, Recompute
 from planner.model import MLP, Attention, LatentAttention, MoE, Norm
 from planner.parameters import parameters

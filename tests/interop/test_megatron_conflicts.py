@@ -8,8 +8,9 @@ import pytest
 
 from planner.catalog import load_model
 from planner.implementation import Implementation
-from planner.interop.megatron import MegatronLaunch, launch_from_words, megatron_arguments, read_megatron
 from planner.interop.megatron.conflicts import CONFLICTS
+from planner.interop.megatron.launch import MegatronLaunch, launch_from_words, read_megatron
+from planner.interop.megatron.write import megatron_arguments
 from planner.layout import Layout, Recompute
 from planner.rules import broken_rules
 from planner.stages import even_split

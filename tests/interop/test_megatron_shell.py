@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError
-from planner.interop.megatron import launch_from_text
+from planner.interop.megatron.launch import launch_from_text
 from planner.interop.megatron.parse import UNRESOLVED
 from planner.interop.megatron.shell import read_script
 from planner.interop.megatron.sources import source_from_text
@@ -187,7 +187,7 @@ def test_any_text_is_a_launch_or_an_input_error(text, name):
     st.text(max_size=8)), max_size=16))  # fmt: skip
 def test_any_argument_list_is_a_launch_or_an_input_error(extra):
     """No combination of arguments and values raises anything but InputError."""
-    from planner.interop.megatron import launch_from_words
+    from planner.interop.megatron.launch import launch_from_words
 
     base = f"--num-layers 2 --hidden-size 8 {REST}".split()
     try:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from planner.errors import InputError, NotModelled
 from planner.implementation import Implementation
-from planner.interop.megatron import MegatronLaunch, launch_from_words, megatron_arguments
+from planner.interop.megatron.launch import MegatronLaunch, launch_from_words
+from planner.interop.megatron.write import megatron_arguments
 from planner.layout import Layout, Recompute
 from planner.model import MLP, Attention, Layer, Model, Norm
 from planner.stages import split_from_counts

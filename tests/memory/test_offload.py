@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny import LOCAL, accounting, laid_out, model
 
 from planner.errors import NotModelled
-from planner.interop.megatron import launch_from_words
+from planner.interop.megatron.launch import launch_from_words
 from planner.memory.form import Counts
 from planner.memory.offload import (
     LEAST_OFFLOADED_ELEMENTS,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from planner.hardware import parse_gpus
-from planner.interop.megatron import launch_from_words
+from planner.interop.megatron.launch import launch_from_words
 from planner.memory.accounting import make_accounting
 from planner.validation.memory import words_of
 

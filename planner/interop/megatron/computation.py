@@ -12,7 +12,14 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 
 from planner.errors import InputError, NotModelled
-from planner.implementation import AttentionKernel, ContextExchange, CrossEntropy, Implementation, LayerImplementation
+from planner.implementation import (
+    ALL_MICROBATCHES,
+    AttentionKernel,
+    ContextExchange,
+    CrossEntropy,
+    Implementation,
+    LayerImplementation,
+)
 from planner.interop.megatron.architecture import dropout, positive
 from planner.interop.megatron.environment import (
     Environment,
@@ -28,8 +35,6 @@ from planner.workload import Optimizer, Precision, Workload
 Chosen = TypeVar("Chosen")
 
 _GROUP = "microbatch-group-size-per-virtual-pipeline-stage"
-ALL_MICROBATCHES = 1_000_000
-"""More microbatches than any step has."""
 
 _KERNELS: dict[str, AttentionKernel] = {
     "auto": "auto",

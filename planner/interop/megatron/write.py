@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner.errors import NotModelled
-from planner.implementation import Implementation
-from planner.interop.megatron.computation import ALL_MICROBATCHES
+from planner.implementation import ALL_MICROBATCHES, Implementation
 from planner.interop.megatron.partition import DEFAULT, partition_method
 from planner.layout import Layout, Recompute
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm
