@@ -142,11 +142,15 @@ def _attention(
         normed = rotated if a.qk_norm != "none" else 0.0
     else:
         heads, qk, v, window = a.num_heads // shard.tp, a.qk_dim, a.v_head_dim, None
-        width = heads * (2 * qk + v)
-        rotated = heads * 2 * qk  # rotary parts are split off and joined again with the rest
+        width, rotated = float(heads * (2 * qk + v)), float(heads * a.qk_pos_emb_head_dim)
         normed = (a.q_lora_rank or 0) + a.kv_lora_rank if a.latent_norms else 0.0
     before_core = p.so_far
-    elementwise(p, device, t * width, 2 * HALF, 2 * HALF)  # split into heads, joined again backward
+    if isinstance(a, LatentAttention) and model.position == "rope" and implementation.rope_fusion:
+        # fusions/fused_mla_yarn_rope_apply.py: queries are rotated in place; keys and values are read together, and
+        # written apart with the rotary part joined to the keys
+        elementwise(p, device, t * heads * (2 * a.qk_head_dim + a.qk_pos_emb_head_dim + 2 * v), HALF, HALF)
+    else:
+        elementwise(p, device, t * width, 2 * HALF, 2 * HALF)  # split into heads, joined again backward
     if normed:
         norm(p, device, t * normed)
     if model.position == "rope":

@@ -194,3 +194,16 @@ def test_a_recomputed_mixture_routes_and_dispatches_again():
     assert plain.seconds < act.seconds < moe.seconds < full.seconds
     assert plain.hfu / plain.mfu == pytest.approx(1) and act.hfu / act.mfu == pytest.approx(1)
     assert 1.2 < moe.hfu / moe.mfu < full.hfu / full.mfu < 4 / 3
+
+
+def test_fused_rotary_positions_of_latent_attention_move_less():
+    """Without the fusion the heads are split and joined again, and the rotary part passes through memory by itself:
+    at least 128 heads of 512 elements instead of 576 half-wide ones, read and written, each way."""
+    degrees = {"ep": 32, "pp": 8, "dp": 32}
+    fused, apart = (
+        step(DEEPSEEK, "256xGB200", 256, implementation={"rope_fusion": on}, **degrees) for on in (True, False)
+    )
+    cluster = parse_gpus("256xGB200")
+    bandwidth = cluster.card.memory_bytes_per_second * efficiency(cluster).memory
+    least = 8 * 7 * 4096 * 128 * (2 * 2 * 512 - 2 * 576) * 2 / bandwidth  # 8 microbatches, 7 layers a stage at least
+    assert apart.components["compute"] - fused.components["compute"] > least
