@@ -110,6 +110,18 @@ class Implementation:
     deferred_embedding_wgrads: int = 0
     """Microbatches whose head weight gradient waits (--defer-embedding-wgrad-compute, --wgrad-deferral-limit)."""
 
+    @property
+    def probability_bytes(self) -> int:
+        """Of one routing probability at the experts: fp32 by --moe-router-dtype, and always where DeepEP or HybridEP
+        dispatches (token_dispatcher.py: _DeepepManager.dispatch, _HybridEPManager.dispatch); else as activations."""
+        return 4 if self.moe_router_fp32 or self.moe_dispatcher == "flex" else 2
+
+    @property
+    def adds_expert_bias_apart(self) -> bool:
+        """Whether biases of down projections are added expert by expert in kernels of their own (experts.py:
+        TEGroupedMLP._apply_bias); the local layers run their experts one after another."""
+        return self.moe_grouped_gemm and self.layer_implementation == "transformer_engine"
+
 
 ALL_MICROBATCHES = 1_000_000
 """Deferred microbatches where all are: more than any step has."""

@@ -18,10 +18,16 @@ def routed_copies(tokens: int, moe: MoE, implementation: Implementation) -> int:
     return capacity if implementation.moe_pad_to_capacity else min(capacity, wanted)
 
 
-def received_copies(tokens: int, moe: MoE, implementation: Implementation, etp: int = 1) -> int:
-    """Copies that a rank's experts compute: its share of what the expert-parallel group routes, gathered over `etp`
-    ranks. Dropless routing multiplies with the imbalance of the busiest rank; a capacity bounds it."""
+def received_copies(tokens: int, moe: MoE, implementation: Implementation, ep: int = 1, etp: int = 1) -> int:
+    """Copies that a rank's experts compute: its share of what the `ep` ranks route, gathered over `etp` ranks. Dropless
+    routing multiplies with the imbalance of the busiest rank, as far as there can be any; a capacity bounds it."""
     copies = routed_copies(tokens, moe, implementation) * etp
     if implementation.moe_capacity_factor is not None:
         return copies
-    return math.ceil(copies * implementation.moe_imbalance)
+    return math.ceil(copies * min(implementation.moe_imbalance, worst_imbalance(moe, ep)))
+
+
+def worst_imbalance(moe: MoE, ep: int) -> float:
+    """Copies on one of `ep` ranks over the mean where every token sends it as many of its top_k copies as the rank has
+    experts: they go to different experts."""
+    return ep * min(moe.top_k, moe.num_experts // ep) / moe.top_k

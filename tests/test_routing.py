@@ -6,7 +6,7 @@ import pytest
 
 from planner.implementation import Implementation
 from planner.model import MLP, MoE
-from planner.routing import received_copies, routed_copies
+from planner.routing import received_copies, routed_copies, worst_imbalance
 
 MIXTURE = MoE(4, 2, MLP(8))
 DROPLESS = Implementation()
@@ -31,5 +31,13 @@ def test_expert_tensor_parallelism_gathers_what_its_ranks_route():
 def test_the_busiest_rank_gets_more():
     """Dropless with an imbalance of 1.5 computes 24 copies where 16 were routed; a capacity has no imbalance."""
     uneven = replace(DROPLESS, moe_imbalance=1.5)
-    assert received_copies(8, MIXTURE, uneven) == 24
-    assert received_copies(8, MIXTURE, replace(uneven, moe_capacity_factor=1.0)) == 16
+    assert received_copies(8, MIXTURE, uneven, ep=4) == 24
+    assert received_copies(8, MIXTURE, replace(uneven, moe_capacity_factor=1.0), ep=4) == 16
+
+
+@pytest.mark.parametrize(("ep", "worst"), [(1, 1), (2, 2), (4, 2)])
+def test_no_rank_gets_more_than_there_can_be(ep, worst):
+    """Both copies of a token go to different experts of the 4: one of 4 ranks gets each token once at most, one of 2
+    ranks twice, and a single rank has everything anyway."""
+    assert worst_imbalance(MIXTURE, ep) == worst
+    assert received_copies(8, MIXTURE, replace(DROPLESS, moe_imbalance=8.0), ep) == 16 * worst

@@ -136,6 +136,8 @@ def _offloaded(impl: Implementation, cluster: Cluster, host_bytes: int) -> list[
     if held:
         less = "more than" if node > held else "of"
         sentence += f", {less} the {held / 2**30:,.0f} GiB of {cluster.card.name}'s reference node"
+    else:
+        sentence += f"; what a node of {cluster.card.name} has is not known, so it is not judged"
     if impl.sharded_framework == "deepspeed" and impl.optimizer_offload_fraction:
         sentence += "; DeepSpeed's whole gradients on the host between microbatches are not counted"
     return [sentence]

@@ -268,7 +268,11 @@ class ExactAccounting:
             )
             stages.append(stage)
         host = max(stage.host_bytes for stage in stages) if self._offloads else 0
-        return MemoryReport(self.name, self._capacity_bytes, tuple(stages), self._assumptions(layout, host))
+        notes = self._assumptions(layout, host)
+        if not host:
+            return MemoryReport(self.name, self._capacity_bytes, tuple(stages), notes)
+        node, held = host * self.cluster.gpus_per_node, self.cluster.card.host_bytes_per_node
+        return MemoryReport(self.name, self._capacity_bytes, tuple(stages), notes, node, held)
 
     def _alike(
         self, layout: Layout, degrees: Degrees, parts: StageParts, counts: Counts, pieces: Pieces, group: int
@@ -302,7 +306,7 @@ class ExactAccounting:
         return shown_terms(form.always.terms + form.peak(counts)[0].terms, counts)
 
     def _assumptions(self, layout: Layout, host_bytes: int) -> tuple[str, ...]:
-        key = (layout.zero, layout.hsdp_replicas, host_bytes, "layernorm" in layout.recompute.modules)
+        key = (layout.zero, layout.hsdp_replicas, layout.pp > 1, host_bytes, "layernorm" in layout.recompute.modules)
         found = self._notes.get(key)
         if found is None:
             found = self._notes[key] = assumptions(

@@ -1,16 +1,15 @@
 """What Megatron-LM's own report says of a layout, and what it leaves out.
 
-`--log-memory-to-tensorboard` and its like print `report_theoretical_memory` (megatron/training/
-theoretical_memory_usage.py, main of August 2026): the first stage's parameters times 18 bytes, or 6 + 12/d with the
-distributed optimizer, and Korthikanti et al.'s activations (arXiv:2205.05198, table 2). People hold the two side by
-side, so the difference has to have reasons.
+Training prints `report_theoretical_memory` once, after its first logged steps (megatron/training/training.py:
+training_log; theoretical_memory_usage.py of main, August 2026): the first stage's parameters times 18 bytes, or
+6 + 12/d with the distributed optimizer, and Korthikanti et al.'s activations (arXiv:2205.05198, table 2). People hold
+the two side by side, so the difference has to have reasons.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 
 from planner.implementation import Implementation
 from planner.layout import Layout
@@ -151,7 +150,7 @@ def _differences(model: Model, workload: Workload, impl: Implementation, layout:
     if layout.zero and layout.cp > 1:
         yield f"it divides the optimizer over DP alone, not over DP x CP ({layout.dp} x {layout.cp})"
     if len({sum(chunk.num_layers for chunk in stage) for stage in layout.stages}) > 1:
-        yield f"it gives every stage {ceil(model.num_layers / layout.pp)} layers at most; the stages differ"
+        yield f"it gives every stage {model.num_layers / layout.pp:.4g} layers; the stages differ"
     if layout.cp > 1:
         yield f"it does not divide activations over CP ({layout.cp})"
     if layout.recompute.granularity == "full":

@@ -75,10 +75,23 @@ class MemoryReport:
     capacity_bytes: int
     stages: tuple[StageMemory, ...]
     assumptions: tuple[str, ...] = ()
+    host_bytes_per_node: int = 0
+    """Host memory that a node's ranks take together, each as much as the one that takes most."""
+    host_capacity_bytes: int = 0
+    """What a node has; 0 where it is not known."""
+
+    @property
+    def gpus_fit(self) -> bool:
+        return all(stage.fits for stage in self.stages)
+
+    @property
+    def host_fits(self) -> bool:
+        """Unknown room is taken to be enough, and said."""
+        return not self.host_capacity_bytes or self.host_bytes_per_node <= self.host_capacity_bytes
 
     @property
     def fits(self) -> bool:
-        return all(stage.fits for stage in self.stages)
+        return self.gpus_fit and self.host_fits
 
     @property
     def peak_stage(self) -> StageMemory:

@@ -130,7 +130,9 @@ class TermMaker:
         return Degrees(shape, self._alive_key(shape), modules, states, gathered, number)
 
     def _alive_key(self, shape: tuple) -> tuple:
-        return (*shape[:_EP], 1, *shape[_EP + 1 :]) if self.implementation.gradient_accumulation_fusion else shape
+        impl = self.implementation
+        alike = impl.gradient_accumulation_fusion and impl.moe_imbalance == 1  # which more ranks allow more of
+        return (*shape[:_EP], 1, *shape[_EP + 1 :]) if alike else shape
 
     def stage(self, layout: Layout, degrees: Degrees, parts: StageParts, pieces: Pieces, group: int) -> StageTerms:
         """The terms of the stages that hold what these parts do, in the layout's pieces; full recomputation in groups

@@ -135,6 +135,10 @@ def memory(report: MemoryReport, detail: bool = False, ranks: Iterable[dict[str,
         "accounting": report.accounting,
         "stages": [_stage(stage, detail) for stage in report.stages],
     }
+    if report.host_bytes_per_node:
+        body["host_bytes_per_node"] = report.host_bytes_per_node
+        body["host_capacity_bytes_per_node"] = report.host_capacity_bytes or None
+        body["host_fits"] = report.host_fits if report.host_capacity_bytes else None
     if ranks is not None:
         body["ranks"] = list(ranks)
     body["assumptions"] = list(report.assumptions)

@@ -101,9 +101,13 @@ def peak_words(report: MemoryReport) -> str:
     where = "" if len(report.stages) == 1 else "on every stage alike, " if alike else f"on stage {peak.stage}{card}, "
     verdict = (
         f"Fits with {size(peak.headroom_bytes)} free"
-        if report.fits
+        if report.gpus_fit
         else f"Does not fit: over by {size(-peak.headroom_bytes)}"
     )
+    if not report.host_fits:
+        wanted, held = size(report.host_bytes_per_node), size(report.host_capacity_bytes)
+        host = f"Does not fit the host: a node has {held} of memory and what is offloaded takes {wanted}. The GPUs: "
+        verdict = host + verdict[0].lower() + verdict[1:]
     return f"{verdict} at the peak, {where}during {peak.moment}; the largest part is {peak.peak_component} ({largest})."
 
 

@@ -43,6 +43,7 @@ def variations_body(variations: Variations | None) -> dict[str, Any]:
                 "peak_bytes": setting.peak_bytes,
                 "fits": setting.fits,
                 "host_bytes_per_node": setting.host_bytes_per_node,
+                "host_fits": setting.host_fits,
                 "step_seconds": setting.step_seconds,
             }
             for setting in variations.offload
@@ -50,6 +51,7 @@ def variations_body(variations: Variations | None) -> dict[str, Any]:
         "limits": {
             "seq_length": limits.seq_length,
             "seq_unit": limits.seq_unit,
+            "seq_ended_by": limits.seq_ended_by or "memory",
             "micro_batch": limits.micro_batch,
             "moe_imbalance": limits.imbalance,
         },
@@ -87,10 +89,10 @@ def variations_blocks(variations: Variations | None, memory: MemoryReport) -> It
     yield Heading("How far this layout reaches, all else as it is")
     yield Items(tuple(_reach(variations.limits)))
     if variations.routing:
-        yield Heading("The same layout with uneven routing, GiB of the fullest GPU")
+        yield Heading("The same layout with uneven routing, GiB of the GPU with least room")
         yield _changes("busiest rank", [f"{row.value:g} x the mean" for row in variations.routing], variations.routing)
     if len(variations.data_parallel) > 1:
-        yield Heading("More data-parallel ranks, each with its present work, GiB of the fullest GPU")
+        yield Heading("More data-parallel ranks, each with its present work, GiB of the GPU with least room")
         rows = variations.data_parallel
         yield _changes("DP", [f"{int(row.value):,}" for row in rows], rows)
 
@@ -110,7 +112,7 @@ def _estimate_blocks(estimate: MegatronEstimate, first: StageMemory) -> Iterator
 
 
 def _phase_blocks(phases: Sequence[Phase]) -> Iterator[Block]:
-    yield Heading("The peak by phase, GiB of the fullest GPU")
+    yield Heading("The peak by phase, GiB of the GPU with least room")
     rows = tuple((phase.name, gib(phase.peak_bytes), _verdict(phase.fits)) for phase in phases)
     yield Table(("<phase", "peak", "<verdict"), rows)
 
@@ -128,7 +130,7 @@ def _recompute_blocks(settings: Sequence[Setting]) -> Iterator[Block]:
         )
         for i, setting in enumerate(settings)
     ]
-    yield Heading("The same layout with other recomputation, GiB of the fullest GPU")
+    yield Heading("The same layout with other recomputation, GiB of the GPU with least room")
     yield Table(("<recompute", "peak", "change", "<verdict", "repeated FLOPs", "step"), tuple(rows), marked=own)
 
 
@@ -141,18 +143,22 @@ def _offload_blocks(settings: Sequence[Offloaded]) -> Iterator[Block]:
             _change(setting.peak_bytes, settings[own].peak_bytes, i == own),
             _verdict(setting.fits),
             gib(setting.host_bytes_per_node) if setting.host_bytes_per_node else "",
+            {True: "fits", False: "too much", None: "unknown"}[setting.host_fits]
+            if setting.host_bytes_per_node
+            else "",
             "" if setting.step_seconds is None else seconds(setting.step_seconds),
         )
         for i, setting in enumerate(settings)
     ]
-    yield Heading("The same layout with more on the host, GiB of the fullest GPU and of a node's host memory")
-    yield Table(("<on the host", "peak", "change", "<verdict", "host", "step"), tuple(rows), marked=own)
+    yield Heading("The same layout with more on the host, GiB of the GPU with least room and of a node's host memory")
+    yield Table(("<on the host", "peak", "change", "<verdict", "host", "<there", "step"), tuple(rows), marked=own)
 
 
 def _reach(limits: Limits) -> Iterator[str]:
     unit = f"looked for in whole {limits.seq_unit:,}s, as many sequences a step"
     longest = f"{limits.seq_length:,} tokens" if limits.seq_length else f"none of {limits.seq_unit:,} tokens or more"
-    yield f"longest sequence that fits: {longest} ({unit})"
+    ended = f"; a longer one breaks a rule: {limits.seq_ended_by}" if limits.seq_ended_by else ""
+    yield f"longest sequence that fits: {longest} ({unit}){ended}"
     yield f"largest micro-batch that fits: {limits.micro_batch or 'none'}"
     if limits.imbalance is not None:
         yield f"most uneven routing that fits: the busiest rank gets {limits.imbalance:.2f} x the mean"

@@ -269,7 +269,7 @@ class Search:
         promised_ns = found.problem.step_ns(split)
         if plan.step.step_ns != promised_ns:
             raise AssertionError(f"solver {promised_ns} ns, report {plan.step.step_ns} ns for {layout}")
-        if not plan.memory.fits:
+        if not plan.memory.gpus_fit:
             raise AssertionError(f"the solver's plan does not fit: {layout}")
         return plan
 

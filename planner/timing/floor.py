@@ -36,7 +36,7 @@ def layer_floor_seconds(
     if not isinstance(layer.mlp, MoE):
         return seconds + compute.mlp.forward + compute.mlp.backward
     moe = layer.mlp
-    copies = shard.tokens(workload) * moe.top_k / shard.tp * implementation.moe_imbalance
+    copies = shard.tokens(workload) * moe.top_k / shard.tp  # without expert parallelism no rank is busier than another
     # whole rows for each local expert: fewer than one row each is lost, and never half of all
     rows = max(0.0, copies / 2 - 1, copies - moe.num_experts - 1)
     weights = layer_weights(layer, model.hidden_size, model.norm, shard.sharding(implementation))

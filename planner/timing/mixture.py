@@ -35,7 +35,7 @@ def mixture(
         memory_seconds(device, t * moe.num_experts * 4 * 8, 8),
         ROUTER,
     )
-    total = max(1, received_copies(t, moe, implementation, shard.etp))
+    total = max(1, received_copies(t, moe, implementation, shard.ep, shard.etp))
     permute = HALF * h * (t + routed_copies(t, moe, implementation))
     sort = HALF * h * 2 * total if shard.ep < moe.num_experts and shard.ep > 1 else 0
     passes = 1.0 if implementation.moe_permute_fusion else 1.5
@@ -54,8 +54,8 @@ def mixture(
         activation = Work()
         for _ in range(local):
             activation += feed_forward(p, device, moe.expert, one, rows, workload.precision, implementation)
-    if moe.expert.bias and implementation.moe_grouped_gemm:
-        _output_bias(p, device, total * h, local)
+    if moe.expert.bias and implementation.adds_expert_bias_apart:
+        _output_bias(p, device, total * h, local, implementation.probability_bytes)
     start = p.so_far
     if moe.shared:
         shared = [w for w in weights if w.part == "shared_experts"]
@@ -63,14 +63,16 @@ def mixture(
     return {"moe_act": activation, "shared_experts": p.since(start), "moe": p.since(before)}
 
 
-def _output_bias(p: Passes, device: Device, elements: int, experts: int) -> None:
+def _output_bias(p: Passes, device: Device, elements: int, experts: int, wide: int) -> None:
     """Add the down projection's bias over `elements` outputs of as many local experts (megatron/core/transformer/moe/
     experts.py: TEGroupedMLP._apply_bias). Each expert's share: bias times probabilities is written, added to the output
     into a third tensor, and all are joined; backward splits the gradient, and multiplies and sums it once for the
-    biases, once for the probabilities. The up projection's bias is added within the product."""
-    forward, backward = (2 * experts + 1, 4 * experts + 1)
+    biases, once for the probabilities. All of that in the probabilities' type of `wide` bytes; wider than activations,
+    what is joined is cast to them, and back for the gradients. The up projection's bias is added within the product."""
+    cast = wide + HALF if wide > HALF else 0
+    forward, backward = (2 * experts + 1 + (cast > 0), 4 * experts + 1 + 2 * (cast > 0))
     p.add(
-        memory_seconds(device, elements * 6 * HALF, forward),
-        memory_seconds(device, elements * 8 * HALF, backward),
+        memory_seconds(device, elements * (HALF + 5 * wide + cast), forward),
+        memory_seconds(device, elements * (2 * HALF + 6 * wide + 2 * cast), backward),
         (forward, backward),
     )

@@ -157,7 +157,7 @@ def layer_expert_parallel(
         link = links["etp_ep"]
         one = gather_seconds(link, tokens * link.size * token_bytes, e)
     else:
-        copies = float(received_copies(tokens, moe, implementation))
+        copies = float(received_copies(tokens, moe, implementation, shard.ep))
         link = links["ep"]
         if implementation.moe_dispatcher == "flex" and not link.inside:
             # each token crosses to a domain once, however many of its experts live there (DeepEP)
@@ -165,7 +165,7 @@ def layer_expert_parallel(
             copies *= domains * (1 - (1 - 1 / domains) ** moe.top_k) / moe.top_k
         one = all_to_all_seconds(link, copies * token_bytes, e)
         if shard.etp > 1:
-            rows = received_copies(tokens, moe, implementation, shard.etp)
+            rows = received_copies(tokens, moe, implementation, shard.ep, shard.etp)
             one += gather_seconds(links["etp"], rows * token_bytes, e)
     both = 2 * one
     if implementation.overlap_moe_expert_parallel_comm:  # beside another microbatch's kernels

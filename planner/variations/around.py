@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from planner.errors import NotModelled
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.memory.accounting import Accounting, make_accounting
-from planner.memory.report import StageMemory
-from planner.rules import broken_rules
+from planner.memory.form import Values
+from planner.memory.report import MemoryReport, StageMemory
+from planner.rules import BrokenRule, broken_rules
 from planner.timing.report import StepTime
 from planner.timing.step import Timing
 from planner.workload import Workload
 
 if TYPE_CHECKING:
     from planner.question import Question
+
+
+class Always(NamedTuple):
+    """What one stage holds at every moment [bytes]."""
+
+    total: int
+    values: Values
+    """By component."""
+    step: int
+    """What the optimizer's step adds."""
 
 
 class Around:
@@ -29,6 +40,8 @@ class Around:
         self.layout = layout
         self._workload, self._implementation = question.workload, question.implementation
         self._timing = Timing(question.model, question.workload, question.implementation, question.cluster)
+        self._broken = {broken.id for broken in self._breaks(layout, self._workload, self._implementation, None)}
+        """What the layout itself breaks, which no change is blamed for."""
 
     def legal(
         self,
@@ -37,38 +50,66 @@ class Around:
         implementation: Implementation | None = None,
         world_size: int | None = None,
     ) -> bool:
-        """Whether it breaks no rule."""
+        """Whether it breaks no rule that the layout keeps."""
+        return not self.refused(layout, workload, implementation, world_size)
+
+    def refused(
+        self,
+        layout: Layout | None = None,
+        workload: Workload | None = None,
+        implementation: Implementation | None = None,
+        world_size: int | None = None,
+    ) -> str:
+        """The sentence of the first rule that it breaks and the layout keeps; empty where there is none."""
+        asked = layout or self.layout, workload or self._workload, implementation or self._implementation
+        broken = self._breaks(*asked, world_size)
+        return next((rule.sentence for rule in broken if rule.id not in self._broken), "")
+
+    def _breaks(
+        self, layout: Layout, workload: Workload, implementation: Implementation, world_size: int | None
+    ) -> list[BrokenRule]:
         cluster = self.question.cluster
-        return not broken_rules(
-            self.question.model,
-            workload or self._workload,
-            implementation or self._implementation,
-            layout or self.layout,
-            world_size or cluster.gpus,
-            cluster if world_size is None else None,
-        )
+        on = cluster if world_size is None else None
+        return broken_rules(self.question.model, workload, implementation, layout, world_size or cluster.gpus, on)
 
     def peak(
         self,
         layout: Layout | None = None,
         workload: Workload | None = None,
         implementation: Implementation | None = None,
+        nodes: int = 1,
     ) -> StageMemory | None:
-        """The stage with least room. Whether the change is legal is not asked."""
+        """The stage with least room, on `nodes` times as many nodes of each kind. Whether the change is legal is not
+        asked."""
+        report = self.report(layout, workload, implementation, nodes)
+        return None if report is None else report.peak_stage
+
+    def report(
+        self,
+        layout: Layout | None = None,
+        workload: Workload | None = None,
+        implementation: Implementation | None = None,
+        nodes: int = 1,
+    ) -> MemoryReport | None:
+        """Its memory, likewise."""
         try:
-            return self._accounting(workload, implementation).report(layout or self.layout).peak_stage
+            return self._accounting(workload, implementation, nodes).report(layout or self.layout)
         except NotModelled:
             return None
 
-    def always_bytes(self, workload: Workload | None = None) -> int | None:
-        """What the fullest stage holds whatever the moment: states, buffers and the reserve."""
+    def always(self, workload: Workload | None = None) -> tuple[Always, ...] | None:
+        """What each stage holds whatever the moment: states, buffers and the reserve, bucket padding aside."""
         accounting = self._accounting(workload, None)
+        found = []
         try:
-            stages = range(self.layout.pp)
-            forms = [(accounting.form(self.layout, i), accounting.counts(self.layout, i)) for i in stages]
+            for i in range(self.layout.pp):
+                form, counts = accounting.form(self.layout, i), accounting.counts(self.layout, i)
+                total, values = form.always.values(counts)
+                step = max((moment.values(counts)[0] for moment in form.alone), default=0)
+                found.append(Always(total, values, step))
         except NotModelled:
             return None
-        return max(form.always.values(counts)[0] for form, counts in forms)
+        return tuple(found)
 
     def step(self, layout: Layout | None = None, implementation: Implementation | None = None) -> StepTime | None:
         """The step's time."""
@@ -84,11 +125,16 @@ class Around:
         """The workload under another optimizer."""
         return replace(self._workload, optimizer=name)  # type: ignore[arg-type]
 
-    def _accounting(self, workload: Workload | None, implementation: Implementation | None) -> Accounting:
-        if workload is None and implementation is None:
+    def _accounting(
+        self, workload: Workload | None, implementation: Implementation | None, nodes: int = 1
+    ) -> Accounting:
+        if workload is None and implementation is None and nodes == 1:
             return self.accounting
         q = self.question
+        cluster = q.cluster
+        if nodes > 1:
+            cluster = replace(cluster, groups=tuple(replace(g, nodes=g.nodes * nodes) for g in cluster.groups))
         return make_accounting(
-            q.accounting, q.model, workload or self._workload, implementation or self._implementation, q.cluster,
+            q.accounting, q.model, workload or self._workload, implementation or self._implementation, cluster,
             q.reserve_bytes,
         )  # fmt: skip

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import lcm
 
+from planner.model import MoE
+from planner.routing import worst_imbalance
+from planner.rules.rule import divisors
 from planner.variations.around import Around
 
 LONGEST = 2**24
@@ -23,6 +26,8 @@ class Limits:
     seq_unit: int
     micro_batch: int | None
     """Of those that divide each rank's part of the batch."""
+    seq_ended_by: str = ""
+    """The rule that a longer sequence would break; empty where memory ends it."""
     imbalance: float | None = None
     """Tokens of the busiest expert-parallel rank over the mean, to a hundredth; None without expert parallelism."""
 
@@ -41,7 +46,7 @@ class Changed:
 def limits(around: Around) -> Limits:
     """The largest sequence, micro-batch and imbalance that fit."""
     layout, workload = around.layout, around.question.workload
-    unit = lcm(SEQUENCE_UNIT, 2 * layout.cp if layout.cp > 1 else 1, layout.tp)
+    unit = lcm(SEQUENCE_UNIT, 2 * layout.cp if layout.cp > 1 else 1, layout.tp * layout.cp)
 
     def holds(units: int) -> bool:
         longer = replace(workload, seq_length=units * unit)
@@ -50,8 +55,10 @@ def limits(around: Around) -> Limits:
 
     longest = _largest(holds, max(1, workload.seq_length // unit), LONGEST // unit)
     part = workload.global_batch // layout.dp
-    micro = next((n for n in range(part, 0, -1) if part % n == 0 and _fits(around, n)), None)
-    return Limits(longest * unit if longest else None, unit, micro, _imbalance(around))
+    micro = next((n for n in reversed(divisors(part)) if _fits(around, n)), None) if part else None
+    longer = replace(workload, seq_length=(longest + 1) * unit)
+    ended_by = around.refused(workload=longer)
+    return Limits(longest * unit if longest else None, unit, micro, ended_by, _imbalance(around))
 
 
 def _fits(around: Around, micro_batch: int) -> bool:
@@ -90,23 +97,31 @@ def _imbalance(around: Around) -> float | None:
         peak = _routed(around, (99 + extra) / 100)
         return peak is not None and peak.fits
 
-    hundredths = _largest(holds, 1, 100 * (around.layout.ep - 1) + 1)
+    hundredths = _largest(holds, 1, int(100 * _worst(around)) - 99)
     return (99 + hundredths) / 100 if hundredths else None
 
 
 def _routed(around: Around, imbalance: float) -> Changed | None:
     own = around.question.implementation
     peak = around.peak(implementation=replace(own, moe_imbalance=imbalance))
-    return None if peak is None else Changed(imbalance, imbalance == own.moe_imbalance, peak.total_bytes, peak.fits)
+    given = imbalance == min(own.moe_imbalance, _worst(around))
+    return None if peak is None else Changed(imbalance, given, peak.total_bytes, peak.fits)
 
 
 def uneven_routing(around: Around) -> tuple[Changed, ...]:
-    """Peaks from even routing to all tokens on one of the ep ranks; nothing where nothing can be uneven."""
+    """Peaks from even routing to as many copies as can be on one of the ep ranks; nothing where all are alike."""
     if not _routes(around):
         return ()
-    factors = {1.0, 1.25, 1.5, 2.0, float(around.layout.ep), around.question.implementation.moe_imbalance}
-    rows = (_routed(around, f) for f in sorted(factors) if f <= around.layout.ep)
+    worst = _worst(around)
+    factors = {1.0, 1.25, 1.5, 2.0, worst, min(worst, around.question.implementation.moe_imbalance)}
+    rows = (_routed(around, f) for f in sorted(factors) if f <= worst)
     return tuple(row for row in rows if row is not None)
+
+
+def _worst(around: Around) -> float:
+    """The largest imbalance that there can be."""
+    layers = around.question.model.layer_kinds
+    return max(worst_imbalance(kind.mlp, around.layout.ep) for kind in layers if isinstance(kind.mlp, MoE))
 
 
 def data_parallel(around: Around) -> tuple[Changed, ...]:
@@ -119,7 +134,7 @@ def data_parallel(around: Around) -> tuple[Changed, ...]:
         more = replace(workload, global_batch=workload.global_batch * times)
         if not around.legal(wider, more, world_size=wider.world_size):
             continue
-        peak = around.peak(wider, more)
+        peak = around.peak(wider, more, nodes=times)
         if peak is not None:
             rows.append(Changed(wider.dp, times == 1, peak.total_bytes, peak.fits))
     return tuple(rows)

@@ -23,6 +23,8 @@ class Offloaded:
     host_bytes_per_node: int
     """Pinned memory that the ranks of a node take together, each as much as the one that takes most."""
     step_seconds: float | None
+    host_fits: bool | None = True
+    """None where a node's memory is not known."""
 
 
 NOTHING: dict[str, Any] = {
@@ -37,7 +39,6 @@ def offload_settings(around: Around) -> tuple[Offloaded, ...]:
     """Nothing, parts of the optimizer, the weights, activations of whole layers; and the layout's own choice. Those
     that break a rule or that no framework offers are left out."""
     own = around.question.implementation
-    per_node = around.question.cluster.gpus_per_node
     found: dict[Implementation, str] = {}
     for what, chosen in _choices(around):
         found.setdefault(replace(own, **NOTHING | chosen), what)
@@ -46,18 +47,19 @@ def offload_settings(around: Around) -> tuple[Offloaded, ...]:
     for implementation, what in found.items():
         if implementation != own and not around.legal(implementation=implementation):
             continue
-        peak = around.peak(implementation=implementation)
-        if peak is None:
+        report = around.report(implementation=implementation)
+        if report is None:
             continue
-        step = around.step(implementation=implementation)
+        peak, step = report.peak_stage, around.step(implementation=implementation)
         rows.append(
             Offloaded(
                 what,
                 implementation == own,
                 peak.total_bytes,
                 peak.fits,
-                peak.host_bytes * per_node,
+                report.host_bytes_per_node,
                 None if step is None else step.seconds,
+                report.host_fits if report.host_capacity_bytes or not report.host_bytes_per_node else None,
             )
         )
     return tuple(rows)
@@ -66,10 +68,22 @@ def offload_settings(around: Around) -> tuple[Offloaded, ...]:
 def _choices(around: Around) -> Iterator[tuple[str, dict[str, Any]]]:
     layout, layers = around.layout, around.question.model.num_layers
     yield "nothing", {}
-    yield "half of the optimizer", {"optimizer_offload_fraction": 0.5}
-    yield "the optimizer", {"optimizer_offload_fraction": 1.0}
+    if _moves_optimizer(around):
+        yield "half of the optimizer", {"optimizer_offload_fraction": 0.5}
+        yield "the optimizer", {"optimizer_offload_fraction": 1.0}
     if layout.zero == 3:
         yield "weights and optimizer", {"optimizer_offload_fraction": 1.0, "offload_parameters": True}
     if layout.pp == 1 and layers > 1:
         yield "activations of half of the layers", {"offload_activation_layers": layers // 2}
         yield "activations of all layers but one", {"offload_activation_layers": layers - 1}
+
+
+def _moves_optimizer(around: Around) -> bool:
+    """Megatron-LM offloads a precision-aware Adam, which is a distributed one, and with fp8 weights only under delayed
+    scaling (megatron/training/arguments.py: validate_args; core/optimizer/optimizer_config.py)."""
+    question, layout = around.question, around.layout
+    implementation = question.implementation
+    if layout.zero >= 2 and implementation.sharded_framework != "megatron_fsdp":
+        return True
+    scaled = not implementation.fp8_param_gather or implementation.fp8_recipe == "delayed"
+    return question.workload.optimizer == "adamw" and (layout.zero > 0 or layout.dp * layout.cp == 1) and scaled

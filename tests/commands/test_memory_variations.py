@@ -67,20 +67,27 @@ def test_limits_are_the_largest_that_fit(plan) -> None:
 def test_nothing_fits_where_states_alone_are_too_much(plan) -> None:
     """13B on one card: no sequence is short enough, and that is what is said."""
     limits = plan("memory", "--model", "13b", "--gpus", "1xA100-80G", "--json", "--detail").data["limits"]
-    assert limits == {"seq_length": None, "seq_unit": 128, "micro_batch": None, "moe_imbalance": None}
+    assert limits == {
+        "seq_length": None,
+        "seq_unit": 128,
+        "seq_ended_by": "memory",
+        "micro_batch": None,
+        "moe_imbalance": None,
+    }
 
 
 def test_learned_positions_end_the_sequence(plan) -> None:
     """A model with 2048 learned positions has no longer sequence, however much room there is."""
     shared = ("memory", "--model", "gpt3-175b", "--gpus", "64xB300", "--tp", 8, "--pp", 8, "--json", "--detail")
-    assert plan(*shared).data["limits"]["seq_length"] == 2048
+    limits = plan(*shared).data["limits"]
+    assert limits["seq_length"] == 2048 and "position table" in limits["seq_ended_by"]
 
 
 def test_uneven_routing_and_more_ranks(plan) -> None:
     """Rows are what the options say; a dense model has no routing."""
     data = plan(*MIXTURE, "--global-batch", 1024, "--detail").data
     rows = {row["moe_imbalance"]: row for row in data["uneven_routing"]}
-    assert list(rows) == [1, 1.25, 1.5, 2, 8] and rows[1]["given"]
+    assert list(rows) == [1, 1.25, 1.5, 2, 4] and rows[1]["given"]  # two copies of a token go to different experts
     alone = plan(*MIXTURE, "--global-batch", 1024, "--moe-imbalance", 1.5).data
     assert rows[1.5]["peak_bytes"] == peak(alone)
     ranks = {row["dp"]: row for row in data["data_parallel"]}
@@ -100,8 +107,34 @@ def test_the_first_step_has_no_moments_yet(plan) -> None:
     assert built < first
     plain = plan(*DENSE, "--recompute", "full", "--optimizer", "sgd", "--detail").data["phases"]
     assert plain[1]["peak_bytes"] == plain[2]["peak_bytes"]
-    deepspeed = plan(*DENSE, "--zero", 3, "--sharded-by", "deepspeed", "--detail").data["phases"]
-    assert deepspeed[1]["peak_bytes"] == deepspeed[2]["peak_bytes"]
+
+
+def test_gradients_of_fsdp2_come_with_the_first_backward(plan) -> None:
+    """What is built is the fp32 shards and buffers; the first step adds gradients, the later ones moments."""
+    data = plan(*DENSE, "--zero", 3, "--detail").data
+    built, first, later = (phase["peak_bytes"] for phase in data["phases"])
+    held = data["memory"]["stages"][0]["components"]
+    assert held["weights"] + held["reserve"] <= built < held["weights"] + held["reserve"] + held["gradients"]
+    assert later - first == pytest.approx(held["optimizer"], rel=0.001)
+
+
+def test_phases_on_a_mixed_cluster_are_judged_stage_by_stage(plan) -> None:
+    """Every stage fits its own card, so every phase does, and none is smaller than the one before on its stage."""
+    words = ("--gpus", "8xA100-80G+8xA100-40G", "--tp", 8, "--pp", 2, "--stage-layers", "34,14", "--seq-length", 1024)
+    data = plan("memory", "--model", "codellama-34b", *words, "--detail", "--json").data
+    assert data["memory"]["fits"] and all(phase["fits"] for phase in data["phases"])
+    peaks = [row["peak_bytes"] for row in data["data_parallel"]]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_what_the_host_cannot_hold_does_not_fit(plan) -> None:
+    """405B's states in the memory of one node of 8 A100, which has 2 TB: the GPUs hold the rest, the host does not."""
+    words = ("--model", "405b", "--gpus", "8xA100-80G", "--zero", 3, "--sharded-by", "deepspeed", "--recompute", "full")
+    offloaded = (*words, "--seq-length", 4096, "--offload-optimizer", 1, "--offload-parameters")
+    memory = plan("memory", *offloaded, "--json").data["memory"]
+    assert all(stage["fits"] for stage in memory["stages"]) and not memory["fits"] and memory["host_fits"] is False
+    assert memory["host_bytes_per_node"] > memory["host_capacity_bytes_per_node"] > 0
+    assert "Does not fit the host" in " ".join(plan("memory", *offloaded).out.split())
 
 
 def test_the_tables_stand_in_the_report(plan) -> None:

@@ -183,7 +183,8 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
         expert=MLP(positive(args, "moe-ffn-hidden-size", source, ffn), gated, bias, clamped=clamped),
         shared=MLP(shared, gated, bias, clamped=clamped) if has_shared else None,
         shared_gate=has_shared and args.flag("moe-shared-expert-gate"),
-        router_bias=bias,  # transformer/moe/router.py: Router.__init__ (add_bias_linear), since core 0.15
+        # transformer/moe/router.py: Router.__init__ (add_bias_linear), since core 0.15; DeepSpeed's gate has none
+        router_bias=bias and not (args.flag("deepspeed") or "zero-stage" in args),
         score_function="softmax" if args.get("moe-router-score-function", "softmax") == "softmax" else "sigmoid",
     )
 

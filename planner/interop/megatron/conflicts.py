@@ -127,9 +127,14 @@ def _yarn(launch: Launch) -> str:
 
 
 def _nothing_to_overlap(launch: Launch) -> str:
-    """Sequence parallelism is switched off without tensor parallelism; with it this is a rule about the layout."""
-    asked = launch.args.flag("tp-comm-overlap") and not launch.args.flag("deterministic-mode")
-    return "tp is 1" if asked and launch.layout.tp == 1 else ""
+    """Sequence parallelism is switched off without tensor parallelism; with it this is a rule about the layout, unless
+    the deterministic mode switches the overlap off, which it does after it was judged."""
+    if not launch.args.flag("tp-comm-overlap"):
+        return ""
+    if launch.layout.tp == 1:
+        return "tp is 1"
+    late = launch.args.flag("deterministic-mode") and not launch.layout.sequence_parallel
+    return "sequence parallelism is off" if late else ""
 
 
 CONFLICTS = (

@@ -18,8 +18,8 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
     """Operations from the normalised input (`mlp input`) to the combined output."""
     n = shape.tokens // shape.sp
     e, k, experts = shape.element, moe.top_k, moe.num_experts
-    slots, received = routed_copies(n, moe, impl), received_copies(n, moe, impl, shape.etp)
-    probability = 4 if impl.moe_router_fp32 else e
+    slots, received = routed_copies(n, moe, impl), received_copies(n, moe, impl, shape.ep, shape.etp)
+    probability = max(e, impl.probability_bytes)
     # routing map (bool), top-k indices (int64) and fp32 scores; a sigmoid router also keeps all scores and their sum
     routing = n * (experts + 12 * k) + (n * (4 * experts + 4) if moe.score_function == "sigmoid" else 0)
     items: list[Item] = []
@@ -82,14 +82,15 @@ def moe_items(shape: Shape, impl: Implementation, moe: MoE, recompute: frozenset
             weight_grad=weight_grad(impl, shape, shape.hidden, ffn) * local,
             backward_temp=gradient_casts(shape, received * shape.hidden),
         ),
-        *([_output_bias(dispatched)] if moe.expert.bias and impl.moe_grouped_gemm else []),
+        *([_output_bias(dispatched, probability // e)] if moe.expert.bias and impl.adds_expert_bias_apart else []),
         Op("combine", output=shape.stream, grad_input=dispatched),
     ]
     return tuple(items)
 
 
-def _output_bias(dispatched: int) -> Op:
+def _output_bias(dispatched: int, wider: int) -> Op:
     """The down projection's bias, weighted for each copy and added expert by expert, the sums joined (experts.py:
-    TEGroupedMLP._apply_bias). Backward makes a product with the probabilities, then the joined gradient."""
-    size = dispatched
-    return Op("expert output bias", output=size, grad_input=size, forward_temp=size, backward_temp=size)
+    TEGroupedMLP._apply_bias). Backward makes a product with the probabilities, then the joined gradient. Sums and
+    products have the probabilities' type, `wider` than the activations by this factor."""
+    size, apart = dispatched, dispatched * wider
+    return Op("expert output bias", output=size, grad_input=size, forward_temp=apart, backward_temp=apart)
