@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from planner.calibration.least_squares import Estimate, fit
 from planner.calibration.runs import Run, predict
 from planner.cluster import Cluster
-from planner.timing.factors import FACTOR_RANGE, FACTORS, SUFFIX, factors_of
+from planner.timing.factors import FACTOR_RANGE, FACTORS, HOST_UNCERTAINTY, SUFFIX, factors_of
 
-PRIORS = {"compute": 0.10, "memory": 0.15, "scale_up": 0.15, "network": 0.25, "host": 0.40}
+PRIORS = {"compute": 0.10, "memory": 0.15, "scale_up": 0.15, "network": 0.25, "host": HOST_UNCERTAINTY}
 """How far machines of one kind differ in each [standard deviation of the logarithm], from the scatter of the published
 runs that the constants were fitted to: clocks and power least, networks and hosts most."""
 MODEL_ERROR = 0.08

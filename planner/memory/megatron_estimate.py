@@ -25,6 +25,8 @@ class MegatronEstimate:
     states_bytes: int
     """Weights, gradients and optimizer."""
     activation_bytes: int
+    states_bytes_before: int
+    """The same by releases before core 0.19, which divide experts over TP, never over EP."""
     differences: tuple[str, ...]
     """What it does not count of this layout, or counts otherwise."""
 
@@ -44,11 +46,11 @@ def megatron_estimate(
     if len(attentions) > 1 or len(dense) > 1 or len(moes) > 1:
         return None
     mlp, moe = next(iter(dense), None), next(iter(moes), None)
-    states = _states(model, implementation, layout, next(iter(attentions)), mlp, moe)
+    states, before = _states(model, implementation, layout, next(iter(attentions)), mlp, moe)
     ffn = mlp.ffn_hidden_size if mlp else moe.expert.ffn_hidden_size if moe else 4 * model.hidden_size
     activations = _activations(model, workload, implementation, layout, ffn)
     return MegatronEstimate(
-        round(states), round(activations), tuple(_differences(model, workload, implementation, layout))
+        round(states), round(activations), round(before), tuple(_differences(model, workload, implementation, layout))
     )
 
 
@@ -82,9 +84,9 @@ def _attention(model: Model, attention: Widths) -> float:
 
 def _states(
     model: Model, implementation: Implementation, layout: Layout, attention: Widths, mlp: MLP | None, moe: MoE | None
-) -> float:
+) -> tuple[float, float]:
     """The most loaded shard: a pp-th of the layers, every multi-token-prediction layer, one vocabulary matrix (both
-    without a pipeline)."""
+    without a pipeline). Second, as releases before core 0.19 divide it."""
     h, kinds = model.hidden_size, [model.layer_kinds[k].kind for k in model.pattern]
     norm = 2 if model.norm.type == "LayerNorm" else 1
 
@@ -120,7 +122,9 @@ def _states(
     def each(ranks: float) -> float:
         return 18 if layout.zero == 0 else 6 + 12 / ranks
 
-    return (tp / layout.tp + replicated) * each(dense_ranks) + etp_ep / (layout.ep * layout.etp) * each(expert_ranks)
+    experts = etp_ep / (layout.ep * layout.etp) * each(expert_ranks)
+    before = (tp + replicated + etp_ep) / layout.tp * each(dense_ranks)
+    return (tp / layout.tp + replicated) * each(dense_ranks) + experts, before
 
 
 def _activations(model: Model, workload: Workload, implementation: Implementation, layout: Layout, ffn: int) -> float:

@@ -64,6 +64,7 @@ def variations_body(variations: Variations | None) -> dict[str, Any]:
 def _estimate_body(estimate: MegatronEstimate) -> dict[str, Any]:
     return {
         "states_bytes": estimate.states_bytes,
+        "states_bytes_before_core_0_19": estimate.states_bytes_before,
         "activation_bytes": estimate.activation_bytes,
         "total_bytes": estimate.total_bytes,
         "differences": list(estimate.differences),
@@ -108,7 +109,11 @@ def _estimate_blocks(estimate: MegatronEstimate, first: StageMemory) -> Iterator
         ("total", gib(estimate.total_bytes), gib(first.allocated_bytes)),
     )
     yield Table(("<part", "Megatron-LM", "here"), rows)
-    yield Items(estimate.differences)
+    older = (
+        f"releases before core 0.19 do not divide experts over EP: {gib(estimate.states_bytes_before)} GiB of states"
+    )
+    differs = estimate.states_bytes_before > 1.01 * estimate.states_bytes  # by more than its norms, divided by tp
+    yield Items((*([older] if differs else []), *estimate.differences))
 
 
 def _phase_blocks(phases: Sequence[Phase]) -> Iterator[Block]:

@@ -33,7 +33,7 @@ def layout_words(layout: Layout) -> str:
         words.append(f"VPP {layout.vpp}")
     words.append(f"DP {layout.dp}")
     if layout.ep > 1 or layout.etp > 1:
-        words.append(f"EP {layout.ep} x expert TP {layout.etp}")
+        words.append(f"EP {layout.ep} x expert TP {layout.etp} x expert DP {layout.edp}")
     sharded = f" in {layout.hsdp_replicas} replicas" if layout.hsdp_replicas > 1 else ""
     words += [f"ZeRO {layout.zero}{sharded}", f"micro-batch {layout.micro_batch}"]
     if layout.recompute.granularity != "none":
@@ -106,7 +106,11 @@ def cluster_words(cluster: Cluster) -> str:
     )
     words = [groups]
     if cluster.gpus > 1:
-        links = (f"{_LINKS[g.card.scale_up]} {rate(g.card.scale_up_bytes_per_second)}B/s" for g in cluster.groups)
+        links = (
+            f"{_LINKS[g.card.scale_up]} {rate(g.card.scale_up_bytes_per_second)}B/s"
+            + (f" among {g.card.scale_up_domain}" if g.card.scale_up_domain > g.gpus_per_node else "")
+            for g in cluster.groups
+        )
         words.append(" and ".join(dict.fromkeys(links)))
     if sum(group.nodes for group in cluster.groups) > 1:
         usual = cluster.fabric.bytes_per_second_per_gpu
@@ -173,7 +177,7 @@ def workload_words(question: Question) -> str:
     """Sequence, batch, precision, and the kernels that were asked for."""
     w, implementation = question.workload, question.implementation
     more = f", CUDA graphs of {', '.join(implementation.cuda_graphs)}" if implementation.cuda_graphs else ""
-    more += ", tensor-parallel overlap" if implementation.tp_comm_overlap else ""
+    more += ", tensor-parallel overlap where TP > 1" if implementation.tp_comm_overlap else ""
     more += ", expert-parallel overlap" if implementation.overlap_moe_expert_parallel_comm else ""
     return (
         f"{w.global_batch:,} sequences of {w.seq_length:,} tokens a step ({w.tokens_per_step / 1e6:.2f} M tokens), "

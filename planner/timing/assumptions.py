@@ -7,6 +7,30 @@ from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model
 from planner.timing.efficiency import BY_ARCHITECTURE, FITTED
+from planner.topology import group_links
+
+HOST_SHARE = 0.1
+"""Of a step: with more, what to do about it is said."""
+
+
+def host_bound(share: float) -> tuple[str, ...]:
+    """What a step says that waits so much for its host."""
+    if share <= HOST_SHARE:
+        return ()
+    return ("launch is the host issuing kernels one by one: --cuda-graphs, or a larger micro-batch, takes less",)
+
+
+def crossing(layout: Layout, cluster: Cluster) -> tuple[str, ...]:
+    """Groups that exchange in every layer and reach beyond the scale-up links, in words."""
+    if len(cluster.groups) > 1 or cluster.gpus == 1:
+        return ()
+    links, domain = group_links(layout, cluster), cluster.groups[0].domain
+    said = []
+    for name, what in (("tp", "tensor-parallel"), ("cp", "context-parallel"), ("ep", "expert-parallel")):
+        link = links[name]
+        if link.size > 1 and not link.inside:
+            said.append(f"{what} groups of {link.size} reach beyond {domain} GPUs that NVLink or its like joins")
+    return tuple(said)
 
 
 def exposed(layout: Layout, implementation: Implementation) -> tuple[str, ...]:
@@ -14,6 +38,8 @@ def exposed(layout: Layout, implementation: Implementation) -> tuple[str, ...]:
     said = []
     if layout.tp > 1 and layout.sequence_parallel and not implementation.tp_comm_overlap:
         said.append("tensor-parallel exchanges wait for their products: --tp-comm-overlap hides a part of them")
+    if layout.tp == 1 and implementation.tp_comm_overlap:
+        said.append("--tp-comm-overlap has no effect at TP 1")
     if layout.ep > 1 and not implementation.overlap_moe_expert_parallel_comm:
         said.append("the experts' exchange is not hidden (--overlap-moe-expert-parallel-comm)")
     return tuple(said)

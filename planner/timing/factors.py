@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SUFFIX = "_factor"
 FACTOR_RANGE = (0.1, 10.0)
 """A machine ten times off the model of time is another machine."""
+HOST_UNCERTAINTY = 0.40
+"""How far off the time of issuing operations may be on a machine that was not measured: processors, drivers and what
+else runs on them differ, and published runs that wait for their host hardly tell it apart."""
 BY_NAME = ("gemm", "sustained")
 """Constants that hold one figure for each precision or card."""
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import hypot
 
 from planner.cluster import Cluster
 from planner.errors import InputError
 from planner.implementation import Implementation, as_sharded
 from planner.layout import Layout
 from planner.model import Model
-from planner.timing.assumptions import assumptions, exposed
+from planner.timing.assumptions import assumptions, crossing, exposed, host_bound
 from planner.timing.coefficients import Coefficients
+from planner.timing.factors import HOST_UNCERTAINTY
 from planner.timing.flops import layer_flops, model_flops, repeated_flops
 from planner.timing.form import StepForm
 from planner.timing.mixed import MixedCoefficients, waiting, worst_error
@@ -91,6 +93,7 @@ class Timing:
             add({"optimizer" if tail.name == "optimizer" else "data_parallel": max(0, value)}, 1)
         add(timed.once, 1)
         step_ns = pipeline + tails[last] + form.once_ns
+        host_share = components.get("launch", 0) / step_ns
         return StepTime(
             step_ns=step_ns,
             components={name: value / 1e9 for name, value in components.items() if value},
@@ -101,9 +104,21 @@ class Timing:
             peak_flops_per_gpu=self._peak,
             bubble_fraction=bubble / step_ns,
             lower_bound_seconds=self._flops / self._peak / layout.world_size,
-            relative_error=self._relative_error,
-            assumptions=(*self._assumptions, *exposed(layout, self._implementation), *waiting(layout, self._cluster)),
+            relative_error=self._error(host_share),
+            assumptions=(
+                *self._assumptions,
+                *exposed(layout, self._implementation),
+                *crossing(layout, self._cluster),
+                *host_bound(host_share),
+                *waiting(layout, self._cluster),
+            ),
         )
+
+    def _error(self, host_share: float) -> float | None:
+        """The error of a step that waits so much for its host: the published runs behind the constants hardly do."""
+        if self._relative_error is None or "host_factor" in self._cluster.calibration:
+            return self._relative_error
+        return hypot((1 - host_share) * self._relative_error, host_share * HOST_UNCERTAINTY)
 
     def lower_bound_ns(self, layout: Layout) -> int:
         """No split of the layers over the stages, and no choice of the layers to recompute, is faster.
