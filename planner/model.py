@@ -86,9 +86,17 @@ class MLP:
     bias: bool = False
     activation_parameters: int = 0
     """Learned scalars of the activation function (xIELU in Apertus has two)."""
-    clamped: bool = False
-    """Both halves of the up projection are clamped by kernels of their own before the activation (quick-GEGLU of
-    GPT-OSS). The kernel of a fused SwiGLU clamps within, which changes nothing here."""
+    quick_gelu: bool = False
+    """Gated by x sigmoid(1.702 x) rather than by SiLU or GELU (GPT-OSS)."""
+    clamp: float | None = None
+    """Both halves of the up projection are clamped to this by kernels of their own before the activation (quick-GEGLU
+    of GPT-OSS). The kernel of a fused SwiGLU clamps within, which changes nothing here."""
+    linear_offset: float = 0.0
+    """Added to the linear half (GPT-OSS)."""
+
+    @property
+    def clamped(self) -> bool:
+        return self.clamp is not None
 
 
 @dataclass(frozen=True, slots=True)

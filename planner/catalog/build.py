@@ -97,7 +97,14 @@ def _experts(moe: Mapping[str, Any]) -> MoE:
     return MoE(
         num_experts=moe["num_experts"],
         top_k=moe["top_k"],
-        expert=MLP(moe["ffn_hidden_size"], gated=gated, bias=bias, clamped=moe.get("clamped", False)),
+        expert=MLP(
+            moe["ffn_hidden_size"],
+            gated=gated,
+            bias=bias,
+            quick_gelu=moe.get("quick_gelu", False),
+            clamp=moe.get("clamp"),
+            linear_offset=moe.get("linear_offset", 0.0),
+        ),
         shared=MLP(shared, gated=gated, bias=bias) if shared else None,
         shared_gate=moe.get("shared_gate", False),
         router_bias=moe.get("router_bias", False),

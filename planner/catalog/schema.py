@@ -44,8 +44,10 @@ class MoEFields(_Strict):
     score_function: Literal["softmax", "sigmoid"] = "softmax"
     gated_mlp: bool = True
     bias: bool = False
-    clamped: bool = False
-    """The activation's inputs are clamped by kernels of their own (GPT-OSS)."""
+    quick_gelu: bool = False
+    clamp: float | None = Field(default=None, gt=0, le=2**16)
+    """The activation's inputs are clamped to this by kernels of their own (GPT-OSS)."""
+    linear_offset: float = Field(default=0.0, ge=-(2**16), le=2**16)
     first_dense_layers: int = Field(default=0, ge=0, le=2**12)
     every: int = Field(default=1, ge=1, le=2**12)
 

@@ -55,15 +55,15 @@ def test_swiglu_without_a_width_is_two_thirds_in_whole_64s():
 def test_a_quick_geglu_clamps_in_kernels_of_its_own():
     """A fused SwiGLU clamps within its kernel; unfused, all do it apart. Biases are the router's too."""
     experts = "--num-experts 4 --moe-ffn-hidden-size 64 --activation-func-clamp-value 7.0"
-    for words, clamped in (
-        ("--quick-geglu", True),
-        ("--swiglu", False),
-        ("--swiglu --no-bias-swiglu-fusion", True),
-        ("", False),  # without a gate there is nothing to clamp
+    for words, clamp in (
+        ("--quick-geglu", 7.0),
+        ("--swiglu", None),
+        ("--swiglu --no-bias-swiglu-fusion", 7.0),
+        ("", None),  # without a gate there is nothing to clamp
     ):
         got = launch(f"{experts} {words}")
         mlp = got.model.layer_kinds[0].mlp
-        assert (mlp.expert.clamped, mlp.expert.bias, mlp.router_bias) == (clamped, True, True), words
+        assert (mlp.expert.clamp, mlp.expert.bias, mlp.router_bias) == (clamp, True, True), words
         assert got.unrecognised == ()
     assert not launch(f"{experts} --swiglu --disable-bias-linear").model.layer_kinds[0].mlp.router_bias
 

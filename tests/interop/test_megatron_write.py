@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.catalog import load_model
 from planner.errors import InputError, NotModelled
 from planner.implementation import Implementation
 from planner.interop.megatron.launch import MegatronLaunch, launch_from_words
 from planner.interop.megatron.write import megatron_arguments
 from planner.layout import Layout, Recompute
 from planner.model import MLP, Attention, Layer, Model, Norm
-from planner.stages import split_from_counts
+from planner.stages import even_split, split_from_counts
 from planner.workload import Workload
 
 LLAMA = Model("l", 64, 100, (Layer(Attention(4, 2, 16), MLP(128)),), (0,) * 8, max_positions=32)
@@ -30,7 +31,7 @@ def again(got, world=None):
 
 
 FLAGS = """
---swiglu --disable-bias-linear --add-qkv-bias --qk-layernorm --untie-embeddings-and-output-weights
+--swiglu --quick-geglu --disable-bias-linear --add-qkv-bias --qk-layernorm --untie-embeddings-and-output-weights
 --recompute-activations --use-distributed-optimizer --overlap-grad-reduce --no-masked-softmax-fusion
 --no-bias-dropout-fusion --no-rope-fusion --cross-entropy-loss-fusion --no-gradient-accumulation-fusion
 --calculate-per-token-loss --sequence-parallel --deterministic-mode --ddp-pad-buckets-for-high-nccl-busbw
@@ -84,6 +85,8 @@ MOE_CHOICES = {
     "--moe-token-dispatcher-type": ["allgather", "alltoall", "flex"],
     "--moe-expert-capacity-factor": ["1.0", "1.5"],
     "--flash-attention-version": ["2"],
+    "--activation-func-clamp-value": ["7.0"],
+    "--glu-linear-offset": ["1.0"],
     "--moe-router-dtype": ["fp32"],
     "--moe-router-score-function": ["softmax", "sigmoid"],
     "--expert-model-parallel-size": ["2"],
@@ -232,3 +235,13 @@ def test_what_megatron_cannot_say_is_refused(model):
     """A model that Megatron-LM has no argument for is refused rather than written as another one."""
     with pytest.raises(InputError, match="no argument for"):
         megatron_arguments(model, STEP, Implementation(), Layout())
+
+
+def test_gpt_oss_is_written_and_read_back():
+    """Its activation, sinks, windows and biases have arguments; quick-GEGLU is not written as SwiGLU."""
+    model = load_model("gpt-oss-20b")
+    layout = Layout(dp=8, ep=8, zero=1, stages=even_split(model, 1))
+    words = megatron_arguments(model, STEP, Implementation(attention="fused", bias_dropout_fusion=False), layout)
+    assert "--quick-geglu" in words and "--swiglu" not in words
+    back = launch_from_words(words, "back", 8)
+    assert facts(back.model) == facts(model) and not back.problems and not back.unrecognised

@@ -74,7 +74,7 @@ def test_unfused_weighting_keeps_the_unweighted_activation():
 def test_a_clamped_activation_keeps_both_halves_twice():
     """Clamps of their own keep what they clamp, the fused kernel what they made: 16 copies of 2 x 8 elements. Unfused,
     the gate alone is made for the activation. Recomputed, the up projection's output is all that stays."""
-    expert = replace(MOE.expert, clamped=True)
+    expert = replace(MOE.expert, clamp=7.0)
     layer = replace(MIXTURE, mlp=replace(MOE, expert=expert))
     kept = saved(layer, shape())
     assert {k: v for k, v in kept.items() if k not in saved(MIXTURE, shape())} == {"clamped halves": 2 * 16 * 16}

@@ -44,7 +44,7 @@ def test_experts_that_are_padded_to_twice_their_share_compute_twice_as_much():
         # a copy's 4096 outputs: bias x probability, sum, concatenation; their gradients, multiplied and summed twice
         ({"bias": True}, 4096 * (12 + 16)),
         # its 14336 elements of each half: clamped, joined; compared, selected and joined again
-        ({"clamped": True}, 14336 * (16 + 30)),
+        ({"clamp": 7.0}, 14336 * (16 + 30)),
     ],
 )
 def test_biases_and_clamps_of_experts_are_passes_of_their_own(change, moved):

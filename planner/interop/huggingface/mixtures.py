@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from planner.errors import InputError
 from planner.interop.huggingface.family import (
@@ -29,7 +30,7 @@ def mixture(
     router_bias: bool = False,
     shared_gate: bool = False,
     score_function: Literal["softmax", "sigmoid"] = "softmax",
-    clamped: bool = False,
+    activation: Mapping[str, Any] = MappingProxyType({}),
 ) -> Callable[[Fields], MoE]:
     """A reader of gated experts of `width` features, with a shared expert of `shared(fields)` features (0: none)."""
 
@@ -38,7 +39,7 @@ def mixture(
         moe = MoE(
             num_experts=fields.size(experts, "experts"),
             top_k=fields.size(top_k, "experts"),
-            expert=MLP(fields.size(width, "ffn"), bias=bias, clamped=clamped),
+            expert=MLP(fields.size(width, "ffn"), bias=bias, **activation),
             shared=MLP(shared_width, bias=bool(shared_bias and fields.flag(shared_bias))) if shared_width else None,
             shared_gate=shared_gate and bool(shared_width),
             router_bias=router_bias,
@@ -131,6 +132,9 @@ _GLM4_MOE = Family(
     rotary=lambda fields: fields.number("partial_rotary_factor", 0.5),
 )
 
+_GPT_OSS_ACTIVATION = MappingProxyType({"quick_gelu": True, "clamp": 7.0, "linear_offset": 1.0})
+"""transformers/models/gpt_oss/modeling_gpt_oss.py: GptOssExperts (alpha, limit, and up + 1)."""
+
 FAMILIES = {
     "mixtral": Family(experts=mixture(), slides=always),
     "minimax_m2": Family(experts=mixture(score_function="sigmoid"), qk_norm="full"),
@@ -139,7 +143,7 @@ FAMILIES = {
     "granitemoeshared": ATTENTION_BIAS(experts=mixture(shared=lambda f: f.count("shared_intermediate_size", "ffn"))),
     "gpt_oss": ATTENTION_BIAS(
         sinks=True,
-        experts=mixture(bias=True, router_bias=True, clamped=True),
+        experts=mixture(bias=True, router_bias=True, activation=_GPT_OSS_ACTIVATION),
         slides=lambda fields, index: index % 2 == 0,
     ),
     "qwen2_moe": Family(

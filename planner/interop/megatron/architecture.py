@@ -8,6 +8,7 @@ layers are MoE); megatron/core/transformer/utils.py: is_layer_window_attention.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Literal
 
 from planner.errors import InputError, NotModelled
@@ -167,8 +168,14 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
     default = int((4 * hidden * 2 / 3) / 64) * 64 if swiglu else 4 * hidden
     ffn = positive(args, "ffn-hidden-size", source, max(1, default))
     apart = not swiglu or args.flag("no-bias-swiglu-fusion")  # a fused SwiGLU clamps within its kernel
-    clamped = gated and apart and "activation-func-clamp-value" in args
-    dense = MLP(ffn, gated, bias, clamped=clamped)
+    dense = MLP(
+        ffn,
+        gated,
+        bias,
+        quick_gelu=gated and not swiglu,
+        clamp=args.get("activation-func-clamp-value") if gated and apart else None,
+        linear_offset=args.get("glu-linear-offset", 0.0) if gated else 0.0,
+    )
     experts = args.get("num-experts", 0)
     if not experts:
         return dense, None
@@ -180,8 +187,8 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
     return dense, MoE(
         num_experts=positive(args, "num-experts", source),
         top_k=top_k,
-        expert=MLP(positive(args, "moe-ffn-hidden-size", source, ffn), gated, bias, clamped=clamped),
-        shared=MLP(shared, gated, bias, clamped=clamped) if has_shared else None,
+        expert=replace(dense, ffn_hidden_size=positive(args, "moe-ffn-hidden-size", source, ffn)),
+        shared=replace(dense, ffn_hidden_size=shared) if has_shared else None,
         shared_gate=has_shared and args.flag("moe-shared-expert-gate"),
         # transformer/moe/router.py: Router.__init__ (add_bias_linear), since core 0.15; DeepSpeed's gate has none
         router_bias=bias and not (args.flag("deepspeed") or "zero-stage" in args),

@@ -48,7 +48,7 @@ GROUPS: dict[str, str] = {
         embedding-init-method-std= fine-grained-offloading-max-inflight-offloads=
         flash-decode fp4-quantizer-factory= fp4-recipe= fp8-amax-compute-algo= fp8-amax-history-len= fp8-interval=
         fp8-margin= fp8-quantizer-factory= gdp-cutedsl-kernel gdp-num-chunk-states-to-recompute=
-        gdp-num-householder= glu-linear-offset= gtp-remat-opt-in-modules* high-priority-a2a-comm-stream
+        gdp-num-householder= gtp-remat-opt-in-modules* high-priority-a2a-comm-stream
         inference-cuda-graph-scope= inference-disable-triton-nvls-kernels inference-fuse-tp-communication
         inference-grouped-gemm-backend= inference-moe-disable-fused-quant-kernels
         inference-moe-token-dispatcher-type= init-method-std= init-model-with-meta-device kitchen-attention-backend=

@@ -93,7 +93,8 @@ HONOURED: dict[str, Argument] = {
         sgd-momentum Workload.optimizer (0 keeps no state)
         optimizer-offload-fraction Implementation.optimizer_offload_fraction
         activation-offload-fraction Implementation.activation_offload_fraction
-        activation-func-clamp-value MLP.clamped
+        activation-func-clamp-value MLP.clamp
+        glu-linear-offset MLP.linear_offset
         """,
     ),
     **_table(
@@ -150,7 +151,7 @@ HONOURED: dict[str, Argument] = {
         group-query-attention Attention.num_query_groups
         multi-latent-attention LatentAttention
         swiglu MLP.gated
-        quick-geglu MLP.gated
+        quick-geglu MLP.gated, MLP.quick_gelu
         disable-bias-linear MLP.bias, Attention.output_bias, MoE.router_bias
         add-qkv-bias Attention.qkv_bias
         qk-layernorm Attention.qk_norm, LatentAttention.latent_norms

@@ -161,10 +161,19 @@ def _mlps(kinds: tuple[Layer, ...], moe_pattern: list[int]) -> list[str]:
     every = [mlp, *([moe.expert] if moe else []), *([moe.shared] if moe and moe.shared else [])]
     if any(one.bias != bias or one.gated != mlp.gated or one.activation_parameters for one in every):
         raise _no_argument("biases or gates in some layers only, or learned activation functions")
-    if any(one.clamped for one in every):
-        raise _no_argument("a clamped activation's bounds")
+    activations = {(one.quick_gelu, one.clamp, one.linear_offset) for one in every}
+    if len(activations) > 1:
+        raise _no_argument("activations that differ from layer to layer")
     words = ["--ffn-hidden-size", str(mlp.ffn_hidden_size)]
-    words += _flags({"swiglu": mlp.gated, "disable-bias-linear": not bias})
+    words += _flags(
+        {
+            "swiglu": mlp.gated and not mlp.quick_gelu,
+            "quick-geglu": mlp.gated and mlp.quick_gelu,
+            "disable-bias-linear": not bias,
+        }
+    )
+    words += ["--activation-func-clamp-value", repr(mlp.clamp)] if mlp.clamp is not None else []
+    words += ["--glu-linear-offset", repr(mlp.linear_offset)] if mlp.linear_offset else []
     if not moe:
         return words
     if moe.router_bias != bias:
@@ -283,6 +292,7 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
     transformer_engine = i.layer_implementation == "transformer_engine"
     kind = model.layer_kinds[0].mlp
     mlp = kind.expert if isinstance(kind, MoE) else kind
+    swiglu = mlp.gated and not mlp.quick_gelu
     hidden = model.dropout if i.hidden_dropout is None else i.hidden_dropout
     attention = model.dropout if i.attention_dropout is None else i.attention_dropout
     words = ["--transformer-impl", i.layer_implementation, "--attention-backend", i.attention]
@@ -309,8 +319,8 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
             "deterministic-mode": i.deterministic,
             "no-create-attention-mask-in-dataloader": not i.attention_mask_in_dataloader,
             "no-masked-softmax-fusion": not i.masked_softmax_fusion,
-            "no-bias-swiglu-fusion": mlp.gated and not i.bias_activation_fusion,
-            "no-bias-gelu-fusion": mlp.bias and not mlp.gated and not i.bias_activation_fusion,
+            "no-bias-swiglu-fusion": swiglu and not i.bias_activation_fusion,
+            "no-bias-gelu-fusion": mlp.bias and not swiglu and not i.bias_activation_fusion,
             "no-bias-dropout-fusion": not i.bias_dropout_fusion,
             "no-rope-fusion": transformer_engine and not i.rope_fusion,
             "no-gradient-accumulation-fusion": not i.gradient_accumulation_fusion,
