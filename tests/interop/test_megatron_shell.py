@@ -31,6 +31,7 @@ def words(script: str) -> list[str]:
         ("N=5\nrun --x $((N / 0)) $((7 % 4))", ["?$((N / 0))?", "3"]),
         ("A=(1 2 'three 3')\nrun --x \"${A[@]}\"", ["1", "2", "three 3"]),
         ("A=(1 2)\nA+=(3)\nrun --x ${A[@]} ${A[1]} ${#A[@]}", ["1", "2", "3", "2", "3"]),
+        ('A=(1 2)\nrun --x "${A[*]}" ${A[*]} "p ${A[*]}s"', ["1 2", "1", "2", "p 1 2s"]),
         ("A='1 2'\nA+=' 3'\nrun --x $A \"$A\"", ["1", "2", "3", "1 2 3"]),
         ("run --x a \\\n  b # a comment\nA=1", ["a", "b"]),
         ("run --x a#b 'c # d'", ["a#b", "c # d"]),
@@ -106,6 +107,26 @@ def test_nested_commands_are_read():
     )
     got = launch_from_text(text, "s")
     assert (got.world_size, got.model.num_layers) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'srun bash -c "torchrun --nproc_per_node 4 t.py ${A[*]} ${B[*]}"',
+        'srun bash -c "torchrun --nproc_per_node 4 t.py ${A[@]} ${B[@]}"',
+        'srun bash -c "cd /x && torchrun --nproc_per_node 4 t.py ${A[@]} --bf16 ${B[*]} > log"',
+        'srun bash -lc "\n  torchrun --nproc_per_node 4 t.py \\\n  ${A[@]} \\\n  ${B[@]}\n"',
+        "srun bash -c 'torchrun --nproc_per_node 4 t.py '\"${A[*]} ${B[*]}\"",
+        'srun bash -c "torchrun --nproc_per_node 4 t.py "${A[@]}" "${B[@]}""',
+        'ssh node "torchrun --nproc_per_node 4 t.py ${A[@]} ${B[@]}"',
+    ],
+)
+def test_arrays_within_a_quoted_command_line(command):
+    """The last word of one array and the first of the next stay two words, whichever way the arrays are joined."""
+    arrays = f"A=(--num-layers 2 --hidden-size 64)\nB=({REST})\n"
+    got = launch_from_text(arrays + command, "s")
+    assert (got.world_size, got.model.num_layers, got.model.hidden_size, got.layout.micro_batch) == (4, 2, 64, 2)
+    assert got.unrecognised == ()
 
 
 def test_the_training_command_is_chosen_among_others():

@@ -19,6 +19,10 @@ from planner.interop.megatron.parse import UNRESOLVED, readable
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(?:\[([^\]]*)\])?(\+?)=(.*)", re.DOTALL)
 _SPECIAL = re.compile(r"[$`'\"\\]")
+_JOINS = re.compile(r"\$(\*|\{\*|\{[A-Za-z_]\w*\[\*\])")
+"""`$*` and `${A[*]}`: within double quotes one field, its items joined by blanks (bash(1), "Special Parameters")."""
+_ITEMS = re.compile(r"\$(@|\{@|\{[A-Za-z_]\w*\[@\])")
+_EXPANSION = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|`[^`]*`")
 _DECLARE = {"export", "declare", "local", "readonly", "typeset"}
 _OPENING = {"then", "do", "{", "!", "time", "else"}
 MAX_STATEMENTS = 50_000
@@ -243,7 +247,7 @@ class _Reader:
             position += 1
         if position == len(words) or first in _DECLARE:
             return False
-        expanded = [field for word in words[position:] for field in self.fields(word)]
+        expanded = [field for word in words[position:] for field in self._command_fields(word)]
         if not expanded:
             return False
         if expanded[0] in ("source", "."):
@@ -282,6 +286,14 @@ class _Reader:
         self.script.variables[name] = value
         return True
 
+    def _command_fields(self, word: str) -> list[str]:
+        """The fields of a command's word. A quoted command line such as `bash -c "torchrun t.py ${A[@]} --x"` is one
+        text: bash would cut it at the items of A and run the first piece, which is not what is meant."""
+        quoted = word[:1] in ("'", '"') and _ITEMS.search(word)
+        if quoted and any(c.isspace() for c in _EXPANSION.sub("", word)):
+            return [self.expander.text(word)]
+        return self.fields(word)
+
     def fields(self, word: str) -> list[str]:
         """The fields that a raw word expands to: unquoted expansions are split at blanks, "${A[@]}" gives its items."""
         if not _SPECIAL.search(word):
@@ -301,7 +313,10 @@ class _Reader:
                 current = current or []
                 position += 1
             elif c in "$`" and quote != "'":
+                joins = quote and _JOINS.match(word, position)
                 value, position = self.expander.expand_at(word, position, 0)
+                if joins and isinstance(value, list):
+                    value = " ".join(value)
                 current = self._join(value, bool(quote), current, out)
             else:
                 found = RUN[quote].match(word, position)
