@@ -51,6 +51,8 @@ def words(script: str) -> list[str]:
         ("A=4\nif ((A > 8)); then B=1; else\n B=2; fi\nrun --x $B", ["2"]),
         ("A=b\ncase $A in a) B=1 ;; b|c) B=2 ;; *) B=3 ;; esac\nrun --x $B", ["2"]),
         ('[ -z $A ] && B=1\n[ -n "$A" ] && B=2\n[[ -z $A ]] || B=3\nrun --x $B', ["1"]),
+        ('[ -n "$A" ] && B=1 || B=2\n[ -z "$A" ] && C=3 || C=4\nrun --x $B $C', ["2", "3"]),
+        ("[ -f x ] || B=1\ncd x || B=2\nrun --x $B", ["1"]),
         ("for i in 7; do\nrun --x $i\ndone", ["7"]),
         ("f() {\n run --x 1\n}\nf", None),
         ('eval "run --x 5"', ["5"]),
@@ -67,7 +69,7 @@ def test_what_a_script_would_run(script, expected):
 
 def test_conditions_that_are_not_known_are_noted():
     """A guess is never silent: the condition is quoted in the notes."""
-    notes = read_script("if [ -f x ]; then A=1; fi\nfor i in 1 2; do B=$i; done\nsource env.sh", "s").notes
+    notes = read_script("if [ -f x ]; then A=1; fi\nfor i in 1 2; do B=$i; done\nsource env.sh", "s").notes()
     assert len(notes) == 3
     assert "-f x" in notes[0] and "loop over i" in notes[1] and "env.sh" in notes[2]
 
