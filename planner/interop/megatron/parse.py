@@ -48,7 +48,7 @@ class Arguments:
 
 
 @cache
-def _kinds() -> dict[str, str]:
+def known_kinds() -> dict[str, str]:
     """The kind of every argument that is known, whatever its effect."""
     kinds = dict(ignored())
     for table in (NOT_ACCOUNTED, REFUSED, HONOURED):
@@ -59,7 +59,7 @@ def _kinds() -> dict[str, str]:
 def parse(words: Sequence[str], source: str) -> Arguments:
     """Typed arguments of a word list. Raises InputError where a value is missing or of the wrong type and NotModelled
     where an argument stands for a model that is not accounted for; `source` begins every sentence."""
-    kinds = _kinds()
+    kinds = known_kinds()
     result = Arguments()
     words = [word for word in words if word not in ("", "\\")]  # a backslash that no line end follows
     position, count = 0, len(words)

@@ -13,8 +13,10 @@ from planner.interop.files import parse_mapping, read_text
 from planner.interop.megatron.bare_deepspeed import check_deepspeed
 from planner.interop.megatron.environment import environment_of
 from planner.interop.megatron.expand import Expander, Variables
+from planner.interop.megatron.interpolate import Interpolation
 from planner.interop.megatron.known import HONOURED
 from planner.interop.megatron.launcher import world_size
+from planner.interop.megatron.nested import flattened, is_nested
 from planner.interop.megatron.parse import UNRESOLVED
 from planner.interop.megatron.shell import read_script
 
@@ -137,7 +139,8 @@ def _from_variables(variables: Variables) -> list[str]:
 
 
 def _from_mapping(mapping: dict[str, Any], name: str, preset: Preset) -> Source:
-    """A YAML of arguments: Megatron CI's `MODEL_ARGS: {--num-layers: 12}` beside `ENV_VARS`, or flat."""
+    """A YAML of arguments: Megatron CI's `MODEL_ARGS: {--num-layers: 12}` beside `ENV_VARS`, flat, or in Megatron-LM's
+    own sections."""
     groups = [value for key, value in mapping.items() if key.upper().endswith("ARGS") and isinstance(value, dict)]
     environment = mapping.get("ENV_VARS")
     scalars = {k: v for k, v in mapping.items() if k.isupper() and isinstance(v, str | int) and not isinstance(v, bool)}
@@ -150,13 +153,17 @@ def _from_mapping(mapping: dict[str, Any], name: str, preset: Preset) -> Source:
     if not groups:
         groups = [{k: v for k, v in mapping.items() if k not in scalars and k != "ENV_VARS"}]
     expander = Expander(variables, name)
+    groups = [Interpolation(group, expander, name).resolve(group) for group in groups]
     words: list[str] = []
+    notes: list[str] = []
+    if len(groups) == 1 and is_nested(groups[0]):
+        groups[0], words, notes = flattened(groups[0], name)
     for group in groups:
         for key, value in group.items():
             words += _mapping_words(str(key), value, expander, name)
     if not _count(words):
         raise InputError(f"{name}: a mapping of Megatron arguments (--num-layers: ...) is required, but it has none.")
-    return Source(words, world_size([], [], variables, {}), environment=environment_of(variables))
+    return Source(words, world_size([], [], variables, {}), notes, environment_of(variables))
 
 
 def _mapping_words(key: str, value: Any, expander: Expander, name: str) -> list[str]:
