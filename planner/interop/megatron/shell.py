@@ -15,7 +15,8 @@ from typing import Any
 
 from planner.errors import InputError
 from planner.interop.megatron.conditions import Conditions
-from planner.interop.megatron.expand import RUN, Expander, Value, Variables, mark
+from planner.interop.megatron.expand import Expander, Value, Variables, mark
+from planner.interop.megatron.fields import Splitter
 from planner.interop.megatron.guesses import ANYTHING, Guess, Guesses, names_in, touched_by, unset_words
 from planner.interop.megatron.launcher import batch_header, batch_variables
 from planner.interop.megatron.lexer import Statement, statements
@@ -23,11 +24,6 @@ from planner.interop.megatron.parse import UNRESOLVED, readable
 from planner.interop.megatron.preset import shift, starting_variables
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(?:\[([^\]]*)\])?(\+?)=(.*)", re.DOTALL)
-_SPECIAL = re.compile(r"[$`'\"\\]")
-_JOINS = re.compile(r"\$(\*|\{\*|\{[A-Za-z_]\w*\[\*\])")
-"""`$*` and `${A[*]}`: within double quotes one field, its items joined by blanks (bash(1), "Special Parameters")."""
-_ITEMS = re.compile(r"\$(@|\{@|\{[A-Za-z_]\w*\[@\])")
-_EXPANSION = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|`[^`]*`")
 _DECLARE = {"export", "declare", "local", "readonly", "typeset"}
 _OPENING = {"then", "do", "{", "!", "time", "else"}
 MAX_STATEMENTS = 50_000
@@ -86,6 +82,7 @@ class _Reader:
         self.source = source
         self.expander = Expander(self.script.variables, source)
         self.conditions = Conditions(self.expander)
+        self.splitter = Splitter(self.expander)
         self.frames: list[_Frame] = []
         self.count = 0
         self.pending: Guess | None = None
@@ -186,7 +183,7 @@ class _Reader:
         if not all(f.active for f in self.frames):
             self._open("loop", False)
             return
-        items = [field for word in words[3:] for field in self.fields(word)] if len(words) > 3 else []
+        items = [field for word in words[3:] for field in self.splitter.fields(word)] if len(words) > 3 else []
         if len(words) > 1 and words[1].isidentifier():
             self.script.variables[words[1]] = items[0] if items else mark("$" + words[1])
         self._open("loop", True)
@@ -286,7 +283,7 @@ class _Reader:
             position += 1
         if position == len(words) or first in _DECLARE:
             return operator == "||"
-        expanded = [field for word in words[position:] for field in self._command_fields(word)]
+        expanded = [field for word in words[position:] for field in self.splitter.command_fields(word)]
         if not expanded:
             return operator == "||"
         if expanded[0] in ("source", "."):
@@ -317,7 +314,7 @@ class _Reader:
         value: Value
         if raw.startswith("(") and raw.endswith(")"):
             inner = [w for s in statements(raw[1:-1]) for w in s.words]
-            value = [field for w in inner for field in self.fields(w)]
+            value = [field for w in inner for field in self.splitter.fields(w)]
         else:
             value = self.expander.text(raw)
         if index is not None:
@@ -336,73 +333,3 @@ class _Reader:
         made_of[name] = made_of.get(name, set()) | names_in([raw])
         self.script.variables[name] = value
         return True
-
-    def _command_fields(self, word: str) -> list[str]:
-        """The fields of a command's word. A quoted command line such as `bash -c "torchrun t.py ${A[@]} --x"` is one
-        text: bash would cut it at the items of A and run the first piece, which is not what is meant."""
-        quoted = word[:1] in ("'", '"') and _ITEMS.search(word)
-        if quoted and any(c.isspace() for c in _EXPANSION.sub("", word)):
-            return [self.expander.text(word)]
-        return self.fields(word)
-
-    def fields(self, word: str) -> list[str]:
-        """The fields that a raw word expands to: unquoted expansions are split at blanks, "${A[@]}" gives its items."""
-        if not _SPECIAL.search(word):
-            return [word]
-        out: list[str] = []
-        current: list[str] | None = None
-        position, quote, size = 0, "", len(word)
-        while position < size:
-            c = word[position]
-            if c == "\\" and quote != "'":
-                following = word[position + 1 : position + 2]
-                keep = quote and following not in tuple('$`"\\\n')
-                current = [*(current or []), ("\\" + following) if keep else following.replace("\n", "")]
-                position += 2
-            elif c in "'\"" and (not quote or quote == c):
-                quote = "" if quote else c
-                current = current or []
-                position += 1
-            elif c in "$`" and quote != "'":
-                joins = quote and _JOINS.match(word, position)
-                value, position = self.expander.expand_at(word, position, 0)
-                if joins and isinstance(value, list):
-                    value = " ".join(value)
-                current = self._join(value, bool(quote), current, out)
-            else:
-                found = RUN[quote].match(word, position)
-                text = found[0] if found else c
-                current = [*(current or []), text]
-                position += len(text)
-        if current is not None:
-            out.append("".join(current))
-        return out
-
-    @staticmethod
-    def _join(value: Value, quoted: bool, current: list[str] | None, out: list[str]) -> list[str] | None:
-        """Add an expansion to the field being built; returns the field that is still open."""
-        if isinstance(value, list):
-            parts = list(value) if quoted else [piece for item in value for piece in _split(item)]
-        elif quoted:
-            parts = [value]
-        else:
-            parts = _split(value)
-            if parts and value[:1].isspace() and current:
-                out.append("".join(current))
-                current = None
-        if not parts:
-            return current
-        opened = [*(current or []), parts[0]]
-        for part in parts[1:]:
-            out.append("".join(opened))
-            opened = [part]
-        return opened
-
-
-def _split(text: str) -> list[str]:
-    """Blank-separated pieces; an unresolved expansion is one piece."""
-    if UNRESOLVED not in text:
-        return text.split()
-    pieces = text.split(UNRESOLVED)
-    marked = [mark(piece.replace(" ", "\x01")) if number % 2 else piece for number, piece in enumerate(pieces)]
-    return [piece.replace("\x01", " ") for piece in "".join(marked).split()]
