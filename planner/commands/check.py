@@ -15,6 +15,26 @@ from planner.commands.types import STANDARD_INPUT, Values, Whole
 from planner.errors import InputError
 
 
+class Assignment(click.ParamType):
+    """NAME=VALUE as in a shell, where NAME may also be the number of a positional parameter."""
+
+    name = "assignment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        name, equals, held = value.partition("=")
+        number = name.isascii() and name.isdigit() and 1 <= int(name[:4]) < 1000
+        if not equals or not (number or (name.isascii() and name.isidentifier())):
+            self.fail(
+                f"a variable or a positional parameter's number and its value are required, such as TP=4 or 1=4, "
+                f"but '{value[:80]}' was given.",
+                param,
+                ctx,
+            )
+        return (str(int(name)) if number else name), held
+
+
 @click.command(short_help="Judge an existing launch.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @hardware_options(card=True)
@@ -26,6 +46,14 @@ from planner.errors import InputError
     help="Of a DeepSpeed JSON. [the model's context]",
 )
 @click.option("--pp", type=Values("pp", many=False), help="Pipeline stages of a DeepSpeed launch. [1]")
+@click.option(
+    "--set",
+    "preset",
+    type=Assignment(),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A variable that a script starts with, or a positional parameter such as 1=4; repeatable.",
+)
 @placement_option()
 @accounting_options()
 @click.option(
@@ -34,12 +62,22 @@ from planner.errors import InputError
     help="What each stage is made of, term by term; of one layout also what each change makes.",
 )
 @output_options()
-def check(files: tuple[str, ...], format: str | None, output: Path | None, detail: bool, **options: Any) -> int:
+def check(
+    files: tuple[str, ...],
+    preset: tuple[tuple[str, str], ...],
+    format: str | None,
+    output: Path | None,
+    detail: bool,
+    **options: Any,
+) -> int:
     """Which rules a launch breaks, whether it will fit, where the peak is, and how long a step takes.
 
     FILE is a Megatron-LM launch script (its variables are resolved, it is not run), a file of Megatron arguments, a
     Megatron YAML, a DeepSpeed JSON, or - for standard input. The number of GPUs comes from --gpus or --cluster, else
     from the launch (--gpu).
+
+    What a script gets from outside is given by --set: `${TP:-4}` and `TP=$1` see it, a plain `TP=4` overwrites it.
+    Guesses (a branch not taken, a loop read once, a sourced file not read) are named among the assumptions.
 
     Exit code 2 when a file could not be judged, else 5 when a launch breaks a rule or does not fit, else 0. A file that
     cannot be judged does not hide the answers about the others.
@@ -48,6 +86,7 @@ def check(files: tuple[str, ...], format: str | None, output: Path | None, detai
     Examples:
       plan check pretrain_gpt.sh --gpus 16xH100-80G
       plan check runs/*.sh --gpu H100-80G --json
+      plan check train.sh --gpu H100-80G --set TP=4 --set 1=70b
       plan check ds_config.json --model 13b --gpus 8xA100-80G
     """
     from planner.commands.launches import Judge
@@ -64,7 +103,7 @@ def check(files: tuple[str, ...], format: str | None, output: Path | None, detai
             f"{' and '.join(own)} can only be given for a DeepSpeed JSON; a Megatron launch says its own, "
             f"but was given with {files[0]}."
         )
-    judge = Judge(options)
+    judge = Judge(options | {"preset": dict(preset)})
     answers = [judge.answer(STANDARD_INPUT if file == "-" else file, detail) for file in files]
     emit(check_report(answers, detail), format, output)
     for answer in answers:

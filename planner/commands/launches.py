@@ -71,7 +71,7 @@ class Judge:
             return read_deepspeed(file, model, world, self._options["seq_length"], pp[0] if pp else 1)
         from planner.interop.megatron.launch import read_megatron
 
-        return read_megatron(file, world)
+        return read_megatron(file, world, preset=self._options["preset"])
 
     def _question(self, launch: Launch, cluster: Cluster) -> Question:
         accounting, reserve = self._options["accounting"], self._options["reserve"]

@@ -48,6 +48,20 @@ def test_the_gpus_on_the_command_line_go_first(plan, launch) -> None:
     assert plan("check", launch, "--gpus", "8xH100", "--json").data["layout"]["dp"] == 2
 
 
+def test_variables_that_a_script_starts_with(plan, tmp_path) -> None:
+    """--set gives the environment and the positional parameters; the error of a launch that needs one names it."""
+    script = tmp_path / "run.sh"
+    script.write_text(
+        "TP=$1\n" + "torchrun t.py " + " ".join(ARGUMENTS.split()[1:]) + " --tensor-model-parallel-size $TP"
+    )
+    assert "--set 1=VALUE" in plan("check", script, "--gpus", "16xH100").err
+    data = plan("check", script, "--gpus", "16xH100", "--set", "1=8", "--set", "X=a=b", "--json").data
+    assert data["layout"]["tp"] == 8 and data["notes"] == []
+    for wrong in ("TP", "=4", "0=4", "T-P=4", "é=1"):
+        answer = plan("check", script, "--gpus", "16xH100", "--set", wrong)
+        assert answer.code == 2 and f"'{wrong}' was given" in answer.err
+
+
 def test_an_argument_that_is_not_understood_is_named(plan, launch) -> None:
     """Never dropped in silence: in the JSON and in the text."""
     launch.write_text(ARGUMENTS + "--frobnicate-widgets 3\n")

@@ -31,6 +31,7 @@ def words(script: str) -> list[str]:
         ("N=5\nrun --x $((N / 0)) $((7 % 4))", ["?$((N / 0))?", "3"]),
         ("A=(1 2 'three 3')\nrun --x \"${A[@]}\"", ["1", "2", "three 3"]),
         ("A=(1 2)\nA+=(3)\nrun --x ${A[@]} ${A[1]} ${#A[@]}", ["1", "2", "3", "2", "3"]),
+        ('A=(1 2)\nrun --x "${A[*]}" ${A[*]} "p ${A[*]}s"', ["1 2", "1", "2", "p 1 2s"]),
         ("A='1 2'\nA+=' 3'\nrun --x $A \"$A\"", ["1", "2", "3", "1 2 3"]),
         ("run --x a \\\n  b # a comment\nA=1", ["a", "b"]),
         ("run --x a#b 'c # d'", ["a#b", "c # d"]),
@@ -50,6 +51,8 @@ def words(script: str) -> list[str]:
         ("A=4\nif ((A > 8)); then B=1; else\n B=2; fi\nrun --x $B", ["2"]),
         ("A=b\ncase $A in a) B=1 ;; b|c) B=2 ;; *) B=3 ;; esac\nrun --x $B", ["2"]),
         ('[ -z $A ] && B=1\n[ -n "$A" ] && B=2\n[[ -z $A ]] || B=3\nrun --x $B', ["1"]),
+        ('[ -n "$A" ] && B=1 || B=2\n[ -z "$A" ] && C=3 || C=4\nrun --x $B $C', ["2", "3"]),
+        ("[ -f x ] || B=1\ncd x || B=2\nrun --x $B", ["1"]),
         ("for i in 7; do\nrun --x $i\ndone", ["7"]),
         ("f() {\n run --x 1\n}\nf", None),
         ('eval "run --x 5"', ["5"]),
@@ -66,7 +69,7 @@ def test_what_a_script_would_run(script, expected):
 
 def test_conditions_that_are_not_known_are_noted():
     """A guess is never silent: the condition is quoted in the notes."""
-    notes = read_script("if [ -f x ]; then A=1; fi\nfor i in 1 2; do B=$i; done\nsource env.sh", "s").notes
+    notes = read_script("if [ -f x ]; then A=1; fi\nfor i in 1 2; do B=$i; done\nsource env.sh", "s").notes()
     assert len(notes) == 3
     assert "-f x" in notes[0] and "loop over i" in notes[1] and "env.sh" in notes[2]
 
@@ -106,6 +109,26 @@ def test_nested_commands_are_read():
     )
     got = launch_from_text(text, "s")
     assert (got.world_size, got.model.num_layers) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'srun bash -c "torchrun --nproc_per_node 4 t.py ${A[*]} ${B[*]}"',
+        'srun bash -c "torchrun --nproc_per_node 4 t.py ${A[@]} ${B[@]}"',
+        'srun bash -c "cd /x && torchrun --nproc_per_node 4 t.py ${A[@]} --bf16 ${B[*]} > log"',
+        'srun bash -lc "\n  torchrun --nproc_per_node 4 t.py \\\n  ${A[@]} \\\n  ${B[@]}\n"',
+        "srun bash -c 'torchrun --nproc_per_node 4 t.py '\"${A[*]} ${B[*]}\"",
+        'srun bash -c "torchrun --nproc_per_node 4 t.py "${A[@]}" "${B[@]}""',
+        'ssh node "torchrun --nproc_per_node 4 t.py ${A[@]} ${B[@]}"',
+    ],
+)
+def test_arrays_within_a_quoted_command_line(command):
+    """The last word of one array and the first of the next stay two words, whichever way the arrays are joined."""
+    arrays = f"A=(--num-layers 2 --hidden-size 64)\nB=({REST})\n"
+    got = launch_from_text(arrays + command, "s")
+    assert (got.world_size, got.model.num_layers, got.model.hidden_size, got.layout.micro_batch) == (4, 2, 64, 2)
+    assert got.unrecognised == ()
 
 
 def test_the_training_command_is_chosen_among_others():

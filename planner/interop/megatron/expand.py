@@ -21,7 +21,7 @@ MAX_TEXT = 200_000
 """Characters that expansions of one file may grow to: variables that double one another are refused."""
 
 _PARAMETER = re.compile(
-    r"(?P<count>#)?(?P<name>[A-Za-z_]\w*|[0-9@*#?$!-])(?:\[(?P<index>[^\]]*)\])?"
+    r"(?P<count>#)?(?P<name>[A-Za-z_]\w*|\d+|[@*#?$!-])(?:\[(?P<index>[^\]]*)\])?"
     r"(?P<operator>:?[-=+?]|%%?|##?|//?|\^\^?|,,?)?(?P<word>.*)",
     re.DOTALL,
 )
@@ -66,6 +66,8 @@ class Expander:
         self.variables = variables
         self.source = source
         self._grown = 0
+        self.consulted: set[str] = set()
+        """Names whose values were asked for, whether they are set or not; whoever reads it clears it."""
 
     def expand_at(self, text: str, position: int, depth: int) -> tuple[Value, int]:
         """The value of the expansion that begins with the `$` or backquote at `position`, and where it ends."""
@@ -102,6 +104,7 @@ class Expander:
         return value
 
     def _variable(self, name: str) -> Value:
+        self.consulted.add(name)
         value = self.variables.get(name)
         if value is None:
             return [] if name in "@*" else mark("$" + name)
@@ -113,6 +116,7 @@ class Expander:
         if not found:
             return mark("${" + inner + "}")
         name, index, operator, word = found["name"], found["index"], found["operator"], found["word"]
+        self.consulted.add(name)
         value = self.variables.get(name)
         if found["count"]:
             return str(len(value)) if value is not None else mark("${" + inner + "}")
@@ -240,6 +244,7 @@ class Expander:
             return (-value if token == "-" else value), at
         if token.isdigit():
             return _bounded(token), at + 1
+        self.consulted.add(token)
         held = self.variables.get(token)
         if not isinstance(held, str):
             raise ValueError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,25 +36,34 @@ class MegatronLaunch:
     not_accounted: tuple[str, ...] = ()
     """Arguments that are understood but have no term in the accounting, each with what is assumed."""
     notes: tuple[str, ...] = ()
-    """What could not be followed in a script."""
+    """What was guessed where a script could not be followed, and where its own words were overruled."""
     problems: tuple[Problem, ...] = ()
 
 
-def read_megatron(path: str | Path, world_size: int | None = None, vocab_size: int | None = None) -> MegatronLaunch:
+def read_megatron(
+    path: str | Path,
+    world_size: int | None = None,
+    vocab_size: int | None = None,
+    preset: Mapping[str, str] | None = None,
+) -> MegatronLaunch:
     """The launch in a shell script, an argument file or a YAML of arguments; nothing in it is run.
 
-    `world_size` (from `--gpus`) goes before what the file says, `vocab_size` is for files that do not say it. Raises
-    InputError where the file does not determine a model, a batch and a layout, and NotModelled where it asks for what
-    is not accounted for.
+    `world_size` (from `--gpus`) goes before what the file says, `vocab_size` is for files that do not say it, `preset`
+    holds the variables that a script starts with, positional parameters by number. Raises InputError where the file
+    does not determine a model, a batch and a layout, and NotModelled where it asks for what is not accounted for.
     """
-    return _launch(read_source(path), str(path), world_size, vocab_size)
+    return _launch(read_source(path, preset), str(path), world_size, vocab_size)
 
 
 def launch_from_text(
-    text: str, name: str, world_size: int | None = None, vocab_size: int | None = None
+    text: str,
+    name: str,
+    world_size: int | None = None,
+    vocab_size: int | None = None,
+    preset: Mapping[str, str] | None = None,
 ) -> MegatronLaunch:
     """As read_megatron, from the text of a file called `name`."""
-    return _launch(source_from_text(text, name), name, world_size, vocab_size)
+    return _launch(source_from_text(text, name, preset), name, world_size, vocab_size)
 
 
 def launch_from_words(
@@ -70,6 +79,11 @@ def _launch(found: Source, name: str, world_size: int | None, vocab_size: int | 
     args = parse(found.words, name)
     _check_spec(args, name)
     world = found.world_size if world_size is None else world_size
+    notes = list(found.notes)
+    if found.world_size is not None and found.world_size != world:
+        notes.append(
+            f"the launch itself starts on {found.world_size} GPUs, but is judged on the {world} that were given"
+        )
     problems: list[Problem] = []
     model = build_model(args, name, Path(name).stem or "model", problems, vocab_size)
     layout = build_layout(args, name, model, world, problems)
@@ -82,7 +96,7 @@ def _launch(found: Source, name: str, world_size: int | None, vocab_size: int | 
         world_size=world,
         unrecognised=tuple(args.unrecognised),
         not_accounted=tuple(args.not_accounted),
-        notes=tuple(found.notes),
+        notes=tuple(notes),
         problems=tuple(problems),
     )
 

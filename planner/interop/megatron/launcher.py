@@ -19,6 +19,9 @@ _VARIABLES = (
     ("GPUS_PER_NODE", "NPROC_PER_NODE", "NGPUS_PER_NODE", "NUM_GPUS_PER_NODE", "GPU_PER_NODE", "N_GPUS", "NUM_GPUS"),
 )
 
+WORLD_VARIABLES = ("WORLD_SIZE", *_VARIABLES[0], *_VARIABLES[1])
+"""Variables that say the number of GPUs where the launcher's own options do not."""
+
 
 def options(words: list[str]) -> dict[str, str]:
     """A launcher's options by their long names."""

@@ -20,6 +20,8 @@ MAY_BE_UNRESOLVED = {"tokenizer-type", "tokenizer-model", "vocab-file", "merge-f
 
 _LIST_SEPARATORS = re.compile(r"[\s,\[\]'\"]+")
 
+_UNSET = re.compile(rf"{UNRESOLVED}\$\{{?([A-Za-z_]\w*|\d+)\b")
+
 LARGEST = 10**15
 """No argument that we read counts anything beyond this; larger numbers are mistakes."""
 
@@ -46,7 +48,7 @@ class Arguments:
 
 
 @cache
-def _kinds() -> dict[str, str]:
+def known_kinds() -> dict[str, str]:
     """The kind of every argument that is known, whatever its effect."""
     kinds = dict(ignored())
     for table in (NOT_ACCOUNTED, REFUSED, HONOURED):
@@ -57,7 +59,7 @@ def _kinds() -> dict[str, str]:
 def parse(words: Sequence[str], source: str) -> Arguments:
     """Typed arguments of a word list. Raises InputError where a value is missing or of the wrong type and NotModelled
     where an argument stands for a model that is not accounted for; `source` begins every sentence."""
-    kinds = _kinds()
+    kinds = known_kinds()
     result = Arguments()
     words = [word for word in words if word not in ("", "\\")]  # a backslash that no line end follows
     position, count = 0, len(words)
@@ -117,7 +119,7 @@ def _typed(name: str, kind: str, text: str, source: str) -> int | float | str:
     if UNRESOLVED in text:
         raise InputError(
             f"{source}: --{name} must be given in the file, but is {readable(text)}, "
-            "which is known only when the script runs."
+            f"which is known only when the script runs{_how_to_set(text)}."
         )
     if kind == "str":
         return text
@@ -128,6 +130,12 @@ def _typed(name: str, kind: str, text: str, source: str) -> int | float | str:
     if not -LARGEST <= value <= LARGEST:  # also false for nan
         raise InputError(f"{source}: --{name} must be at most {LARGEST}, but was given '{readable(text)}'.")
     return value
+
+
+def _how_to_set(text: str) -> str:
+    """Where a variable or a positional parameter alone is unknown: the option that presets it."""
+    found = _UNSET.search(text)
+    return f": `plan check --set {found[1]}=VALUE` gives it" if found else ""
 
 
 _ARTICLE = {"int": "a whole number", "float": "a number"}

@@ -8,17 +8,22 @@ guess is noted.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 from planner.errors import InputError
-from planner.interop.megatron.expand import RUN, Expander, Value, Variables, mark
+from planner.interop.megatron.conditions import Conditions
+from planner.interop.megatron.expand import Expander, Value, Variables, mark
+from planner.interop.megatron.fields import Splitter
+from planner.interop.megatron.guesses import ANYTHING, Guess, Guesses, names_in, touched_by, unset_words
 from planner.interop.megatron.launcher import batch_header, batch_variables
 from planner.interop.megatron.lexer import Statement, statements
 from planner.interop.megatron.parse import UNRESOLVED, readable
+from planner.interop.megatron.preset import shift, starting_variables
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(?:\[([^\]]*)\])?(\+?)=(.*)", re.DOTALL)
-_SPECIAL = re.compile(r"[$`'\"\\]")
 _DECLARE = {"export", "declare", "local", "readonly", "typeset"}
 _OPENING = {"then", "do", "{", "!", "time", "else"}
 MAX_STATEMENTS = 50_000
@@ -30,9 +35,16 @@ class Script:
 
     variables: Variables = field(default_factory=dict)
     commands: list[list[str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    names: list[set[str]] = field(default_factory=list)
+    """The variables that each command mentions."""
+    guesses: Guesses = field(default_factory=Guesses)
     header: dict[str, str] = field(default_factory=dict)
     """Options of its `#SBATCH` lines."""
+
+    def notes(self, command: list[str] | None = None) -> list[str]:
+        """The guesses that one of `commands` depends on; all of them where none is named."""
+        at = next((i for i, held in enumerate(self.commands) if held is command), None)
+        return self.guesses.sentences(at, () if at is None else self.names[at])
 
 
 @dataclass(slots=True)
@@ -45,14 +57,22 @@ class _Frame:
     condition: list[Statement] | None = None
     subject: str = ""
     patterns: list[str] = field(default_factory=list)
+    guess: str = ""
+    """The sentence about what was guessed of it."""
+    touches: set[str] = field(default_factory=set)
+    start: int = 0
+    """How many commands came before it."""
 
 
-def read_script(text: str, source: str) -> Script:
-    """Follow a script's text. Raises InputError where it is absurdly large or nested."""
+def read_script(text: str, source: str, preset: Mapping[str, str] | None = None) -> Script:
+    """Follow a script's text, which starts with the variables in `preset` and, by their numbers, the positional
+    parameters there. Raises InputError where it is absurdly large or nested."""
     reader = _Reader(source)
     reader.script.header = batch_header(text)
     reader.script.variables |= batch_variables(reader.script.header)
+    reader.script.variables |= starting_variables(preset or {})
     reader.run(text)
+    reader.finish()
     return reader.script
 
 
@@ -61,13 +81,19 @@ class _Reader:
         self.script = Script()
         self.source = source
         self.expander = Expander(self.script.variables, source)
+        self.conditions = Conditions(self.expander)
+        self.splitter = Splitter(self.expander)
         self.frames: list[_Frame] = []
         self.count = 0
+        self.pending: Guess | None = None
+        """About a test before the `&&` or `||` that the next statement stands behind."""
+        self.outer: set[str] = set()
+        """Variables in the command whose words are being read as a command line of their own."""
 
     def run(self, text: str, depth: int = 0) -> None:
         if depth > 5:
             return
-        skip = False
+        skip = ""  # the `&&` after what failed, or the `||` after what did not
         for statement in statements(text):
             self.count += 1
             if self.count > MAX_STATEMENTS or len(self.frames) > 200:
@@ -75,10 +101,23 @@ class _Reader:
                     f"{self.source}: at most {MAX_STATEMENTS} shell statements are read, but there are more."
                 )
             words, operator = statement
+            pending = self.pending
             if skip and words:
-                skip = operator in ("&&", "||")
-                continue
-            skip = self._statement(words, operator, depth)
+                self._touch(words)
+                skip = operator if operator == skip else ""
+            elif self._statement(words, operator, depth):
+                skip = operator
+            else:
+                skip = ""
+            if pending and words:
+                pending.end = len(self.script.commands)
+                if self.pending is pending and operator not in ("&&", "||"):
+                    self.pending = None
+
+    def finish(self) -> None:
+        """The end of the script ends what is still open."""
+        while self.frames:
+            self._close()
 
     def _statement(self, words: list[str], operator: str, depth: int) -> bool:
         """Follow one statement; True where `&&` or `||` says that the next one does not run."""
@@ -98,6 +137,8 @@ class _Reader:
         if words and self._keyword(words, operator):
             return False
         skip = False
+        if words:
+            self._touch(words)
         if words and all(f.active for f in self.frames):
             skip = self._simple(words, operator, depth)
         if operator.startswith(";;") and frame and frame.kind == "case":
@@ -107,45 +148,54 @@ class _Reader:
     def _keyword(self, words: list[str], operator: str) -> bool:
         first = words[0]
         if first == "if":
-            self.frames.append(_Frame("if", False, condition=[Statement(words[1:], operator)]))
+            self._open("if", False, condition=[Statement(words[1:], operator)])
         elif first == "elif" and self.frames and self.frames[-1].kind == "if":
             frame = self.frames[-1]
             frame.active, frame.condition = False, [Statement(words[1:], operator)]
         elif first in ("while", "until"):
-            self.script.notes.append(f"a {first} loop is not followed")
-            self.frames.append(_Frame("loop", False))
+            followed = all(f.active for f in self.frames)
+            shown = readable(" ".join(words))
+            self._open("loop", False, guess=f"the loop `{shown}` is not followed" if followed else "")
         elif first in ("for", "select"):
             self._for(words)
         elif first == "case":
+            self.expander.consulted.clear()
             subject = self.expander.text(words[1]) if len(words) > 1 else ""
-            self.frames.append(_Frame("case", False, condition=[], subject=subject))
+            guess, why = "", unset_words(self._unset())
+            if all(f.active for f in self.frames) and (why or UNRESOLVED in subject):
+                guess = f"`case {readable(words[1])}` takes no branch{why}"
+            self._open("case", False, condition=[], subject=subject, guess=guess)
             if "in" in words[3:] or len(words) > 3:  # `case $X in a) ...` on one line
                 self._case_pattern(self.frames[-1], words[3:], operator)
         elif first in ("fi", "done", "esac"):
             if self.frames:
-                self.frames.pop()
+                self._close()
         elif first in ("function", "}", "[[", "[", "test"):
             return first in ("function", "}")
         else:
             return False
         return True
 
+    def _open(self, kind: str, active: bool, **state: Any) -> None:
+        self.frames.append(_Frame(kind, active, start=len(self.script.commands), **state))
+
     def _for(self, words: list[str]) -> None:
         if not all(f.active for f in self.frames):
-            self.frames.append(_Frame("loop", False))
+            self._open("loop", False)
             return
-        items = [field for word in words[3:] for field in self.fields(word)] if len(words) > 3 else []
+        items = [field for word in words[3:] for field in self.splitter.fields(word)] if len(words) > 3 else []
         if len(words) > 1 and words[1].isidentifier():
             self.script.variables[words[1]] = items[0] if items else mark("$" + words[1])
+        self._open("loop", True)
         if len(items) != 1:
-            self.script.notes.append(
-                f"the loop over {readable(words[1]) if len(words) > 1 else 'nothing'} is read once"
-            )
-        self.frames.append(_Frame("loop", True))
+            shown = readable(words[1]) if len(words) > 1 else "nothing"
+            first = f", with {readable(items[0])}, the first of its {len(items)} values" if items else ""
+            self.frames[-1].guess = f"the loop over {shown} is read once{first}"
+            self.frames[-1].touches.add(shown)
 
     def _case_pattern(self, frame: _Frame, words: list[str], operator: str) -> bool:
         if words and words[0] == "esac":
-            self.frames.pop()
+            self._close()
             return False
         if operator == "(" and not words:
             return False
@@ -154,118 +204,117 @@ class _Reader:
             known = UNRESOLVED not in frame.subject
             hit = any(p == "*" or (known and len(p) < 256 and fnmatchcase(frame.subject, p)) for p in frame.patterns)
             frame.active, frame.matched = hit and not frame.matched, frame.matched or hit
+            if frame.active:
+                branch = readable("|".join(frame.patterns))
+                frame.guess = frame.guess.replace("takes no branch", f"takes the branch `{branch}`", 1)
             frame.patterns, frame.condition = [], None
         return False
 
     def _decide(self, frame: _Frame) -> None:
         """Close an if's condition: the branch runs where it is known to be true and no earlier branch ran."""
-        result: bool | None = None
-        join = ""
-        outer = all(f.active for f in self.frames[:-1])
-        for statement in frame.condition or ():
-            if not statement.words:
-                continue
-            value = self._test(statement.words) if outer else False
-            if join == "&&":
-                result = False if result is False or value is False else None if None in (result, value) else True
-            elif join == "||":
-                result = True if result or value else None if None in (result, value) else False
-            else:
-                result = value
-            join = statement.operator
-        if result is None and outer:
-            shown = " ".join(word for statement in frame.condition or () for word in statement.words)
-            self.script.notes.append(f"the condition `{readable(shown)}` is not known and counts as false")
+        condition = frame.condition or []
+        result: bool | None = False
+        if all(f.active for f in self.frames[:-1]) and not frame.matched:
+            self.expander.consulted.clear()
+            result = self.conditions.judge(condition)
+            guess = self._condition(result, [word for statement in condition for word in statement.words])
+            if guess and (result or not frame.guess):
+                frame.guess = guess
         frame.active = bool(result) and not frame.matched
         frame.matched = frame.matched or frame.active
         frame.condition = None
 
-    def _test(self, words: list[str]) -> bool | None:
-        """The truth of `[ ... ]`, `[[ ... ]]`, `(( ... ))` and `test ...`; None where it cannot be known."""
-        if words[0] == "!":
-            inner = self._test(words[1:]) if len(words) > 1 else None
-            return None if inner is None else not inner
-        if words[0] == "((" and len(words) > 1:
-            return self._compare_numbers(words[1])
-        if words[0] in ("true", "false"):
-            return words[0] == "true"
-        bare = [w for w in words if w not in ("[", "]", "[[", "]]", "test")]
-        if len(bare) == len(words) and len(words) not in (1, 3):
-            return None
-        parts = [self.expander.text(word) for word in bare]
-        if any(word in ("-a", "-o", "-f", "-d", "-e", "-x", "-s", "-r", "=~") for word in bare):
-            return None
-        if len(parts) == 2 and bare[0] in ("-z", "-n"):
-            held = "" if _bare_unset(parts[1]) else parts[1]
-            return (not held) == (bare[0] == "-z")
-        if len(parts) != 3:
-            return None
-        left, operator, right = ("" if _bare_unset(parts[0]) else parts[0]), bare[1], parts[2]
-        if UNRESOLVED in left + right:
-            return None
-        if operator in ("=", "==", "!="):
-            same = fnmatchcase(left, right) if words[0] == "[[" and len(right) < 256 else left == right
-            return same == (operator != "!=")
-        return self._compare(left, operator, right)
+    def _condition(self, result: bool | None, words: list[str]) -> str:
+        """The sentence about a condition that was guessed, "" where the file tells its truth."""
+        shown = f"the condition `{readable(' '.join(words))}`"
+        why = unset_words(self._unset())
+        if result is None:
+            return f"{shown} is not known and counts as false{why}"
+        return f"{shown} counts as {str(result).lower()}{why}" if why else ""
 
-    def _compare_numbers(self, expression: str) -> bool | None:
-        found = re.split(r"(==|!=|<=|>=|<|>)", expression, maxsplit=1)
-        if len(found) != 3:
-            value = self.expander.arithmetic(expression)
-            return None if value is None else value != 0
-        return self._compare(found[0], found[1], found[2])
+    def _unset(self) -> list[str]:
+        """The names that the script does not set behind what was expanded since `consulted` was cleared."""
+        return self.script.guesses.unset_behind(self.expander.consulted, self.script.variables)
 
-    def _compare(self, left: str, operator: str, right: str) -> bool | None:
-        a, b = self.expander.arithmetic(left), self.expander.arithmetic(right)
-        if a is None or b is None:
-            return None
-        results = {"-eq": a == b, "-ne": a != b, "-gt": a > b, "-lt": a < b, "-ge": a >= b, "-le": a <= b}
-        results |= {"==": a == b, "!=": a != b, ">": a > b, "<": a < b, ">=": a >= b, "<=": a <= b}
-        return results.get(operator)
+    def _guess(self, text: str, touches: set[str]) -> Guess:
+        """Note a guess about a construct that begins here; whoever reads on says where it ends."""
+        here = len(self.script.commands)
+        guess = Guess(text, here, here, touches)
+        self.script.guesses.found.append(guess)
+        return guess
+
+    def _close(self) -> None:
+        frame = self.frames.pop()
+        if frame.guess:
+            guess = Guess(frame.guess, frame.start, len(self.script.commands), frame.touches)
+            self.script.guesses.found.append(guess)
+
+    def _touch(self, words: list[str]) -> None:
+        """Say to every construct that is open what a statement within it assigns, whether it is followed or not."""
+        if not self.frames and not self.pending:
+            return
+        touched = touched_by(words)
+        for frame in self.frames:
+            frame.touches |= touched
+        if self.pending:
+            self.pending.touches |= touched
 
     def _simple(self, words: list[str], operator: str, depth: int) -> bool:
-        """Assignments take effect, other commands are kept."""
+        """Assignments take effect, other commands are kept; both are taken to succeed. True where the next statement
+        does not run."""
         first = words[0]
         if first in ("[", "[[", "test") or (first == "((" and operator in ("&&", "||")):
-            truth = self._test(words)
-            return operator in ("&&", "||") and (truth is None or truth == (operator == "||"))
+            self.expander.consulted.clear()
+            truth = self.conditions.test(words)
+            if operator in ("&&", "||") and (sentence := self._condition(truth, words)):
+                self.pending = self._guess(sentence, set())
+            return operator in ("&&", "||") and bool(truth) == (operator == "||")
         if first in ("((", "let"):
             for expression in words[1:]:
                 name, equals, value = expression.partition("=")
                 number = self.expander.arithmetic(value) if equals else None
                 if name.strip().isidentifier():
                     self.script.variables[name.strip()] = mark(expression) if number is None else str(number)
-            return False
+            return operator == "||"
         if first in _DECLARE:
             words = [word for word in words[1:] if not word.startswith("-")]
         position = 0
         while position < len(words) and self._assign(words[position]):
             position += 1
         if position == len(words) or first in _DECLARE:
-            return False
-        expanded = [field for word in words[position:] for field in self.fields(word)]
+            return operator == "||"
+        expanded = [field for word in words[position:] for field in self.splitter.command_fields(word)]
         if not expanded:
-            return False
+            return operator == "||"
         if expanded[0] in ("source", "."):
-            self.script.notes.append(f"{readable(' '.join(expanded))} is not read")
-        elif expanded[0] == "eval":
+            self._guess(f"{readable(' '.join(expanded))} is not read, so what it sets is not known", {ANYTHING})
+            return operator == "||"
+        if expanded[0] == "shift":
+            shift(self.script.variables, expanded[1:])
+            return operator == "||"
+        before, self.outer = self.outer, self.outer | names_in(words)
+        if expanded[0] == "eval":
             self.run(" ".join(expanded[1:]), depth + 1)
         else:
             self.script.commands.append(expanded)
+            self.script.names.append(self.outer)
             for word in expanded:
                 if " --" in word and any(c.isspace() for c in word.strip()):
                     self.run(word, depth + 1)
-        return False
+        self.outer = before
+        return operator == "||"
 
     def _assign(self, word: str) -> bool:
         found = _ASSIGNMENT.fullmatch(word)
         if not found:
             return False
         name, index, plus, raw = found.groups()
+        made_of, roots = self.script.guesses.made_of, self.script.guesses.roots
+        self.expander.consulted.clear()
         value: Value
         if raw.startswith("(") and raw.endswith(")"):
             inner = [w for s in statements(raw[1:-1]) for w in s.words]
-            value = [field for w in inner for field in self.fields(w)]
+            value = [field for w in inner for field in self.splitter.fields(w)]
         else:
             value = self.expander.text(raw)
         if index is not None:
@@ -279,69 +328,8 @@ class _Reader:
                 value = held + value if isinstance(value, str) else [held, *value]
         if sum(map(len, value)) > 200_000:
             raise InputError(f"{self.source}: the variable {name} grows beyond 200000 characters.")
+        grows = index is not None or bool(plus)
+        roots[name] = {*self._unset(), *(roots.get(name, ()) if grows else ())}
+        made_of[name] = made_of.get(name, set()) | names_in([raw])
         self.script.variables[name] = value
         return True
-
-    def fields(self, word: str) -> list[str]:
-        """The fields that a raw word expands to: unquoted expansions are split at blanks, "${A[@]}" gives its items."""
-        if not _SPECIAL.search(word):
-            return [word]
-        out: list[str] = []
-        current: list[str] | None = None
-        position, quote, size = 0, "", len(word)
-        while position < size:
-            c = word[position]
-            if c == "\\" and quote != "'":
-                following = word[position + 1 : position + 2]
-                keep = quote and following not in tuple('$`"\\\n')
-                current = [*(current or []), ("\\" + following) if keep else following.replace("\n", "")]
-                position += 2
-            elif c in "'\"" and (not quote or quote == c):
-                quote = "" if quote else c
-                current = current or []
-                position += 1
-            elif c in "$`" and quote != "'":
-                value, position = self.expander.expand_at(word, position, 0)
-                current = self._join(value, bool(quote), current, out)
-            else:
-                found = RUN[quote].match(word, position)
-                text = found[0] if found else c
-                current = [*(current or []), text]
-                position += len(text)
-        if current is not None:
-            out.append("".join(current))
-        return out
-
-    @staticmethod
-    def _join(value: Value, quoted: bool, current: list[str] | None, out: list[str]) -> list[str] | None:
-        """Add an expansion to the field being built; returns the field that is still open."""
-        if isinstance(value, list):
-            parts = list(value) if quoted else [piece for item in value for piece in _split(item)]
-        elif quoted:
-            parts = [value]
-        else:
-            parts = _split(value)
-            if parts and value[:1].isspace() and current:
-                out.append("".join(current))
-                current = None
-        if not parts:
-            return current
-        opened = [*(current or []), parts[0]]
-        for part in parts[1:]:
-            out.append("".join(opened))
-            opened = [part]
-        return opened
-
-
-def _split(text: str) -> list[str]:
-    """Blank-separated pieces; an unresolved expansion is one piece."""
-    if UNRESOLVED not in text:
-        return text.split()
-    pieces = text.split(UNRESOLVED)
-    marked = [mark(piece.replace(" ", "\x01")) if number % 2 else piece for number, piece in enumerate(pieces)]
-    return [piece.replace("\x01", " ") for piece in "".join(marked).split()]
-
-
-def _bare_unset(text: str) -> bool:
-    """An expansion of a plain variable that the file never sets: empty, as far as the file goes."""
-    return text.startswith(UNRESOLVED + "$") and text.endswith(UNRESOLVED) and not text.startswith(UNRESOLVED + "$(")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from planner.errors import InputError, NotModelled
 from planner.interop.files import parse_mapping, read_text
+from planner.interop.megatron.bare_deepspeed import check_deepspeed
 from planner.interop.megatron.environment import environment_of
 from planner.interop.megatron.expand import Expander, Variables
+from planner.interop.megatron.interpolate import Interpolation
 from planner.interop.megatron.known import HONOURED
 from planner.interop.megatron.launcher import world_size
+from planner.interop.megatron.nested import flattened, is_nested
 from planner.interop.megatron.parse import UNRESOLVED
 from planner.interop.megatron.shell import read_script
 
@@ -30,6 +34,9 @@ _OTHER_YAML = {
 """Configurations of other frameworks, by keys that they always have."""
 
 
+Preset = Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """What a file says, before any argument is interpreted."""
@@ -41,21 +48,23 @@ class Source:
     """Variables that `environment` reads."""
 
 
-def read_source(path: str | Path) -> Source:
+def read_source(path: str | Path, preset: Preset | None = None) -> Source:
     """The launch in a file. Raises InputError where the file holds no Megatron arguments."""
-    return source_from_text(read_text(path), str(path))
+    return source_from_text(read_text(path), str(path), preset)
 
 
-def source_from_text(text: str, name: str) -> Source:
-    """The launch in a file's text; the name's suffix tells YAML from shell."""
+def source_from_text(text: str, name: str, preset: Preset | None = None) -> Source:
+    """The launch in a file's text; the name's suffix tells YAML from shell. `preset` holds the environment that it
+    starts with."""
     suffix = Path(name).suffix.lower()
     if suffix in (".yaml", ".yml"):
         mapping = parse_mapping(text, name)
         _check_framework(name, next((who for who, keys in _OTHER_YAML.items() if keys <= mapping.keys()), None))
-        return _from_mapping(mapping, name)
+        return _from_mapping(mapping, name, preset or {})
     _check_framework(name, "torchtitan" if suffix == ".toml" else None)
-    script = read_script(text, name)
-    launcher, words = _arguments(script.commands)
+    script = read_script(text, name, preset)
+    command, launcher, words = _arguments(script.commands)
+    check_deepspeed(name, command, script.commands)
     other = next((word for word in launcher if _OTHER_SCRIPT.search(word)), None)
     if other:
         raise NotModelled(f"{name}: {Path(other).name} trains a model that is not modelled.")
@@ -66,7 +75,7 @@ def source_from_text(text: str, name: str) -> Source:
             f"{name}: a launch with Megatron arguments (--num-layers ...) is required, but none was found."
         )
     world = world_size(launcher, script.commands, script.variables, script.header)
-    return Source(words, world, script.notes, environment_of(script.variables))
+    return Source(words, world, script.notes(command), environment_of(script.variables))
 
 
 def _check_framework(name: str, framework: str | None) -> None:
@@ -77,8 +86,9 @@ def _check_framework(name: str, framework: str | None) -> None:
         )
 
 
-def _arguments(commands: list[list[str]]) -> tuple[list[str], list[str]]:
-    """The launcher's words and the Megatron arguments of the command that has most of them (the last such)."""
+def _arguments(commands: list[list[str]]) -> tuple[list[str] | None, list[str], list[str]]:
+    """The command that has most Megatron arguments (the last such), its launcher's words, and the arguments; no
+    command in a file that holds just the arguments."""
     listed = [word for command in commands if command[0].startswith("--") for word in command]
     best: list[str] = listed
     most = _count(listed)
@@ -88,11 +98,11 @@ def _arguments(commands: list[list[str]]) -> tuple[list[str], list[str]]:
             if number and number >= most:
                 best, most = command, number
     if not most:
-        return [], []
+        return None, [], []
     if best is listed:
-        return [], listed
+        return None, [], listed
     cut = _first_argument(best)
-    return best[:cut], best[cut:]
+    return best, best[:cut], best[cut:]
 
 
 def _count(words: list[str]) -> int:
@@ -119,19 +129,23 @@ def _first_argument(words: list[str]) -> int:
 def _from_variables(variables: Variables) -> list[str]:
     """The arguments that variables hold, for a file that is sourced by the script which launches."""
     words: list[str] = []
-    for value in variables.values():
+    for variable, value in variables.items():
+        if not variable.isidentifier():  # positional parameters
+            continue
         held = value if isinstance(value, list) else value.split()
         if _count(held):
             words += held
     return words
 
 
-def _from_mapping(mapping: dict[str, Any], name: str) -> Source:
-    """A YAML of arguments: Megatron CI's `MODEL_ARGS: {--num-layers: 12}` beside `ENV_VARS`, or flat."""
+def _from_mapping(mapping: dict[str, Any], name: str, preset: Preset) -> Source:
+    """A YAML of arguments: Megatron CI's `MODEL_ARGS: {--num-layers: 12}` beside `ENV_VARS`, flat, or in Megatron-LM's
+    own sections."""
     groups = [value for key, value in mapping.items() if key.upper().endswith("ARGS") and isinstance(value, dict)]
     environment = mapping.get("ENV_VARS")
     scalars = {k: v for k, v in mapping.items() if k.isupper() and isinstance(v, str | int) and not isinstance(v, bool)}
-    variables: Variables = {
+    variables: Variables = dict(preset)
+    variables |= {
         str(k): str(v)
         for k, v in [*(environment.items() if isinstance(environment, dict) else ()), *scalars.items()]
         if isinstance(v, str | int)
@@ -139,13 +153,17 @@ def _from_mapping(mapping: dict[str, Any], name: str) -> Source:
     if not groups:
         groups = [{k: v for k, v in mapping.items() if k not in scalars and k != "ENV_VARS"}]
     expander = Expander(variables, name)
+    groups = [Interpolation(group, expander, name).resolve(group) for group in groups]
     words: list[str] = []
+    notes: list[str] = []
+    if len(groups) == 1 and is_nested(groups[0]):
+        groups[0], words, notes = flattened(groups[0], name)
     for group in groups:
         for key, value in group.items():
             words += _mapping_words(str(key), value, expander, name)
     if not _count(words):
         raise InputError(f"{name}: a mapping of Megatron arguments (--num-layers: ...) is required, but it has none.")
-    return Source(words, world_size([], [], variables, {}), environment=environment_of(variables))
+    return Source(words, world_size([], [], variables, {}), notes, environment_of(variables))
 
 
 def _mapping_words(key: str, value: Any, expander: Expander, name: str) -> list[str]:
