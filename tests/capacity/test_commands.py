@@ -163,6 +163,63 @@ def test_compare_takes_searches(plan: Plan, before: Path, tmp_path: Path) -> Non
     assert plan("compare", before, search).code == 0
 
 
+def timed(plan: Plan, path: Path, *arguments: object) -> Path:
+    """A memory report with its step."""
+    shared = ("memory", "--model", "7b", "--time", "--json")
+    return saved(path, plan(*shared, *arguments).out)
+
+
+def test_compare_goes_by_tokens(plan: Plan, tmp_path: Path) -> None:
+    """Twice the batch takes twice as long a step, which is not half as fast."""
+    one = timed(plan, tmp_path / "one.json", "--gpus", "8xA100-80G", "--global-batch", 512)
+    two = timed(plan, tmp_path / "two.json", "--gpus", "8xA100-80G", "--global-batch", 1024)
+    changes = {c["name"]: c for c in json.loads(plan("compare", one, two, "--json").out)["step"]}
+    assert changes["seconds"]["after"] / changes["seconds"]["before"] > 1.9
+    tokens = changes["tokens_per_second"]
+    ratio = tokens["after"] / tokens["before"]
+    assert 0.95 < ratio < 1.1
+    assert tokens["after"] == pytest.approx(8 * changes["tokens_per_second_per_gpu"]["after"])
+    text = " ".join(plan("compare", one, two).out.split())
+    assert f"{ratio:.3f} times as fast by tokens a second" in text
+    assert "2.10 M tokens before and 4.19 M after" in text
+    assert "global batch" in text and "global_batch" not in text and "GPU-seconds" not in text
+
+
+def test_compare_says_what_a_token_costs(plan: Plan, tmp_path: Path) -> None:
+    """On twice the GPUs tokens come faster and cost more GPU-seconds; the same model is no remark."""
+    one = timed(plan, tmp_path / "one.json", "--gpus", "8xA100-80G")
+    two = timed(plan, tmp_path / "two.json", "--gpus", "16xA100-80G", "--tp", 2)
+    cost = {c["name"]: c for c in json.loads(plan("compare", one, two, "--json").out)["step"]}[
+        "gpu_seconds_per_million_tokens"
+    ]
+    step = json.loads(two.read_text(encoding="utf-8"))["step"]
+    assert cost["after"] == pytest.approx(16 * 1e6 / step["tokens_per_second"]) and cost["change"] > 0
+    text = " ".join(plan("compare", one, two).out.split())
+    assert "GPU-seconds for each token, on 16 GPUs instead of 8" in text
+    assert "GPU-seconds per million tokens" in text and "other work" not in text
+
+
+@pytest.mark.parametrize(
+    ("other", "what"), [(("--model", "13b"), "another model"), (("--seq-length", 8192), "another length")]
+)
+def test_compare_says_where_tokens_are_other_work(
+    plan: Plan, tmp_path: Path, other: tuple[Any, ...], what: str
+) -> None:
+    """A token of another model or of longer sequences is not the same work."""
+    one = timed(plan, tmp_path / "one.json", "--gpus", "8xA100-80G", "--tp", 2)
+    two = timed(plan, tmp_path / "two.json", "--gpus", "8xA100-80G", "--tp", 2, *other)
+    text = " ".join(plan("compare", one, two).out.split())
+    assert what in text and "MFU" in text
+
+
+def test_compare_speaks_in_words(plan: Plan, before: Path, tmp_path: Path) -> None:
+    """No key of the JSON stands in the report."""
+    arguments = ("memory", "--model", "7b", "--gpus", "8xH100-80G", "--tp", 2, "--reserve", "6GiB", "--json")
+    text = plan("compare", before, saved(tmp_path / "other.json", plan(*arguments).out)).out
+    shown = text[text.index("Question") :]  # after the names of the files
+    assert "_" not in shown and "memory of a GPU" in shown and "sequence parallelism" in shown
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -182,3 +239,12 @@ def test_compare_refuses_other_files(plan: Plan, before: Path, tmp_path: Path, t
     assert answer.code == 2
     assert word in answer.err and "Traceback" not in answer.err
     assert plan("compare", before, tmp_path / "absent.json").code == 2
+
+
+def test_compare_refuses_half_a_step(plan: Plan, tmp_path: Path) -> None:
+    """A step without its rates is one sentence, not a traceback."""
+    good = timed(plan, tmp_path / "good.json", "--gpus", "8xA100-80G")
+    data = json.loads(good.read_text(encoding="utf-8"))
+    del data["step"]["tokens_per_second"]
+    answer = plan("compare", good, saved(tmp_path / "bad.json", json.dumps(data)))
+    assert answer.code == 2 and "the step in" in answer.err
