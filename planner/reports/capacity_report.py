@@ -19,7 +19,7 @@ from planner.reports.capacity_tables import (
     sensitivities_table,
     side_by_side,
 )
-from planner.reports.capacity_words import days, money
+from planner.reports.capacity_words import TIGHT_WORDS, days, is_tight, money
 from planner.reports.words import layout_words, memory_words, model_words, split_words, workload_words
 from planner.units import count, percent, plural, seconds, size
 
@@ -128,10 +128,11 @@ def answer(side: Side, review: Review) -> str:
     run, found, terms = point.training, point.outcome.plan, review.asked.terms
     cost = f" at a cost of {money(run.cost, terms.prices.currency)}" if run.cost is not None else ""
     proof = "proved optimal" if point.outcome.word == "optimal" else "found, not proved optimal"
+    tight = f" {TIGHT_WORDS}" if is_tight(found) else ""
     return (
         f"{side.name}: {point.gpus:,} GPUs train {count(terms.tokens)} tokens in {days(run.days)} days, "
         f"{count(run.gpu_hours)} GPU-hours{cost} ({side.reason}). The layout is {layout_words(found.layout)}, {proof}, "
-        f"with {size(found.memory.peak_stage.headroom_bytes)} free on the fullest GPU. {least}"
+        f"with {size(found.memory.peak_stage.headroom_bytes)} free on the fullest GPU.{tight} {least}"
     )
 
 
@@ -237,6 +238,8 @@ def _recommended(side: Side, point: Point) -> Iterator[tuple[str, str]]:
     error = "" if plan.step.relative_error is None else f", give or take {percent(plan.step.relative_error, 0)}"
     yield "step", f"{seconds(plan.step.seconds)}{error}; MFU {percent(plan.step.mfu)}; {run.steps:,} steps"
     yield "memory", point.binding.sentence
+    if is_tight(plan):
+        yield "", TIGHT_WORDS
     bound = point.outcome.lower_bound_seconds
     if point.outcome.word == "optimal":
         yield "proof", "optimal: no layout that fits is faster under this model of time and memory"

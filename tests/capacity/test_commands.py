@@ -47,6 +47,20 @@ def test_a_real_review(plan: Plan) -> None:
     assert point["training"]["days"] == pytest.approx(steps * point["plan"]["step"]["seconds"] / 86_400)
 
 
+def test_a_tight_recommendation_is_said(plan: Plan) -> None:
+    """Where plan's own report warns, the review does in the same words, beside the answer and in the plan's section;
+    where that does not, neither does this."""
+    own = " ".join(plan("--model", "7b", "--gpus", "32xA100-80G", "--tp", 1, "--top", 1).out.split())
+    review = " ".join(plan(*SMALL, "--counts", "32").out.split())
+    words = "Memory is tight. A larger --reserve finds a layout that leaves more free."
+    assert own.count(words) == 1 and review.count(words) == 2
+    assert f"free on the fullest GPU. {words}" in review
+    (side,) = json.loads(plan(*SMALL, "--counts", "32", "--json").out)["sides"]
+    assert side["recommended"]["memory_is_tight"] is True
+    roomy = plan(*SMALL, "--counts", "8", "--reserve", "8GiB")
+    assert "Memory is tight" not in roomy.out
+
+
 def test_what_to_run_next_is_the_reviewed_plan(plan: Plan) -> None:
     """The command of the recommended plan names the model and every pin as they were typed, and finds that plan."""
     shared = (*SMALL, "--counts", "8", "--zero", "1", "--recompute", "none,full")
