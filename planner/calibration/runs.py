@@ -14,6 +14,7 @@ from planner.interop.megatron.launch import MegatronLaunch
 from planner.parameters import parameters
 from planner.timing.factors import FACTORS, SUFFIX, factors_of
 from planner.timing.step import Timing
+from planner.units import plural
 
 LIKELY = (0.3, 3.0)
 """Measured over predicted step time: beyond, the launch is not the one of the log."""
@@ -68,7 +69,8 @@ def make_run(log: TrainingLog, launch: MegatronLaunch, cluster: Cluster, warm_up
     notes = list(_contradictions(log, launch))
     if launch.layout.world_size > cluster.gpus:
         raise InputError(
-            f"{log.name}: its launch runs on {launch.layout.world_size} GPUs, but the cluster has {cluster.gpus}."
+            f"{log.name}: its launch runs on {plural(launch.layout.world_size, 'GPU')}, but the cluster has "
+            f"{cluster.gpus}."
         )
     stated = any(log.batches)
     summary = summarise(log, warm_up, launch.workload.global_batch if stated else None)

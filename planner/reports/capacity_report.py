@@ -130,9 +130,10 @@ def answer(side: Side, review: Review) -> str:
     proof = "proved optimal" if point.outcome.word == "optimal" else "found, not proved optimal"
     tight = f" {TIGHT_WORDS}" if is_tight(found) else ""
     return (
-        f"{side.name}: {point.gpus:,} GPUs train {count(terms.tokens)} tokens in {days(run.days)} days, "
-        f"{count(run.gpu_hours)} GPU-hours{cost} ({side.reason}). The layout is {layout_words(found.layout)}, {proof}, "
-        f"with {size(found.memory.peak_stage.headroom_bytes)} free on the fullest GPU.{tight} {least}"
+        f"{side.name}: {plural(point.gpus, 'GPU')} {'trains' if point.gpus == 1 else 'train'} {count(terms.tokens)} "
+        f"tokens in {days(run.days)} days, {count(run.gpu_hours)} GPU-hours{cost} ({side.reason}). The layout is "
+        f"{layout_words(found.layout)}, {proof}, with {size(found.memory.peak_stage.headroom_bytes)} free on the "
+        f"fullest GPU.{tight} {least}"
     )
 
 
@@ -165,7 +166,7 @@ def best_words(review: Review) -> str:
     (side, point, run), (other, _, second) = sorted(runs, key=key)[:2]
     ratio = (second.cost / run.cost) if priced and run.cost and second.cost else second.gpu_hours / run.gpu_hours
     return (
-        f"{side.card.name} is {what}: {point.gpus:,} GPUs for {days(run.days)} days; "
+        f"{side.card.name} is {what}: {plural(point.gpus, 'GPU')} for {days(run.days)} days; "
         f"{other.card.name} takes {ratio:.2f} times as much."
     )
 
@@ -216,7 +217,7 @@ def _notes(side: Side) -> Iterator[tuple[str, str]]:
     counts = ", ".join(f"{n:,}" for n in side.knee_counts)
     meaning = f"the last count up to which every doubling divides the days by at least {HALVING}"
     if side.knee_gpus is not None:
-        yield "knee", f"{side.knee_gpus:,} GPUs, {meaning}; sought among {counts}"
+        yield "knee", f"{plural(side.knee_gpus, 'GPU')}, {meaning}; sought among {counts}"
     elif len(side.knee_counts) > 1:
         yield "knee", f"not reached up to {side.knee_counts[-1]:,} GPUs ({meaning})"
     if side.fewest.proved and side.fewest.gpus is not None:

@@ -11,7 +11,7 @@ from planner.memory.form import COMPONENTS
 from planner.reports import body
 from planner.reports.blocks import Block, Fields, Heading, Report, Table, Text
 from planner.reports.compare_words import label, word
-from planner.units import count, gib, percent, seconds, size
+from planner.units import count, gib, percent, plural, seconds, size
 
 INPUTS = (
     ("model", ("model", "name")),
@@ -301,7 +301,7 @@ def _speed(before: Saved, after: Saved, step: list[Change]) -> Iterator[str]:
     if before.gpus != after.gpus:
         cost = by["gpu_seconds_per_million_tokens"]
         times = f"{cost.after / cost.before:.3f} times the GPU-seconds for each token"
-        yield f"{times}, on {after.gpus:,} GPUs instead of {before.gpus:,}"
+        yield f"{times}, on {plural(after.gpus, 'GPU')} instead of {before.gpus:,}"
     differ = {c.what for c in _inputs(before, after) if c.before != c.after}
     if differ & {"model", "seq_length"}:
         what = "of another model" if "model" in differ else "in sequences of another length"
