@@ -238,9 +238,7 @@ def _recommended(side: Side, point: Point) -> Iterator[tuple[str, str]]:
     yield "batch", f"{work.global_batch:,} sequences of {work.seq_length:,} tokens, {work.precision}, {work.optimizer}"
     error = "" if plan.step.relative_error is None else f", give or take {percent(plan.step.relative_error, 0)}"
     yield "step", f"{seconds(plan.step.seconds)}{error}; MFU {percent(plan.step.mfu)}; {run.steps:,} steps"
-    yield "memory", point.binding.sentence
-    if is_tight(plan):
-        yield "", TIGHT_WORDS
+    yield "memory", point.binding.sentence + (f". {TIGHT_WORDS}" if is_tight(plan) else "")
     bound = point.outcome.lower_bound_seconds
     if point.outcome.word == "optimal":
         yield "proof", "optimal: no layout that fits is faster under this model of time and memory"

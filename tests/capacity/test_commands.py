@@ -255,10 +255,11 @@ def test_compare_refuses_other_files(plan: Plan, before: Path, tmp_path: Path, t
     assert plan("compare", before, tmp_path / "absent.json").code == 2
 
 
-def test_compare_refuses_half_a_step(plan: Plan, tmp_path: Path) -> None:
-    """A step without its rates is one sentence, not a traceback."""
+@pytest.mark.parametrize("wrong", [None, 0, "fast", float("inf"), True])
+def test_compare_refuses_half_a_step(plan: Plan, tmp_path: Path, wrong: object) -> None:
+    """A step without a rate that can be is one sentence, not a traceback."""
     good = timed(plan, tmp_path / "good.json", "--gpus", "8xA100-80G")
     data = json.loads(good.read_text(encoding="utf-8"))
-    del data["step"]["tokens_per_second"]
+    data["step"]["tokens_per_second"] = wrong
     answer = plan("compare", good, saved(tmp_path / "bad.json", json.dumps(data)))
     assert answer.code == 2 and "the step in" in answer.err
