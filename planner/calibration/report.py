@@ -57,7 +57,7 @@ def log_parts(fitted: Fitted) -> Parts:
         blocks += [Text("Doubts:", "quiet"), Items(tuple(doubts))]
     if any(run.memory for run in runs):
         title = "Memory: the allocator's peaks on the heaviest rank of each stage, in GiB"
-        blocks += [Heading(title), _memory_table(runs)]
+        blocks += [Heading(title), _memory_table(runs), *_early(runs)]
     blocks += [Heading("Factors"), _factors_table(fitted.estimates), Text(determination(fitted))]
     rows = [{"what": "run", **row, "memory": None} for row in data["runs"]]
     return data, blocks, rows
@@ -137,6 +137,7 @@ def _run_data(run: Run, after: float) -> dict[str, Any]:
                 "stage": m.stage,
                 "rank": m.record.rank,
                 "after_iterations": m.record.iteration,
+                "phase": m.phase,
                 "max_allocated_bytes": m.record.max_allocated_bytes,
                 "predicted_bytes": m.predicted_bytes,
                 "max_reserved_bytes": m.record.max_reserved_bytes,
@@ -182,13 +183,14 @@ def _runs_table(fitted: Fitted) -> Table:
 
 def _memory_table(runs: Sequence[Run]) -> Table:
     return Table(
-        ("<log", "stage", "rank", "after", "allocated", "predicted", "off", "reserved"),
+        ("<log", "stage", "rank", "after", "<phase", "allocated", "predicted", "off", "reserved"),
         tuple(
             (
                 os.path.basename(run.summary.name),
                 str(m.stage),
                 str(m.record.rank),
                 str(m.record.iteration),
+                m.phase.partition(",")[0],
                 gib(m.record.max_allocated_bytes, 2),
                 gib(m.predicted_bytes, 2),
                 signed(m.error),
@@ -199,6 +201,19 @@ def _memory_table(runs: Sequence[Run]) -> Table:
         ),
         keys=2,
     )
+
+
+def _early(runs: Sequence[Run]) -> list[Block]:
+    """Why a peak is compared with the first step's, where one is."""
+    names = dict.fromkeys(os.path.basename(run.summary.name) for run in runs for m in run.memory if not m.settled)
+    if not names:
+        return []
+    report = "reports" if len(names) == 1 else "report"
+    text = (
+        f"{_and(list(names))} {report} memory after 1 iteration, compared with the first step: the optimizer's states "
+        "come at its end. Later steps take more; a line after 2 iterations or more shows them."
+    )
+    return [Text(text, "quiet")]
 
 
 def _factors_table(estimates: Sequence[Estimate]) -> Table:

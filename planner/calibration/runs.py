@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.calibration.log import MemoryRecord, TrainingLog
+from planner.calibration.peaks import Peaks
 from planner.calibration.summary import WARM_UP, Summary, summarise
 from planner.cluster import Cluster
 from planner.errors import InputError
 from planner.interop.megatron.launch import MegatronLaunch
-from planner.memory.accounting import make_accounting
 from planner.parameters import parameters
 from planner.timing.factors import FACTORS, SUFFIX, factors_of
 from planner.timing.step import Timing
+from planner.units import plural
 
 LIKELY = (0.3, 3.0)
 """Measured over predicted step time: beyond, the launch is not the one of the log."""
@@ -21,11 +22,13 @@ LIKELY = (0.3, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class MeasuredMemory:
-    """The heaviest report of a stage's ranks, and what the accounting says of the stage [bytes]."""
+    """The heaviest report of a stage's ranks, and what the accounting says of the stage [bytes] in the same phase."""
 
     stage: int
     record: MemoryRecord
     predicted_bytes: int
+    phase: str
+    """The phase of the run that the report belongs to (`planner.variations.phases`)."""
 
     @property
     def error(self) -> float:
@@ -34,7 +37,7 @@ class MeasuredMemory:
 
     @property
     def settled(self) -> bool:
-        """Optimizer states exist from the end of the first step on: the peak after one iteration is before them."""
+        """Optimizer states exist from the end of the first step on: what is reserved after one iteration grows yet."""
         return self.record.iteration >= 2
 
 
@@ -66,7 +69,8 @@ def make_run(log: TrainingLog, launch: MegatronLaunch, cluster: Cluster, warm_up
     notes = list(_contradictions(log, launch))
     if launch.layout.world_size > cluster.gpus:
         raise InputError(
-            f"{log.name}: its launch runs on {launch.layout.world_size} GPUs, but the cluster has {cluster.gpus}."
+            f"{log.name}: its launch runs on {plural(launch.layout.world_size, 'GPU')}, but the cluster has "
+            f"{cluster.gpus}."
         )
     stated = any(log.batches)
     summary = summarise(log, warm_up, launch.workload.global_batch if stated else None)
@@ -132,8 +136,6 @@ def _memory(log: TrainingLog, launch: MegatronLaunch, cluster: Cluster) -> tuple
             heaviest[stage] = record
     if not heaviest:
         return ()
-    accounting = make_accounting(
-        "exact", launch.model, launch.workload, launch.implementation, cluster, cluster.reserve_bytes
-    )
-    stages = accounting.report(layout).stages
-    return tuple(MeasuredMemory(s, r, stages[s].allocated_bytes) for s, r in sorted(heaviest.items()))
+    peaks = Peaks(launch, cluster)
+    phases = {s: peaks.after(r.iteration, s) for s, r in sorted(heaviest.items())}
+    return tuple(MeasuredMemory(s, heaviest[s], phase.peak_bytes, phase.name) for s, phase in phases.items())

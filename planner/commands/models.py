@@ -15,7 +15,8 @@ from planner.errors import unknown
 @click.argument("names", nargs=-1, metavar="[TEXT]...")
 @output_options()
 def models(names: tuple[str, ...], format: str | None, output: Path | None) -> int:
-    """The models of the catalogue with their exact parameter counts; TEXT keeps those whose name contains it."""
+    """The models of the catalogue with their exact parameter counts; TEXT keeps those whose name contains it, and adds
+    their widths and the tensor-parallel sizes that the rules allow."""
     from planner.catalog import load_model, model_names
     from planner.reports.listings import models_report
 
@@ -24,7 +25,7 @@ def models(names: tuple[str, ...], format: str | None, output: Path | None) -> i
     kept = [m for m in known if not names or any(_matches(text, (m.name, *m.aliases)) for text in names)]
     if not kept:
         raise unknown("model", names[0], [m.name for m in known], "plan models")
-    emit(models_report(kept), format, output)
+    emit(models_report(kept, shapes=bool(names)), format, output)
     return 0
 
 

@@ -41,7 +41,7 @@ def review_charts(review: Review) -> Iterator[Block]:
     deadline = terms.deadline_seconds
     limit = None if deadline is None else (deadline / DAY_SECONDS, f"deadline: {days(deadline / DAY_SECONDS)} days")
     alt = "Days of training against the number of GPUs. " + " ".join(
-        f"{curve.name}: " + ", ".join(f"{gpus:,} GPUs {days(value)} days" for gpus, value in curve.points) + "."
+        f"{curve.name}: " + ", ".join(f"{plural(gpus, 'GPU')} {days(value)} days" for gpus, value in curve.points) + "."
         for curve in time
     )
     yield Chart(
@@ -57,7 +57,7 @@ def review_charts(review: Review) -> Iterator[Block]:
         return money(value, terms.prices.currency) if priced else count(round(value))
 
     alt = f"{unit} against the number of GPUs. " + " ".join(
-        f"{curve.name}: " + ", ".join(f"{gpus:,} GPUs {amount(value)}" for gpus, value in curve.points) + "."
+        f"{curve.name}: " + ", ".join(f"{plural(gpus, 'GPU')} {amount(value)}" for gpus, value in curve.points) + "."
         for curve in spent
     )
     yield Chart(

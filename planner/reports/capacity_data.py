@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from planner import __version__
 from planner.capacity.economics import HALVING
 from planner.reports import body
+from planner.reports.capacity_words import is_tight
 
 if TYPE_CHECKING:
     from planner.capacity.economics import Training
@@ -90,6 +91,7 @@ def versions() -> dict[str, str]:
 
 
 def _side(side: Side) -> dict[str, Any]:
+    found = side.recommended.outcome.plan if side.recommended else None
     asked_deadline = any(p.training is not None and p.training.meets_deadline is not None for p in side.points)
     return {
         "model": side.model.name,
@@ -102,7 +104,11 @@ def _side(side: Side) -> dict[str, Any]:
         },
         "knee": {"gpus": side.knee_gpus, "halving": HALVING, "counts": list(side.knee_counts)},
         "deadline": {"gpus": side.deadline_gpus, "met": side.deadline_gpus is not None} if asked_deadline else None,
-        "recommended": {"gpus": side.recommended_gpus, "reason": side.reason},
+        "recommended": {
+            "gpus": side.recommended_gpus,
+            "reason": side.reason,
+            "memory_is_tight": is_tight(found) if found else None,
+        },
         "time_error": side.time_error,
         "counts": [_point(point) for point in side.points],
         "limits": [_limit(limit, side) for limit in side.limits],

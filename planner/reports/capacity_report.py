@@ -19,7 +19,7 @@ from planner.reports.capacity_tables import (
     sensitivities_table,
     side_by_side,
 )
-from planner.reports.capacity_words import days, money
+from planner.reports.capacity_words import TIGHT_WORDS, days, is_tight, money
 from planner.reports.words import layout_words, memory_words, model_words, split_words, workload_words
 from planner.units import count, percent, plural, seconds, size
 
@@ -128,10 +128,12 @@ def answer(side: Side, review: Review) -> str:
     run, found, terms = point.training, point.outcome.plan, review.asked.terms
     cost = f" at a cost of {money(run.cost, terms.prices.currency)}" if run.cost is not None else ""
     proof = "proved optimal" if point.outcome.word == "optimal" else "found, not proved optimal"
+    tight = f" {TIGHT_WORDS}" if is_tight(found) else ""
     return (
-        f"{side.name}: {point.gpus:,} GPUs train {count(terms.tokens)} tokens in {days(run.days)} days, "
-        f"{count(run.gpu_hours)} GPU-hours{cost} ({side.reason}). The layout is {layout_words(found.layout)}, {proof}, "
-        f"with {size(found.memory.peak_stage.headroom_bytes)} free on the fullest GPU. {least}"
+        f"{side.name}: {plural(point.gpus, 'GPU')} {'trains' if point.gpus == 1 else 'train'} {count(terms.tokens)} "
+        f"tokens in {days(run.days)} days, {count(run.gpu_hours)} GPU-hours{cost} ({side.reason}). The layout is "
+        f"{layout_words(found.layout)}, {proof}, with {size(found.memory.peak_stage.headroom_bytes)} free on the "
+        f"fullest GPU.{tight} {least}"
     )
 
 
@@ -164,7 +166,7 @@ def best_words(review: Review) -> str:
     (side, point, run), (other, _, second) = sorted(runs, key=key)[:2]
     ratio = (second.cost / run.cost) if priced and run.cost and second.cost else second.gpu_hours / run.gpu_hours
     return (
-        f"{side.card.name} is {what}: {point.gpus:,} GPUs for {days(run.days)} days; "
+        f"{side.card.name} is {what}: {plural(point.gpus, 'GPU')} for {days(run.days)} days; "
         f"{other.card.name} takes {ratio:.2f} times as much."
     )
 
@@ -215,7 +217,7 @@ def _notes(side: Side) -> Iterator[tuple[str, str]]:
     counts = ", ".join(f"{n:,}" for n in side.knee_counts)
     meaning = f"the last count up to which every doubling divides the days by at least {HALVING}"
     if side.knee_gpus is not None:
-        yield "knee", f"{side.knee_gpus:,} GPUs, {meaning}; sought among {counts}"
+        yield "knee", f"{plural(side.knee_gpus, 'GPU')}, {meaning}; sought among {counts}"
     elif len(side.knee_counts) > 1:
         yield "knee", f"not reached up to {side.knee_counts[-1]:,} GPUs ({meaning})"
     if side.fewest.proved and side.fewest.gpus is not None:
@@ -236,7 +238,7 @@ def _recommended(side: Side, point: Point) -> Iterator[tuple[str, str]]:
     yield "batch", f"{work.global_batch:,} sequences of {work.seq_length:,} tokens, {work.precision}, {work.optimizer}"
     error = "" if plan.step.relative_error is None else f", give or take {percent(plan.step.relative_error, 0)}"
     yield "step", f"{seconds(plan.step.seconds)}{error}; MFU {percent(plan.step.mfu)}; {run.steps:,} steps"
-    yield "memory", point.binding.sentence
+    yield "memory", point.binding.sentence + (f". {TIGHT_WORDS}" if is_tight(plan) else "")
     bound = point.outcome.lower_bound_seconds
     if point.outcome.word == "optimal":
         yield "proof", "optimal: no layout that fits is faster under this model of time and memory"

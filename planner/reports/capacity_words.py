@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from planner.reports.search_report import TIGHT
 from planner.units import count
+
+if TYPE_CHECKING:
+    from planner.solver.result import Plan
+
+TIGHT_WORDS = "Memory is tight. A larger --reserve finds a layout that leaves more free."
+"""What `plan search` says of such a plan where it has no other one to point to."""
+
+
+def is_tight(plan: Plan) -> bool:
+    """Whether `plan search` would warn that its fullest GPU is nearly full."""
+    peak = plan.memory.peak_stage
+    return peak.headroom_bytes < TIGHT * peak.capacity_bytes
 
 
 def days(number: float) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from planner.errors import InputError
 from planner.memory.form import COMPONENTS
 from planner.reports import body
 from planner.reports.blocks import Block, Fields, Heading, Report, Table, Text
-from planner.units import gib, seconds, size
+from planner.reports.compare_saved import Saved
+from planner.reports.compare_words import label, word
+from planner.units import count, gib, percent, plural, seconds, size
 
 INPUTS = (
     ("model", ("model", "name")),
@@ -44,18 +45,6 @@ OLDER: dict[str, Any] = {
     "fp8_param_gather": False,
 }
 """What held when a file was saved that does not say it."""
-STAGE_FIELDS = ("layers", "parameters", "in_flight_microbatches", "total_bytes", "headroom_bytes")
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """One file: where it came from, its inputs, and the plan in it."""
-
-    name: str
-    inputs: dict[str, Any]
-    layout: dict[str, Any]
-    memory: dict[str, Any]
-    step: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,31 +63,6 @@ class Change:
 
     def data(self) -> dict[str, Any]:
         return {"name": self.what, "before": self.before, "after": self.after, "change": self.change}
-
-
-def read_saved(name: str, data: Any) -> Saved:
-    """The plan in a parsed JSON document; InputError with one sentence when there is none of this version."""
-    what = "a plan saved by `plan search --json` or `plan memory --json` is required"
-    if not isinstance(data, dict) or "version" not in data:
-        raise InputError(f"{what}, but '{name}' is something else.")
-    if data["version"] != body.VERSION:
-        raise InputError(f"a plan of version {body.VERSION} is required, but '{name}' has version {data['version']!r}.")
-    if "sides" in data:
-        raise InputError(f"{what}, but '{name}' is a capacity review: save the plan of one count with `plan search`.")
-    found = data
-    if "plans" in data:
-        if not data["plans"]:
-            raise InputError(f"{what}, but '{name}' holds no plan: its search ended {data.get('status')}.")
-        found = data["plans"][0]
-    inputs, layout, memory = data.get("inputs"), found.get("layout"), found.get("memory")
-    if not (isinstance(inputs, dict) and isinstance(layout, dict) and isinstance(memory, dict)):
-        raise InputError(f"{what}, but '{name}' has no inputs, layout and memory.")
-    stages = memory.get("stages")
-    keys = {"components", *STAGE_FIELDS}
-    whole = isinstance(stages, list) and all(isinstance(s, dict) and keys <= s.keys() for s in stages)
-    if not whole or not stages or not isinstance(memory.get("peak_stage"), int) or "fits" not in memory:
-        raise InputError(f"{what}, but the stages in '{name}' are not whole.")
-    return Saved(name, inputs, layout, memory, found.get("step"))
 
 
 def compare_report(before: Saved, after: Saved) -> Report:
@@ -172,17 +136,23 @@ def _stages(before: Saved, after: Saved) -> list[tuple[int, int | None, int | No
 
 
 def _step(before: Saved, after: Saved) -> list[Change]:
-    """The step and its components [seconds]; nothing where a side has no step."""
+    """The step and its components [seconds], and the work done in them; nothing where a side has no step."""
     a, b = before.step, after.step
     if not a or not b:
         return []
-    names = dict.fromkeys([*a.get("components", {}), *b.get("components", {})])
+    names = dict.fromkeys([*a["components"], *b["components"]])
     parts = [Change(f"{n}_seconds", a["components"].get(n, 0.0), b["components"].get(n, 0.0)) for n in names]
+    return [Change("seconds", a["seconds"], b["seconds"]), *parts, *_work(a, b)]
+
+
+def _work(a: dict[str, Any], b: dict[str, Any]) -> list[Change]:
+    """What two steps of different batches, models or GPUs can be compared by. GPU-seconds are what is paid for."""
+    cost = [1e6 / step["tokens_per_second_per_gpu"] for step in (a, b)]
     return [
-        Change("seconds", a["seconds"], b["seconds"]),
-        *parts,
+        Change("tokens_per_second", a["tokens_per_second"], b["tokens_per_second"]),
         Change("tokens_per_second_per_gpu", a["tokens_per_second_per_gpu"], b["tokens_per_second_per_gpu"]),
-        Change("mfu", a["mfu"], b["mfu"]),
+        Change("mfu", a.get("mfu"), b.get("mfu")),
+        Change("gpu_seconds_per_million_tokens", *cost),
     ]
 
 
@@ -201,7 +171,7 @@ def _blocks(
         if not changes:
             yield Text("the same", "quiet")
             continue
-        rows = tuple((c.what, _word(c.what, c.before), _word(c.what, c.after), _delta(c)) for c in changes)
+        rows = tuple((label(c.what), word(c.what, c.before), word(c.what, c.after), _delta(c)) for c in changes)
         yield Table(("<what", "before", "after", "change"), rows)
     yield Heading("Memory of the fullest GPU, in GiB")
     named = ((c.what.removesuffix("_bytes"), c) for c in peak)
@@ -222,36 +192,66 @@ def _blocks(
         )
         yield Table(("stage", "before", "after", "change"), rows)
     if step:
+        yield Heading("Work done")
+        yield _work_table(before, after, step)
         yield Heading("Time of one step")
-        timed = [c for c in step if c.what.endswith("seconds")]
-        words = (
-            ("step" if c.what == "seconds" else c.what.removesuffix("_seconds").replace("_", " "), c) for c in timed
-        )
+        timed = [c for c in step if c.what == "seconds" or c.what.endswith("_seconds")]
+        words = ("step" if c.what == "seconds" else label(c.what.removesuffix("_seconds")) for c in timed)
         yield Table(
             ("<part", "before", "after", "change"),
-            tuple((n, seconds(c.before), seconds(c.after), _signed(c.after - c.before)) for n, c in words),
+            tuple(
+                (name, seconds(c.before), seconds(c.after), _signed(c.after - c.before))
+                for name, c in zip(words, timed, strict=True)
+            ),
         )
+        if before.tokens_per_step != after.tokens_per_step:
+            tokens = f"{count(before.tokens_per_step)} tokens before and {count(after.tokens_per_step)} after"
+            yield Text(f"The steps do different work, {tokens}: their seconds do not say which is faster.", "quiet")
+
+
+def _work_table(before: Saved, after: Saved, step: list[Change]) -> Table:
+    """Tokens and the share of the peak; what a token costs where the number of GPUs differs."""
+    rows = []
+    for c in step:
+        if c.what.startswith("tokens_per_second") or (
+            c.what == "gpu_seconds_per_million_tokens" and before.gpus != after.gpus
+        ):
+            digits = 0 if c.what.startswith("tokens") else 1
+            rows.append((label(c.what), f"{c.before:,.{digits}f}", f"{c.after:,.{digits}f}", _relative(c)))
+        elif c.what == "mfu" and c.change is not None:
+            points = "=" if c.change == 0 else f"{c.change * 100:+.1f} points"
+            rows.append((label(c.what), percent(c.before), percent(c.after), points))
+    return Table(("<work", "before", "after", "change"), tuple(rows))
 
 
 def _verdict(before: Saved, after: Saved, step: list[Change]) -> Iterator[tuple[str, str]]:
-    for label, saved in (("before", before), ("after", after)):
+    for side, saved in (("before", before), ("after", after)):
         free = _peak(saved)["headroom_bytes"]
         state = f"fits with {size(free)} free" if saved.memory["fits"] else f"over by {size(-free)}"
         time = f", {seconds(saved.step['seconds'])} a step" if saved.step else ""
-        yield label, f"{saved.name}: {state}{time}"
+        yield side, f"{saved.name}: {state}{time}"
     if step:
-        ratio = step[0].before / step[0].after
-        yield "change", "equally fast" if ratio == 1 else f"{ratio:.3f} times as fast"
+        yield "change", "; ".join(_speed(before, after, step))
 
 
-def _word(what: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if what.endswith("_bytes") and isinstance(value, int):
-        return size(value)
-    if isinstance(value, list):
-        return ",".join("+".join(map(str, v)) if isinstance(v, list) else str(v) for v in value)
-    return str(value)
+def _speed(before: Saved, after: Saved, step: list[Change]) -> Iterator[str]:
+    """How much faster, by tokens a second: seconds of a step depend on the batch. What makes even that unfair is named
+    beside it."""
+    by = {c.what: c for c in step}
+    ratio = by["tokens_per_second"].after / by["tokens_per_second"].before
+    yield f"{'equally fast' if ratio == 1 else f'{ratio:.3f} times as fast'} by tokens a second"
+    if before.gpus != after.gpus:
+        cost = by["gpu_seconds_per_million_tokens"]
+        times = f"{cost.after / cost.before:.3f} times the GPU-seconds for each token"
+        yield f"{times}, on {plural(after.gpus, 'GPU')} instead of {before.gpus:,}"
+    differ = {c.what for c in _inputs(before, after) if c.before != c.after}
+    if differ & {"model", "seq_length"}:
+        what = "of another model" if "model" in differ else "in sequences of another length"
+        yield f"tokens {what} are other work, so compare MFU too"
+
+
+def _relative(c: Change) -> str:
+    return "=" if c.before == c.after else f"{(c.after / c.before - 1) * 100:+.1f}%"
 
 
 def _delta(c: Change) -> str:

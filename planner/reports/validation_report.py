@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.reports.blocks import Block, Heading, Items, Report, Table, Text
 from planner.reports.body import VERSION
+from planner.reports.filled import filled
 from planner.units import percent, plural
 
 if TYPE_CHECKING:
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
 
 Section = tuple[str, dict[str, Any], list[Block], list[dict[str, Any]]]
 """Name, data, blocks and flat rows of one kind of measurement."""
+SIGN = (
+    "Errors are (predicted - measured) / measured: negative where too little is predicted, so a step too fast or too "
+    "few bytes. Median and p90 are of absolute errors; worst and bias (the median) keep the sign."
+)
 
 
 def validation_report(sections: Sequence[Section]) -> Report:
     """The sections as one report."""
     data: dict[str, Any] = {"version": VERSION, **{name: body for name, body, _, _ in sections}}
-    blocks = [block for _, _, parts, _ in sections for block in parts]
+    blocks = [Text(SIGN, "quiet"), *(block for _, _, parts, _ in sections for block in parts)]
     rows = [{"what": name, **row} for name, _, _, part in sections for row in part]
     return Report("Validation", data, tuple(blocks), rows)
 
@@ -154,7 +159,7 @@ def _memory_table(rows: Sequence[MemoryRow]) -> Table:
 def parameters_section(validation: ParameterValidation) -> Section:
     """Parameter counts by family."""
     rows = [asdict(row) for row in validation.rows]
-    table = Table(
+    table = filled(
         ("<family", "models", "exact", "<furthest off", "error"),
         tuple(
             (r.family, str(r.models), str(r.exact), r.worst, signed(r.worst_error) if r.worst else "")

@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 from planner.calibration import Factors, factors_of
 from planner.calibration.log import MemoryRecord, TrainingLog, read_log
 from planner.calibration.logfit import calibration_of, fit_runs
-from planner.calibration.report import determination
+from planner.calibration.report import determination, log_parts
 from planner.calibration.reserve import reserve_of
 from planner.calibration.runs import make_run, predict, with_factors
 from planner.errors import InputError
 from planner.hardware import parse_gpus
 from planner.interop.megatron.launch import launch_from_text, read_megatron
+from planner.memory.accounting import make_accounting
+from planner.question import Question
+from planner.reports import render
+from planner.reports.blocks import Report
+from planner.variations.around import Around
+from planner.variations.phases import phases
 
 DATA = Path(__file__).parents[1] / "data" / "calibration"
 CLUSTER = parse_gpus("32xH100-80G")
@@ -127,6 +133,38 @@ def test_memory_before_the_first_optimizer_step_is_not_a_reserve():
     assert reserve_of(CLUSTER.card, [early]) == (None, reserve_of(CLUSTER.card, [early])[1])
     assert "first iteration" in reserve_of(CLUSTER.card, [early])[1]
     assert "no log reports memory" in reserve_of(CLUSTER.card, [make_run(log_of(5.6), launch(), CLUSTER)])[1]
+
+
+def test_a_report_is_compared_with_its_own_phase():
+    """After 1 iteration Adam's moments have not met the activations yet: 8 bytes a parameter, divided over the 4
+    data-parallel ranks, less than after 2, as `plan memory --detail` has it by phase."""
+    runs = [make_run(log_of(5.6, [record(0, n, 2**35, 2**35), record(8, n, 2**35, 2**35)]), launch(), CLUSTER)
+            for n in (1, 2, 1000)]  # fmt: skip
+    first, later, latest = (run.memory for run in runs)
+    assert [m.phase for m in first] == ["first step"] * 2
+    assert later == tuple(replace(m, record=replace(m.record, iteration=2)) for m in latest)
+    it = launch()
+    accounting = make_accounting("exact", it.model, it.workload, it.implementation, CLUSTER, CLUSTER.reserve_bytes)
+    stages = accounting.report(it.layout).stages
+    for early, late, stage in zip(first, later, stages, strict=True):
+        assert late.phase.startswith("every later step") and late.predicted_bytes == stage.allocated_bytes
+        moments = 8 * stage.parameters / it.layout.dp
+        assert late.predicted_bytes - early.predicted_bytes == pytest.approx(moments, rel=0.01)
+    question = Question(it.model, CLUSTER, it.workload, it.implementation, "exact", CLUSTER.reserve_bytes, ())
+    fullest = phases(Around(question, accounting, it.layout))[1].peak_bytes - CLUSTER.reserve_bytes
+    assert max(m.predicted_bytes for m in first) == fullest
+
+
+def test_the_report_says_which_phase_was_compared():
+    """Beside each peak, and in words where it is the first step's."""
+    early, late = (make_run(log_of(5.6, [record(0, n, 2**35, 2**35)]), launch(), CLUSTER) for n in (1, 2))
+    data, blocks, _ = log_parts(fit_runs([early], CLUSTER))
+    assert data["runs"][0]["memory"][0]["phase"] == "first step"
+    text = render(Report("", data, tuple(blocks)), "table")
+    assert "first step" in text and "after 1 iteration, compared with the first step" in " ".join(text.split())
+    data, blocks, _ = log_parts(fit_runs([late], CLUSTER))
+    text = render(Report("", data, tuple(blocks)), "table")
+    assert "every later step" in text and "first step" not in text
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,20 @@ def test_a_real_review(plan: Plan) -> None:
     assert point["training"]["days"] == pytest.approx(steps * point["plan"]["step"]["seconds"] / 86_400)
 
 
+def test_a_tight_recommendation_is_said(plan: Plan) -> None:
+    """Where plan's own report warns, the review does in the same words, beside the answer and in the plan's section;
+    where that does not, neither does this."""
+    own = " ".join(plan("--model", "7b", "--gpus", "32xA100-80G", "--tp", 1, "--top", 1).out.split())
+    review = " ".join(plan(*SMALL, "--counts", "32").out.split())
+    words = "Memory is tight. A larger --reserve finds a layout that leaves more free."
+    assert own.count(words) == 1 and review.count(words) == 2
+    assert f"free on the fullest GPU. {words}" in review
+    (side,) = json.loads(plan(*SMALL, "--counts", "32", "--json").out)["sides"]
+    assert side["recommended"]["memory_is_tight"] is True
+    roomy = plan(*SMALL, "--counts", "8", "--reserve", "8GiB")
+    assert "Memory is tight" not in roomy.out
+
+
 def test_what_to_run_next_is_the_reviewed_plan(plan: Plan) -> None:
     """The command of the recommended plan names the model and every pin as they were typed, and finds that plan."""
     shared = (*SMALL, "--counts", "8", "--zero", "1", "--recompute", "none,full")
@@ -163,6 +177,63 @@ def test_compare_takes_searches(plan: Plan, before: Path, tmp_path: Path) -> Non
     assert plan("compare", before, search).code == 0
 
 
+def timed(plan: Plan, path: Path, *arguments: object) -> Path:
+    """A memory report with its step."""
+    shared = ("memory", "--model", "7b", "--time", "--json")
+    return saved(path, plan(*shared, *arguments).out)
+
+
+def test_compare_goes_by_tokens(plan: Plan, tmp_path: Path) -> None:
+    """Twice the batch takes twice as long a step, which is not half as fast."""
+    one = timed(plan, tmp_path / "one.json", "--gpus", "8xA100-80G", "--global-batch", 512)
+    two = timed(plan, tmp_path / "two.json", "--gpus", "8xA100-80G", "--global-batch", 1024)
+    changes = {c["name"]: c for c in json.loads(plan("compare", one, two, "--json").out)["step"]}
+    assert changes["seconds"]["after"] / changes["seconds"]["before"] > 1.9
+    tokens = changes["tokens_per_second"]
+    ratio = tokens["after"] / tokens["before"]
+    assert 0.95 < ratio < 1.1
+    assert tokens["after"] == pytest.approx(8 * changes["tokens_per_second_per_gpu"]["after"])
+    text = " ".join(plan("compare", one, two).out.split())
+    assert f"{ratio:.3f} times as fast by tokens a second" in text
+    assert "2.10 M tokens before and 4.19 M after" in text
+    assert "global batch" in text and "global_batch" not in text and "GPU-seconds" not in text
+
+
+def test_compare_says_what_a_token_costs(plan: Plan, tmp_path: Path) -> None:
+    """On twice the GPUs tokens come faster and cost more GPU-seconds; the same model is no remark."""
+    one = timed(plan, tmp_path / "one.json", "--gpus", "8xA100-80G")
+    two = timed(plan, tmp_path / "two.json", "--gpus", "16xA100-80G", "--tp", 2)
+    cost = {c["name"]: c for c in json.loads(plan("compare", one, two, "--json").out)["step"]}[
+        "gpu_seconds_per_million_tokens"
+    ]
+    step = json.loads(two.read_text(encoding="utf-8"))["step"]
+    assert cost["after"] == pytest.approx(16 * 1e6 / step["tokens_per_second"]) and cost["change"] > 0
+    text = " ".join(plan("compare", one, two).out.split())
+    assert "GPU-seconds for each token, on 16 GPUs instead of 8" in text
+    assert "GPU-seconds per million tokens" in text and "other work" not in text
+
+
+@pytest.mark.parametrize(
+    ("other", "what"), [(("--model", "13b"), "another model"), (("--seq-length", 8192), "another length")]
+)
+def test_compare_says_where_tokens_are_other_work(
+    plan: Plan, tmp_path: Path, other: tuple[Any, ...], what: str
+) -> None:
+    """A token of another model or of longer sequences is not the same work."""
+    one = timed(plan, tmp_path / "one.json", "--gpus", "8xA100-80G", "--tp", 2)
+    two = timed(plan, tmp_path / "two.json", "--gpus", "8xA100-80G", "--tp", 2, *other)
+    text = " ".join(plan("compare", one, two).out.split())
+    assert what in text and "MFU" in text
+
+
+def test_compare_speaks_in_words(plan: Plan, before: Path, tmp_path: Path) -> None:
+    """No key of the JSON stands in the report."""
+    arguments = ("memory", "--model", "7b", "--gpus", "8xH100-80G", "--tp", 2, "--reserve", "6GiB", "--json")
+    text = plan("compare", before, saved(tmp_path / "other.json", plan(*arguments).out)).out
+    shown = text[text.index("Question") :]  # after the names of the files
+    assert "_" not in shown and "memory of a GPU" in shown and "sequence parallelism" in shown
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -182,3 +253,13 @@ def test_compare_refuses_other_files(plan: Plan, before: Path, tmp_path: Path, t
     assert answer.code == 2
     assert word in answer.err and "Traceback" not in answer.err
     assert plan("compare", before, tmp_path / "absent.json").code == 2
+
+
+@pytest.mark.parametrize("wrong", [None, 0, "fast", float("inf"), True])
+def test_compare_refuses_half_a_step(plan: Plan, tmp_path: Path, wrong: object) -> None:
+    """A step without a rate that can be is one sentence, not a traceback."""
+    good = timed(plan, tmp_path / "good.json", "--gpus", "8xA100-80G")
+    data = json.loads(good.read_text(encoding="utf-8"))
+    data["step"]["tokens_per_second"] = wrong
+    answer = plan("compare", good, saved(tmp_path / "bad.json", json.dumps(data)))
+    assert answer.code == 2 and "the step in" in answer.err
