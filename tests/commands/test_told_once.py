@@ -43,9 +43,9 @@ def test_the_next_commands_of_fewer_gpus_ask_for_those(plan):
     assert again["step"]["seconds"] == seconds
 
 
-@pytest.mark.parametrize(("model", "flags"), [("gemma-2b", True), ("gpt-oss-20b", False)])
+@pytest.mark.parametrize(("model", "flags"), [("gemma-2b", True), ("ernie-4.5-21b-a3b", False)])
 def test_launch_arguments_are_offered_where_there_are_some(plan, model, flags):
-    """gpt-oss has a learned bias of its router, for which Megatron-LM has no argument."""
+    """ERNIE has a learned bias of its router and no others, for which Megatron-LM has no argument."""
     pins = ("--tp", "1", "--pp", "1", "--cp", "1", "--ep", "1", "--recompute", "full", "--micro-batch", "1")
     commands = next_commands(plan("--model", model, "--gpus", "8xH100-80G", *pins))
     assert any("--flags" in command for command in commands) is flags
