@@ -11,7 +11,7 @@ from planner.units import size
 if TYPE_CHECKING:
     from planner.capacity.quantities import Prices
     from planner.cluster import Cluster
-    from planner.implementation import AttentionKernel, ContextExchange, Implementation, ShardedFramework
+    from planner.implementation import AttentionKernel, ContextExchange, CrossEntropy, Implementation, ShardedFramework
     from planner.model import Model
     from planner.workload import Optimizer, Precision, Workload
 
@@ -151,6 +151,7 @@ def ask(options: dict[str, Any]) -> Question:
         implementation=Implementation(
             attention=cast("AttentionKernel", attention),
             bias_dropout_fusion=not model.has_expert_biases,  # Megatron asserts it
+            cross_entropy=cast("CrossEntropy", options["cross_entropy"] or "unfused"),
             cp_comm_type=cast("ContextExchange", exchange),
             cuda_graphs=_cuda_graphs(options["cuda_graphs"]),
             tp_comm_overlap=options["tp_comm_overlap"],

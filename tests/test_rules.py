@@ -84,6 +84,10 @@ EXAMPLES = {
         case(implementation=Implementation(tp_comm_overlap=True), tp=2),
         case(implementation=Implementation(tp_comm_overlap=True), tp=2, sequence_parallel=True),
     ),
+    "tensor-loss": (
+        case(implementation=Implementation(cross_entropy="liger"), tp=2),
+        case(implementation=Implementation(cross_entropy="liger")),
+    ),
     "sequence-divides": (
         case(workload=Workload(98, 48), tp=4, sequence_parallel=True),
         case(workload=Workload(98, 48), tp=4),

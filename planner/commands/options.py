@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from planner.commands.output import OutputFile
 from planner.commands.types import CARD, CLUSTER, GPUS, MODEL, Choice, Factor, Size, StageLayers, Values, Whole
-from planner.implementation import GRAPHED
+from planner.implementation import GRAPHED, CrossEntropy
 from planner.reports import FORMATS
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -63,6 +63,12 @@ def workload_options() -> Decorator:
             type=Choice(["flash", "fused", "unfused"]),
             help="fused is cuDNN's; unfused keeps the attention matrix for the backward pass. [flash; fused for "
             "attention sinks; unfused on cards before Ampere]",
+        ),
+        click.option(
+            "--cross-entropy",
+            type=Choice(list(get_args(CrossEntropy))),
+            help="Of the loss: unfused, native and te (Transformer Engine's) are Megatron-LM's; torch, compiled and "
+            "liger are for models of one's own. [unfused]",
         ),
         click.option(
             "--cp-comm-type",

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 QUESTION = ("model", "gpus", "cluster")
 WORKLOAD = (
-    "seq_length", "global_batch", "precision", "optimizer", "attention", "cp_comm_type", "cuda_graphs",
+    "seq_length", "global_batch", "precision", "optimizer", "attention", "cross_entropy", "cp_comm_type", "cuda_graphs",
     "tp_comm_overlap", "overlap_moe_expert_parallel_comm", "moe_imbalance", "sharded_by", "fp8_recipe",
     "fp8_param_gather",
 )  # fmt: skip

@@ -41,7 +41,7 @@ def stage_pieces(
         add("final_norm", 1, edges.final_norm_weights, edges.final_norm_saved, 0)
         add("head", 1, edges.head_weights, edges.head_saved, edges.head_input_grad)
         losses = edges.loss_saved | ({"losses of multi-token prediction": edges.mtp_losses} if edges.mtp_losses else {})
-        add("loss", 1, (), losses, edges.half_logits + edges.loss_temporary)
+        add("loss", 1, (), losses, edges.half_logits + edges.second_logits + edges.loss_temporary)
     return tuple(out)
 
 

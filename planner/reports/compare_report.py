@@ -23,6 +23,7 @@ INPUTS = (
     ("precision", ("workload", "precision")),
     ("optimizer", ("workload", "optimizer")),
     ("attention", ("implementation", "attention")),
+    ("cross_entropy", ("implementation", "cross_entropy")),
     ("cp_comm_type", ("implementation", "cp_comm_type")),
     ("CUDA graphs", ("implementation", "cuda_graphs")),
     ("tp_comm_overlap", ("implementation", "tp_comm_overlap")),
@@ -35,6 +36,7 @@ INPUTS = (
     ("reserve_bytes", ("reserve_bytes",)),
 )
 OLDER: dict[str, Any] = {
+    "cross_entropy": "unfused",
     "cp_comm_type": "p2p",
     "cuda_graphs": [],
     "tp_comm_overlap": False,

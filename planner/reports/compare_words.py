@@ -10,6 +10,7 @@ LABELS = {
     "capacity_bytes": "memory of a GPU",
     "seq_length": "sequence length",
     "global_batch": "global batch",
+    "cross_entropy": "cross entropy",
     "cp_comm_type": "context-parallel exchange",
     "tp_comm_overlap": "tensor-parallel overlap",
     "overlap_moe_expert_parallel_comm": "expert-parallel overlap",

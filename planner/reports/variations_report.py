@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from planner.memory.report import MemoryReport, StageMemory
     from planner.variations import Variations
     from planner.variations.limits import Changed, Limits
+    from planner.variations.loss import Loss
     from planner.variations.offload import Offloaded
     from planner.variations.phases import Phase
     from planner.variations.recompute import Setting
@@ -47,6 +48,17 @@ def variations_body(variations: Variations | None) -> dict[str, Any]:
                 "step_seconds": setting.step_seconds,
             }
             for setting in variations.offload
+        ],
+        "loss_settings": [
+            {
+                "cross_entropy": setting.cross_entropy,
+                "given": setting.given,
+                "loss_bytes": setting.loss_bytes,
+                "peak_bytes": setting.peak_bytes,
+                "fits": setting.fits,
+                "step_seconds": setting.step_seconds,
+            }
+            for setting in variations.loss
         ],
         "limits": {
             "seq_length": limits.seq_length,
@@ -87,6 +99,8 @@ def variations_blocks(variations: Variations | None, memory: MemoryReport) -> It
     yield from _recompute_blocks(variations.recompute)
     if len(variations.offload) > 1:
         yield from _offload_blocks(variations.offload)
+    if len(variations.loss) > 1:
+        yield from _loss_blocks(variations.loss)
     yield Heading("How far this layout reaches, all else as it is")
     yield Items(tuple(_reach(variations.limits)))
     if variations.routing:
@@ -157,6 +171,33 @@ def _offload_blocks(settings: Sequence[Offloaded]) -> Iterator[Block]:
     ]
     yield Heading("The same layout with more on the host, GiB of the GPU with least room and of a node's host memory")
     yield Table(("<on the host", "peak", "change", "<verdict", "host", "<there", "step"), tuple(rows), marked=own)
+
+
+_LOSSES = {
+    "unfused": "unfused",
+    "native": "native (fused by torch.compile)",
+    "te": "te (Transformer Engine's)",
+    "torch": "torch (of fp32 logits)",
+    "compiled": "compiled (torch.compile)",
+    "liger": "liger (with the head, by chunks)",
+}
+
+
+def _loss_blocks(settings: Sequence[Loss]) -> Iterator[Block]:
+    own = next(i for i, setting in enumerate(settings) if setting.given)
+    rows = [
+        (
+            _LOSSES[setting.cross_entropy],
+            gib(setting.loss_bytes),
+            gib(setting.peak_bytes),
+            _change(setting.peak_bytes, settings[own].peak_bytes, i == own),
+            _verdict(setting.fits),
+            "" if setting.step_seconds is None else seconds(setting.step_seconds),
+        )
+        for i, setting in enumerate(settings)
+    ]
+    yield Heading("The same layout with other cross entropies, GiB at the loss and of the GPU with least room")
+    yield Table(("<cross entropy", "at the loss", "peak", "change", "<verdict", "step"), tuple(rows), marked=own)
 
 
 def _reach(limits: Limits) -> Iterator[str]:

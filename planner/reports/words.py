@@ -177,6 +177,7 @@ def workload_words(question: Question) -> str:
     """Sequence, batch, precision, and the kernels that were asked for."""
     w, implementation = question.workload, question.implementation
     more = f", CUDA graphs of {', '.join(implementation.cuda_graphs)}" if implementation.cuda_graphs else ""
+    more += f", {implementation.cross_entropy} cross entropy" if implementation.cross_entropy != "unfused" else ""
     more += ", tensor-parallel overlap where TP > 1" if implementation.tp_comm_overlap else ""
     more += ", expert-parallel overlap" if implementation.overlap_moe_expert_parallel_comm else ""
     return (

@@ -129,6 +129,14 @@ TENSOR_OVERLAP = Rule(
     _tp_comm_overlap,
     lambda c: f"tp is {c.layout.tp} without sequence parallelism",
 )
+WHOLE_VOCABULARY = Rule(
+    "tensor-loss",
+    "a loss that is fused with the head (liger) needs the whole vocabulary on each GPU: tp 1",
+    "Liger-Kernel, ops/fused_linear_cross_entropy.py: fused_linear_cross_entropy_forward",
+    ("tp",),
+    lambda c: c.implementation.cross_entropy != "liger" or c.layout.tp == 1,
+    lambda c: f"tp is {c.layout.tp}",
+)
 SEQUENCE_DIVIDES = Rule(
     "sequence-divides",
     "under sequence parallelism, seq_length / cp must be divisible by tp",
@@ -201,6 +209,7 @@ TENSOR_RULES = (
     MTP,
     SEQUENCE_NEEDS_TENSOR,
     TENSOR_OVERLAP,
+    WHOLE_VOCABULARY,
     SEQUENCE_DIVIDES,
     FLASH_CARD,
     ONE_CONNECTION,

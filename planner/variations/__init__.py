@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from planner.memory.megatron_estimate import MegatronEstimate, megatron_estimate
 from planner.variations.around import Around
 from planner.variations.limits import Changed, Limits, data_parallel, limits, uneven_routing
+from planner.variations.loss import Loss, loss_settings
 from planner.variations.offload import Offloaded, offload_settings
 from planner.variations.phases import Phase, phases
 from planner.variations.recompute import Setting, recompute_settings
@@ -30,6 +31,7 @@ class Variations:
     phases: tuple[Phase, ...]
     recompute: tuple[Setting, ...]
     offload: tuple[Offloaded, ...]
+    loss: tuple[Loss, ...]
     limits: Limits
     routing: tuple[Changed, ...]
     """By imbalance of the experts' load."""
@@ -48,6 +50,7 @@ def variations(question: Question, accounting: Accounting, layout: Layout) -> Va
         phases(around),
         recompute_settings(around),
         offload_settings(around),
+        loss_settings(around),
         limits(around),
         uneven_routing(around),
         data_parallel(around),

@@ -90,10 +90,11 @@ class Around:
         workload: Workload | None = None,
         implementation: Implementation | None = None,
         nodes: int = 1,
+        detail: bool = False,
     ) -> MemoryReport | None:
-        """Its memory, likewise."""
+        """Its memory, likewise; with `detail` piece by piece."""
         try:
-            return self._accounting(workload, implementation, nodes).report(layout or self.layout)
+            return self._accounting(workload, implementation, nodes).report(layout or self.layout, detail)
         except NotModelled:
             return None
 

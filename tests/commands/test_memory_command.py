@@ -95,7 +95,15 @@ def test_per_rank_and_detail_add_keys(plan) -> None:
     assert len(more["memory"]["ranks"]) == 8
     assert more["memory"]["stages"][0]["pieces"]
     del more["memory"]["ranks"]
-    for key in ("phases", "recompute_settings", "offload_settings", "limits", "uneven_routing", "data_parallel"):
+    for key in (
+        "phases",
+        "recompute_settings",
+        "offload_settings",
+        "loss_settings",
+        "limits",
+        "uneven_routing",
+        "data_parallel",
+    ):
         del more[key]
     del more["megatron_estimate"]
     for stage in more["memory"]["stages"]:

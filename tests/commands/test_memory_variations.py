@@ -50,6 +50,43 @@ def test_detail_says_what_more_on_the_host_would_make_of_the_layout(plan) -> Non
     assert [s["offloaded"] for s in given if s["given"]] == ["as given"]
 
 
+def test_detail_says_what_other_cross_entropies_would_make_of_the_layout(plan) -> None:
+    """Each is what --cross-entropy says; Megatron's three where Megatron shards, its own and others' under FSDP2."""
+    shared = (*DENSE, "--tp", 8, "--global-batch", 64)
+    settings = {s["cross_entropy"]: s for s in plan(*shared, "--detail").data["loss_settings"]}
+    assert list(settings) == ["unfused", "native", "te"] and settings["unfused"]["given"]
+    vocabulary_shard, tokens = 32768 // 8, 4096  # padded to a multiple of 128 x 8
+    numbers_of_a_token = (
+        settings["te"]["loss_bytes"] - 2 * vocabulary_shard * tokens
+    )  # the gradient in the logits' place
+    assert 0 <= numbers_of_a_token <= 32 * tokens
+    wide = (*DENSE, "--model", "llama-3.1-8b", "--zero", 3, "--recompute", "full")
+    settings = {s["cross_entropy"]: s for s in plan(*wide, "--detail").data["loss_settings"]}
+    assert list(settings) == ["unfused", "native", "te", "torch", "compiled", "liger"]
+    for kind, setting in settings.items():
+        alone = plan(*wide, "--cross-entropy", kind, "--time").data
+        assert setting["peak_bytes"] == peak(alone) and setting["step_seconds"] == alone["step"]["seconds"]
+        assert alone["inputs"]["implementation"]["cross_entropy"] == kind
+    assert settings["liger"]["loss_bytes"] < settings["te"]["loss_bytes"] < settings["torch"]["loss_bytes"]
+    assert settings["te"]["peak_bytes"] < settings["torch"]["peak_bytes"]
+
+
+def test_a_cross_entropy_is_launched_or_refused_by_name(plan) -> None:
+    """Megatron-LM has arguments for its own; Liger's needs the whole vocabulary; a search says which it was."""
+    words = plan(
+        "memory", "--model", "13b", "--gpus", "8xA100-80G", "--tp", 2, "--cross-entropy", "te", "--flags", "megatron"
+    )
+    assert "--cross-entropy-fusion-impl te" in words.out
+    other = plan(
+        "memory", "--model", "13b", "--gpus", "8xA100-80G", "--cross-entropy", "compiled", "--flags", "megatron"
+    )
+    assert other.code == 2 and "no argument for the compiled cross entropy" in other.err
+    split = plan("memory", "--model", "13b", "--gpus", "8xA100-80G", "--tp", 2, "--cross-entropy", "liger")
+    assert split.code == 2 and "tp is 2" in split.err
+    found = plan("--model", "7b", "--gpus", "8xH100-80G", "--cross-entropy", "liger")
+    assert "liger cross entropy" in " ".join(found.out.split()) and "--cross-entropy liger" in found.out
+
+
 def test_limits_are_the_largest_that_fit(plan) -> None:
     """One unit more does not, for the sequence, the micro-batch and the imbalance."""
     shared = (*MIXTURE, "--global-batch", 1024)

@@ -298,7 +298,9 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
     words = ["--transformer-impl", i.layer_implementation, "--attention-backend", i.attention]
     words += ["--hidden-dropout", repr(hidden), "--attention-dropout", repr(attention)]
     words += ["--make-vocab-size-divisible-by", str(i.vocab_divisible_by)]
-    if i.cross_entropy in ("native", "te"):
+    if i.cross_entropy not in ("unfused", "native", "te"):
+        raise _no_argument(f"the {i.cross_entropy} cross entropy")
+    if i.cross_entropy != "unfused":
         words += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", i.cross_entropy]
     words += ["--cp-comm-type", i.cp_comm_type] if i.cp_comm_type != "p2p" else []
     if i.cuda_graphs == ("iteration",):
