@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from planner.solver.result import SearchResult, Status
 
 if TYPE_CHECKING:
+    from planner.cluster import Cluster
     from planner.question import Question, Variant
     from planner.reports.search_report import Section
     from planner.solver.asked import Asked
@@ -54,7 +55,7 @@ def answer(
 
         reason = why(asked, Pins(**variant.why))
         return question, result, (why_section(question, reason, result),)
-    return question, result, ()
+    return question, result, _fewer_kinds(question, asked, result, options, progress)
 
 
 def _asked(question: Question, pins: Pins, seconds: float | None, progress: Progress) -> Asked:
@@ -97,6 +98,29 @@ def _explained(question: Question, result: SearchResult, asked: Asked) -> Search
     if result.status is not Status.INFEASIBLE or result.explanation is not None:
         return result
     return replace(_fastest(question, asked, 1), objective=result.objective)
+
+
+def _fewer_kinds(
+    question: Question, asked: Asked, result: SearchResult, options: dict[str, Any], progress: Progress
+) -> tuple[Section, ...]:
+    """On a mixed cluster, what is left of it without each kind; nothing where a pin holds for the whole only."""
+    from planner.topology.kinds import mixed
+
+    pins = asked.pins
+    if not result.plans or asked.late or not mixed(question.cluster) or pins.dp is not None or pins.placement:
+        return ()
+    from planner.commands.capacity import asker
+    from planner.reports.fewer_kinds_report import fewer_kinds_section
+    from planner.reports.words import changed_words
+    from planner.solver.fewer_kinds import fewer_kinds
+
+    ask = asker({**options, "seq_length": question.workload.seq_length, "global_batch": question.workload.global_batch})
+
+    def search(rest: Cluster) -> tuple[SearchResult, tuple[str, ...]]:
+        part = ask(question.model, rest)
+        return _asked(part, pins, asked.seconds_left, progress).search(), changed_words(question, part)
+
+    return (fewer_kinds_section(question, result.plans[0], fewer_kinds(question.cluster, search)),)
 
 
 def _allowed(question: Question, asked: Asked, allowed: tuple[str, ...], top: int, progress: Progress) -> Answer:

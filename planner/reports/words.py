@@ -23,8 +23,8 @@ _LINKS = {
 _NETWORKS = {"infiniband": "InfiniBand", "ethernet": "Ethernet", "none": "no network"}
 
 
-def layout_words(layout: Layout) -> str:
-    """`TP 2 · PP 4 · DP 1 · ZeRO 1 · micro-batch 1`; degrees that are rarely used appear when they are."""
+def degrees_words(layout: Layout) -> str:
+    """`TP 2 · PP 4 · DP 1`; degrees that are rarely used appear when they are."""
     words = [f"TP {layout.tp}"]
     if layout.cp > 1:
         words.append(f"CP {layout.cp}")
@@ -34,8 +34,13 @@ def layout_words(layout: Layout) -> str:
     words.append(f"DP {layout.dp}")
     if layout.ep > 1 or layout.etp > 1:
         words.append(f"EP {layout.ep} x expert TP {layout.etp} x expert DP {layout.edp}")
+    return " · ".join(words)
+
+
+def layout_words(layout: Layout) -> str:
+    """`TP 2 · PP 4 · DP 1 · ZeRO 1 · micro-batch 1`, and what is recomputed."""
     sharded = f" in {layout.hsdp_replicas} replicas" if layout.hsdp_replicas > 1 else ""
-    words += [f"ZeRO {layout.zero}{sharded}", f"micro-batch {layout.micro_batch}"]
+    words = [degrees_words(layout), f"ZeRO {layout.zero}{sharded}", f"micro-batch {layout.micro_batch}"]
     if layout.recompute.granularity != "none":
         words.append(f"recompute {layout.recompute}")
     return " · ".join(words)
@@ -184,6 +189,13 @@ def workload_words(question: Question) -> str:
         f"{w.global_batch:,} sequences of {w.seq_length:,} tokens a step ({w.tokens_per_step / 1e6:.2f} M tokens), "
         f"{w.precision}, {w.optimizer}, {_KERNELS[implementation.attention]}{more}"
     )
+
+
+def changed_words(before: Question, after: Question) -> tuple[str, ...]:
+    """The precision and the attention of a question where they are not those of another."""
+    found = [] if after.workload.precision == before.workload.precision else [after.workload.precision]
+    kernel = after.implementation.attention
+    return (*found, *([] if kernel == before.implementation.attention else [_KERNELS[kernel]]))
 
 
 def margin_words(fraction: float) -> str:

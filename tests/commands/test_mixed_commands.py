@@ -134,3 +134,28 @@ def test_why_nothing_fits_names_the_card(plan) -> None:
     assert any("(on A100-" in sentence for sentence in facts.values())
     for hint in answer.data["explanation"]["hints"]:
         assert hint["plan"]["memory"]["fits"]
+
+
+def test_a_search_says_whether_each_kind_pays_for_itself(plan) -> None:
+    """What is left without a kind is what its own search says, at the same batch and with its own kernels."""
+    shared = ("--model", "7b", "--seq-length", 2048, "--global-batch", 256)
+    found = plan(*shared, "--gpus", "8xH100-80G+8xV100-32G")
+    alone = plan(*shared, "--gpus", "8xH100-80G", "--json").data["plans"][0]["step"]["seconds"]
+    data = plan(*shared, "--gpus", "8xH100-80G+8xV100-32G", "--json").data
+    rows = {row["without"]: row for row in data["without"]}
+    assert rows["V100-32G"]["step_seconds"] == alone < data["plans"][0]["step"]["seconds"]
+    assert rows["V100-32G"]["changed"] == ["bf16", "flash attention"] and rows["H100-80G"]["changed"] == []
+    said = " ".join(found.out.split())
+    assert "Faster without V100-32G: 8 x H100-80G alone, with bf16 and flash attention, take" in said
+    assert "Faster without H100" not in said
+
+
+def test_a_pin_of_the_whole_cluster_is_not_asked_of_a_part(plan) -> None:
+    """--dp and --placement hold for all GPUs; where a kind is all there is, nothing is said."""
+    shared = ("--model", "7b", "--seq-length", 2048, "--global-batch", 256, "--json")
+    for more in (
+        ("--gpus", MIXED, "--dp", 4),
+        ("--gpus", MIXED, "--placement", "A100-40G,A100-80G"),
+        ("--gpus", "8xA100-80G"),
+    ):
+        assert "without" not in plan(*shared, *more).data
