@@ -156,7 +156,7 @@ def ask(options: dict[str, Any]) -> Question:
             cuda_graphs=_cuda_graphs(options["cuda_graphs"]),
             tp_comm_overlap=options["tp_comm_overlap"],
             overlap_moe_expert_parallel_comm=_moe_overlap(options["overlap_moe_expert_parallel_comm"], model),
-            moe_imbalance=_moe_imbalance(options["moe_imbalance"], model),
+            moe_imbalance=routed_imbalance(options["moe_imbalance"], model),
             sharded_framework=cast("ShardedFramework", (options["sharded_by"] or "fsdp2").replace("-", "_")),
             **_fp8(options, precision),
         ),
@@ -185,7 +185,7 @@ def _fp8(options: dict[str, Any], precision: str) -> dict[str, Any]:
     return given
 
 
-def _moe_imbalance(given: float | None, model: Model) -> float:
+def routed_imbalance(given: float | None, model: Model) -> float:
     """Raises InputError where nothing is routed."""
     if given is not None and not model.is_moe:
         raise InputError(f"--moe-imbalance needs a model with experts, but {model.name} has none.")

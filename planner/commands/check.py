@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from planner.commands.exits import Exit
-from planner.commands.options import accounting_options, hardware_options, model_option, output_options
+from planner.commands.options import (
+    accounting_options,
+    hardware_options,
+    model_option,
+    moe_imbalance_option,
+    output_options,
+)
 from planner.commands.output import choose_format, emit
 from planner.commands.placed import placement_option
 from planner.commands.types import STANDARD_INPUT, Values, Whole
@@ -54,6 +60,7 @@ class Assignment(click.ParamType):
     metavar="NAME=VALUE",
     help="A variable that a script starts with, or a positional parameter such as 1=4; repeatable.",
 )
+@moe_imbalance_option()
 @placement_option()
 @accounting_options()
 @click.option(
@@ -98,7 +105,10 @@ def check(
             "exactly one of --gpus (such as 16xH100-80G), --cluster and --gpu (just the card) is required."
         )
     own = [f"--{name.replace('_', '-')}" for name in ("model", "seq_length", "pp") if options[name] is not None]
-    if own and not any(Path(file).suffix.lower() == ".json" for file in files):
+    of_deepspeed = [Path(file).suffix.lower() == ".json" for file in files]
+    if preset and all(of_deepspeed):
+        raise InputError(f"--set gives a script its variables; a DeepSpeed JSON such as {files[0]} has none.")
+    if own and not any(of_deepspeed):
         raise InputError(
             f"{' and '.join(own)} can only be given for a DeepSpeed JSON; a Megatron launch says its own, "
             f"but was given with {files[0]}."

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.commands.placed import placed
 from planner.errors import InputError, NotModelled, PlannerError
-from planner.question import Question, check_reserve
+from planner.question import Question, check_reserve, routed_imbalance
 from planner.reports.check_report import Broken, Checked
 
 if TYPE_CHECKING:
@@ -78,7 +79,10 @@ class Judge:
         if reserve is None:
             reserve = cluster.reserve_bytes if accounting == "exact" else 0
         check_reserve(reserve, cluster)
-        return Question(launch.model, cluster, launch.workload, launch.implementation, accounting, reserve, defaults=())
+        implementation, imbalance = launch.implementation, self._options.get("moe_imbalance")
+        if imbalance is not None:  # no argument of the launch says how uneven the routing will be
+            implementation = replace(implementation, moe_imbalance=routed_imbalance(imbalance, launch.model))
+        return Question(launch.model, cluster, launch.workload, implementation, accounting, reserve, defaults=())
 
 
 def _world(launch: Launch, file: str) -> int:

@@ -47,6 +47,11 @@ def hardware_options(card: bool = False) -> Decorator:
     return _all(*options)
 
 
+def moe_imbalance_option() -> Decorator:
+    text = "Dropless experts: tokens of the busiest expert-parallel rank over the mean, in memory and time. [1]"
+    return click.option("--moe-imbalance", type=Factor(64), metavar="FACTOR", help=text)
+
+
 def workload_options() -> Decorator:
     optimizers = ["adamw", "adamw-8bit", "sgd", "sgd-momentum", "muon"]
     return _all(
@@ -91,12 +96,7 @@ def workload_options() -> Decorator:
             is_flag=True,
             help="The experts' exchange runs beside another microbatch; needs EP > 1, and VPP > 1 where PP > 1.",
         ),
-        click.option(
-            "--moe-imbalance",
-            type=Factor(64),
-            metavar="FACTOR",
-            help="Dropless experts: tokens of the busiest expert-parallel rank over the mean, in memory and time. [1]",
-        ),
+        moe_imbalance_option(),
         click.option(
             "--sharded-by",
             type=Choice(["fsdp2", "megatron-fsdp", "deepspeed"]),

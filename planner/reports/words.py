@@ -62,7 +62,8 @@ def split_words(layout: Layout) -> str:
         return "undecided"
     rows = ["+".join(str(chunk.num_layers) for chunk in stage) for stage in layout.stages]
     if len(set(rows)) == 1:
-        return f"{rows[0]} layers on " + ("the only stage" if len(rows) == 1 else f"each of {len(rows)} stages")
+        held = f"{rows[0]} {'layer' if rows[0] == '1' else 'layers'}"
+        return f"{held} on " + ("the only stage" if len(rows) == 1 else f"each of {len(rows)} stages")
     return ", ".join(f"{row}" if n == 1 else f"{n} x {row}" for row, n in _runs(rows)) + " layers"
 
 

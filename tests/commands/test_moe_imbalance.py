@@ -33,3 +33,25 @@ def test_a_dense_model_has_nothing_to_route(plan) -> None:
     """It is refused rather than ignored."""
     answer = plan("memory", "--model", "13b", "--gpus", "8xA100-80G", "--moe-imbalance", "2")
     assert answer.code == 2 and "needs a model with experts, but" in " ".join(answer.err.split())
+
+
+LAUNCH = (
+    "--num-layers 16 --hidden-size 2048 --num-attention-heads 16 --seq-length 4096 --max-position-embeddings 4096 "
+    "--micro-batch-size 1 --global-batch-size 64 --bf16 --vocab-size 50304 --swiglu --disable-bias-linear "
+    "--transformer-impl transformer_engine --use-distributed-optimizer"
+)
+EXPERTS = " --num-experts 64 --moe-router-topk 8 --moe-ffn-hidden-size 1024 --expert-model-parallel-size 8"
+
+
+def test_a_launch_is_checked_with_uneven_routing(plan, tmp_path) -> None:
+    """No argument of Megatron's says how uneven it will be; a launch without experts has none to route."""
+    launch, dense = tmp_path / "moe.args", tmp_path / "dense.args"
+    launch.write_text(LAUNCH + EXPERTS)
+    dense.write_text(LAUNCH)
+    even, uneven = (plan("check", launch, "--gpus", "8xH100-80G", *more, "--json").data
+                    for more in ((), ("--moe-imbalance", "1.5")))  # fmt: skip
+    before, after = (data["memory"]["stages"][0]["components"]["activations"] for data in (even, uneven))
+    assert after > before and uneven["step"]["seconds"] > even["step"]["seconds"]
+    assert uneven["inputs"]["implementation"]["moe_imbalance"] == 1.5
+    refused = plan("check", dense, "--gpus", "8xH100-80G", "--moe-imbalance", "1.5")
+    assert refused.code == 2 and "needs a model with experts, but" in " ".join(refused.err.split())
