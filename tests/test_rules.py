@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -309,3 +310,30 @@ def test_the_nearest_degree_keeps_the_other_rules_too():
     model = replace(MHA, layer_kinds=(Layer(Attention(28, 4, 128), MLP(18944)),))
     with pytest.raises(RuleBroken, match=r"the nearest legal tp is 4 \[tensor-heads\]"):
         check(*case(model, tp=8, world=8))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "seq_length", "rule", "degree", "values"),
+    [
+        ({"tp": 3, "dp": 2}, 96, "world-size", "tp", (2, 4)),
+        ({"tp": 2, "pp": 3, "sequence_parallel": True}, 96, "world-size", "pp", (2, 4)),
+        ({"cp": 8}, 104, "context-divides", "cp", (4,)),
+        ({"cp": 2, "tp": 4, "sequence_parallel": True}, 90, "context-divides", "seq_length", (88, 96)),
+        ({"tp": 8, "sequence_parallel": True}, 90, "sequence-divides", "seq_length", (88, 96)),
+    ],
+)
+def test_what_is_proposed_keeps_the_rule(degrees, seq_length, rule, degree, values):
+    """The nearest values on 8 GPUs are in the sentence, and each of them keeps the rule that was broken."""
+    model = replace(DENSE, layer_kinds=(Layer(Attention(8, 8, 8), MLP(96)),))
+
+    def broken(degrees, seq_length):
+        share = degrees.get("tp", 1) * degrees.get("cp", 1) * degrees.get("pp", 1)
+        asked = case(model, workload=Workload(seq_length, 48), world=8, **{"dp": max(1, 8 // share)} | degrees)
+        return {b.id: b for b in broken_rules(*asked)}
+
+    said = str(broken(degrees, seq_length)[rule])
+    assert re.search(rf"{degree} (is )?{' or '.join(map(str, values))}\b", said.split(": ")[1])
+    for value in values:
+        fewer = {name: held for name, held in degrees.items() if name != "dp"}
+        other = (degrees, value) if degree == "seq_length" else (fewer | {degree: value}, seq_length)
+        assert rule not in broken(*other)

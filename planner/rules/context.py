@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from planner.model import Attention
-from planner.rules.rule import Case, Rule, close_to, divisors
+from planner.rules.rule import Case, Rule, close_to, dividing_sequences, divisors
 
 _EXCHANGE = "TransformerEngine pytorch/attention/dot_product_attention/context_parallel.py: attn_forward_func_with_cp"
+
+
+def _nearest_context(c: Case) -> str:
+    """Degrees that divide the sequence and leave a whole number of data-parallel ranks, or another sequence."""
+    halves, rest = max(1, c.workload.seq_length // 2), max(1, c.layout.tp * c.layout.pp)
+
+    def divides(cp: int) -> bool:
+        whole = c.world_size is None or c.world_size % (rest * cp) == 0
+        return whole and (cp == 1 or c.workload.seq_length % (2 * cp) == 0)
+
+    found = close_to(c.layout.cp, [d for d in divisors(halves) if divides(d)])
+    legal = f"the nearest legal cp is {found}; " if found else ""
+    return legal + dividing_sequences(c)
+
 
 CONTEXT_DIVIDES = Rule(
     "context-divides",
@@ -14,10 +28,7 @@ CONTEXT_DIVIDES = Rule(
     ("cp",),
     lambda c: c.layout.cp == 1 or c.workload.seq_length % (2 * c.layout.cp) == 0,
     lambda c: f"seq_length is {c.workload.seq_length} and cp is {c.layout.cp}",
-    lambda c: (
-        "the nearest legal cp is "
-        + close_to(c.layout.cp, [1] + [d for d in divisors(max(1, c.workload.seq_length // 2)) if d > 1])
-    ),
+    _nearest_context,
 )
 
 

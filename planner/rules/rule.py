@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import lcm
 
 from planner.cluster import Cluster
 from planner.implementation import Implementation
@@ -103,6 +104,14 @@ def divisors(n: int) -> list[int]:
     """Divisors of n >= 1, ascending."""
     small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
     return small + [n // d for d in reversed(small) if d * d != n]
+
+
+def dividing_sequences(case: Case) -> str:
+    """The sequence lengths next to the one given that context and sequence parallelism divide."""
+    x = case.layout
+    unit = lcm(2 * x.cp if x.cp > 1 else 1, x.tp * x.cp if x.sequence_parallel else 1)
+    below = case.workload.seq_length // unit * unit
+    return f"seq_length {f'{below} or ' if below else ''}{below + unit} would divide"
 
 
 def close_to(value: int, legal: list[int]) -> str:

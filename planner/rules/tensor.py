@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from planner.implementation import BEFORE_FLASH
 from planner.model import MLP, Attention, LatentAttention
-from planner.rules.rule import Case, Rule, close_to, divisors
+from planner.rules.rule import Case, Rule, close_to, dividing_sequences, divisors
 
 
 def _heads(c: Case) -> list[int]:
@@ -144,6 +144,7 @@ SEQUENCE_DIVIDES = Rule(
     ("tp", "cp", "sequence_parallel"),
     lambda c: not c.layout.sequence_parallel or c.workload.seq_length % (c.layout.tp * c.layout.cp) == 0,
     lambda c: f"seq_length is {c.workload.seq_length}, cp is {c.layout.cp} and tp is {c.layout.tp}",
+    dividing_sequences,
 )
 
 

@@ -34,7 +34,13 @@ def _world_nearest(c: Case) -> str:
     assert c.world_size is not None
     if c.world_size % share == 0:
         return f"dp {c.world_size // share} fills the GPUs"
-    return f"the GPUs must be a multiple of tp x cp x pp = {share}"
+    ways = []
+    for name in ("tp", "cp", "pp"):
+        degree = getattr(c.layout, name)
+        if degree > 1 and c.world_size % (share // degree) == 0:
+            ways.append(f"{name} {close_to(degree, divisors(c.world_size // (share // degree)))}")
+    fewer = f" ({', or '.join(ways)} would divide the {c.world_size})" if ways else ""
+    return f"the GPUs must be a multiple of tp x cp x pp = {share}{fewer}"
 
 
 WORLD = Rule(
