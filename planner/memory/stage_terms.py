@@ -190,7 +190,11 @@ class TermMaker:
         bundles.append(self._buffer_bundle(layout, parts, degrees, pieces))
         step: tuple[Moment, ...] = ()
         if self.states.copies_gradients(layout.zero):
-            step = (Moment("optimizer step", self.states.step_terms(layout, parts, *pieces)),)
+            copies = Moment("optimizer step", self.states.step_terms(layout, parts, *pieces))
+            if self.implementation.keeps_gradients:
+                bundles.append(Bundle(self.states.kept_gradient_terms(layout, parts, *pieces)))
+            else:
+                step = (copies,)
         return Always(bundles=tuple(bundles)), step
 
     def _buffer_bundle(self, layout: Layout, parts: StageParts, degrees: Degrees, pieces: Pieces) -> Bundle:

@@ -55,15 +55,33 @@ class StateTerms:
         self, layout: Layout, parts: StageParts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
     ) -> tuple[Term, ...]:
         """Those copies."""
+        return self._gradient_terms("fp32 copies", 4, layout, parts, kinds, edges)
 
-        def copied(weights: tuple[Weight, ...]) -> int:
+    def kept_gradient_terms(
+        self, layout: Layout, parts: StageParts, kinds: tuple[LayerCost, ...], edges: EdgeCosts
+    ) -> tuple[Term, ...]:
+        """Gradients of the step before, in half precision and as the fp32 copies, while the next are computed."""
+        return self._gradient_terms("gradients of the step before", 6, layout, parts, kinds, edges)
+
+    def _gradient_terms(
+        self,
+        name: str,
+        element_bytes: int,
+        layout: Layout,
+        parts: StageParts,
+        kinds: tuple[LayerCost, ...],
+        edges: EdgeCosts,
+    ) -> tuple[Term, ...]:
+        """One number of `element_bytes` for each gradient that a rank's optimizer has."""
+
+        def size(weights: tuple[Weight, ...]) -> int:
             whole, shards = self._elements(layout, weights)
-            return 4 * (whole if layout.zero == 0 else shards)
+            return element_bytes * (whole if layout.zero == 0 else shards)
 
-        terms = [Term("gradients", "fp32 copies", copied(edge_weights(parts, edges)))]
+        terms = [Term("gradients", name, size(edge_weights(parts, edges)))]
         for k, cost in enumerate(kinds):
-            size = weight_copies(self.implementation, layout.pp) * copied(cost.weights)
-            terms += [Term("gradients", "fp32 copies", size, "layer", k, chunk) for chunk in range(layout.vpp)]
+            layer = weight_copies(self.implementation, layout.pp) * size(cost.weights)
+            terms += [Term("gradients", name, layer, "layer", k, chunk) for chunk in range(layout.vpp)]
         return tuple(terms)
 
     def _bytes(self, zero: int) -> states.StateBytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -127,7 +127,8 @@ def predicted(run: Mapping[str, Any]) -> MemoryReport:
     if launch.problems:
         raise InputError(f"{run['id']}: {launch.problems[0].sentence}")
     cluster = parse_gpus(f"{run['gpus']}x{run['card']}")
-    accounting = make_accounting("exact", launch.model, launch.workload, launch.implementation, cluster)
+    implementation = replace(launch.implementation, **run.get("implementation", {}))  # what no argument says
+    accounting = make_accounting("exact", launch.model, launch.workload, implementation, cluster)
     return accounting.report(launch.layout)
 
 
