@@ -7,6 +7,8 @@ from planner.implementation import Implementation, separate_norms, weight_copies
 from planner.layout import Layout
 from planner.memory.states import keeps_remainders
 from planner.model import Model
+from planner.parameters import parameters
+from planner.units import size
 from planner.workload import Workload
 
 
@@ -52,7 +54,7 @@ def assumptions(
     if layout.zero == 1:
         notes.append("optimizer state divided over data-parallel ranks (Megatron's distributed optimizer)")
     if layout.zero >= 2:
-        notes += _sharded(impl, layout)
+        notes += _sharded(model, impl, layout)
     notes += _fused_norms(model, impl, layout)
     notes += _offloaded(impl, cluster, host_bytes)
     if impl.cuda_graphs:
@@ -99,8 +101,9 @@ def _fp8(workload: Workload, impl: Implementation) -> list[str]:
     return [weights, kept, left_out]
 
 
-def _sharded(impl: Implementation, layout: Layout) -> list[str]:
-    """Whose implementation is counted, and its defaults."""
+def _sharded(model: Model, impl: Implementation, layout: Layout) -> list[str]:
+    """Whose implementation is counted, and its defaults. deepspeed/runtime/engine.py: _configure_distributed_model
+    moves a model that zero.Init did not build to the GPU whole."""
     name = {"fsdp2": "PyTorch FSDP2", "megatron_fsdp": "Megatron-FSDP", "deepspeed": "DeepSpeed"}
     how = {
         "fsdp2": "a unit is a layer, embedding and head stay gathered, shards are fp32, a fused optimizer",
@@ -109,6 +112,9 @@ def _sharded(impl: Implementation, layout: Layout) -> list[str]:
     }
     kind = impl.sharded_framework
     notes = [f"ZeRO-{layout.zero} as in {name[kind]} ({how[kind]}); gathered layers and buckets are estimated"]
+    if kind == "deepspeed" and layout.zero == 3:
+        whole = size(2 * parameters(model))
+        notes.append(f"built under deepspeed.zero.Init: else the whole model, {whole}, is on each GPU at the start")
     if layout.hsdp_replicas > 1:
         notes.append(f"HSDP: {layout.hsdp_replicas} replicas of the sharded states")
     return notes

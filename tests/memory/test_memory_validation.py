@@ -80,10 +80,10 @@ def test_what_is_left_out_is_counted_with_its_reason(validation):
 def test_sharded_runs_within_six_percent(validation):
     """FSDP2 and DeepSpeed ZeRO-3: median at most 6 % of the reserved peak, in rows of their own that say so."""
     assert median(abs(run.error) for run in validation.sharded_runs) <= 0.06
-    assert sum(row.stages for row in validation.sharded) == len(validation.sharded_runs) == 20
+    assert sum(row.stages for row in validation.sharded) == len(validation.sharded_runs) == 22
     assert {row.quantity for row in validation.sharded} == {"reserved"}
     assert {row.quantity for row in validation.rows} == {"allocated"}
-    assert sum(validation.sharded_left_out.values()) == 3
+    assert sum(validation.sharded_left_out.values()) == 5
 
 
 def test_arguments_become_words():

@@ -12,6 +12,8 @@ from planner.memory.activations.shape import Shape
 from planner.memory.sharded import MEGATRON_PREFETCH_ELEMENTS, Units, sharded_terms
 from planner.memory.states import state_bytes
 from planner.model import MLP, Attention, Layer
+from planner.parameters import parameters
+from planner.units import size
 from planner.validation.memory_sharded import sharded_runs
 from planner.workload import Workload
 
@@ -132,5 +134,16 @@ def test_saving_by_operation_keeps_every_second_product():
 def test_published_runs_are_met():
     """Reserved peaks of torchtitan and of DeepSpeed's ZeRO-3: median error within 6 %."""
     runs = list(sharded_runs())
-    assert len(runs) == 20
+    assert len(runs) == 22
     assert median(abs(run.error) for run in runs) <= 0.06
+
+
+def test_a_model_built_without_zero_init_is_named():
+    """DeepSpeed moves it whole to each GPU before ZeRO-3 divides it: 2 bytes a parameter, said where it can happen."""
+    said = {}
+    for framework, zero in (("deepspeed", 3), ("deepspeed", 2), ("fsdp2", 3)):
+        impl = replace(LOCAL, sharded_framework=framework, gradient_accumulation_fusion=False)
+        notes = accounting(model(), impl).report(laid_out(model(), dp=4, zero=zero)).assumptions
+        said[framework, zero] = [note for note in notes if "zero.Init" in note]
+    assert len(said["deepspeed", 3]) == 1 and size(2 * parameters(model())) in said["deepspeed", 3][0]
+    assert not said["deepspeed", 2] and not said["fsdp2", 3]
