@@ -74,25 +74,29 @@ def _table(table: Table, width: int, colour: bool) -> Iterator[str]:
     cells = [[table.title(c) for c in range(len(table.columns))], *table.rows]
     widths = [max(len(row[c]) for row in cells) for c in range(len(table.columns))]
     mark = 2 if table.marked is not None else 0
-    for number, columns in enumerate(_blocks(widths, table.keys, width - mark)):
+    room = width - mark
+    gap = 1 if 0 <= room - sum(widths) - (len(widths) - 1) < len(widths) - 1 else 2  # narrow rather than in two parts
+    for number, columns in enumerate(_blocks(widths, table.keys, room, gap)):
         if number:
             yield ""
         for index, row in enumerate(cells):
-            line = "  ".join(
-                f"{row[c]:<{widths[c]}}" if table.left(c) else f"{row[c]:>{widths[c]}}" for c in columns
-            ).rstrip()
+            line = (
+                (gap * " ")
+                .join(f"{row[c]:<{widths[c]}}" if table.left(c) else f"{row[c]:>{widths[c]}}" for c in columns)
+                .rstrip()
+            )
             chosen = table.marked is not None and index == table.marked + 1
             prefix = ("▸ " if chosen else "  ") if mark else ""
             yield prefix + _paint(line, "quiet" if index == 0 else "title" if chosen else "plain", colour)
 
 
-def _blocks(widths: list[int], keys: int, width: int) -> list[list[int]]:
+def _blocks(widths: list[int], keys: int, width: int, gap: int) -> list[list[int]]:
     """The columns of each part of a split table; one part when everything fits."""
     parts: list[list[int]] = []
     current: list[int] = []
     for column in range(keys, len(widths)):
         wanted = [*range(keys), *current, column]
-        if current and sum(widths[c] for c in wanted) + 2 * (len(wanted) - 1) > width:
+        if current and sum(widths[c] for c in wanted) + gap * (len(wanted) - 1) > width:
             parts.append([*range(keys), *current])
             current = []
         current.append(column)

@@ -132,3 +132,12 @@ def test_html_is_self_contained_and_well_formed(question, found: SearchResult) -
 def test_html_escapes_names() -> None:
     """A file name is text, not markup."""
     assert "<b>" not in render(Report("<b>", {}, (Text("<b>"),)), "html")
+
+
+def test_a_table_is_narrowed_before_it_is_split() -> None:
+    """One space between columns where that makes it fit, two where there is room, parts where there is none."""
+    table = Table(("<name", "aaaa", "bbbb", "cccc"), (("row", "1", "2", "3"),))
+    report = Report("", {}, (table,))
+    wide, tight, split = (render(report, "table", width=width).splitlines() for width in (22, 19, 18))
+    assert wide[0] == "name  aaaa  bbbb  cccc" and tight[0] == "name aaaa bbbb cccc"
+    assert split[0] == "name  aaaa  bbbb" and "name  cccc" in split
