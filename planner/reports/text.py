@@ -38,7 +38,7 @@ def _paint(text: str, tone: str, colour: bool) -> str:
 def _lines(block: Block, width: int, colour: bool) -> Iterator[str]:
     match block:
         case Heading(text):
-            yield _paint(text, "title", colour)
+            yield from (_paint(line, "title", colour) for line in _wrap(text, width))
         case Text(text, tone):
             yield from (_paint(line, tone, colour) for line in _wrap(text, width))
         case Fields(rows):

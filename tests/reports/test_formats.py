@@ -13,7 +13,7 @@ import yaml
 from planner.layout import Layout
 from planner.memory.report import MemoryReport
 from planner.reports import FORMATS, render
-from planner.reports.blocks import Report, Table, Text
+from planner.reports.blocks import Heading, Report, Table, Text
 from planner.reports.memory_report import memory_report
 from planner.reports.search_report import search_report
 from planner.solver.result import SearchResult
@@ -141,3 +141,9 @@ def test_a_table_is_narrowed_before_it_is_split() -> None:
     wide, tight, split = (render(report, "table", width=width).splitlines() for width in (22, 19, 18))
     assert wide[0] == "name  aaaa  bbbb  cccc" and tight[0] == "name aaaa bbbb cccc"
     assert split[0] == "name  aaaa  bbbb" and "name  cccc" in split
+
+
+def test_headings_keep_to_the_width() -> None:
+    """A long one is broken between words, like any sentence."""
+    lines = render(Report("", {}, (Heading("a long heading " * 10),)), "table", width=80).splitlines()
+    assert len(lines) == 2 and max(map(len, lines)) <= 80
