@@ -145,7 +145,7 @@ def search(
     from planner.reports.search_report import search_report
 
     with Progress() as progress:
-        question, result, sections = answer(question, variant, pinned, top, time_limit, progress, options)
+        question, result, sections = answer(question, variant, pinned, top, time_limit, progress, options, not flags)
     if result.status == "feasible":
         click.echo("Warning: the time limit came before the proof; the plan may not be the best.", err=True)
 

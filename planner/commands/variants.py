@@ -26,9 +26,11 @@ def answer(
     time_limit_seconds: float,
     progress: Progress,
     options: dict[str, Any],
+    beside: bool = True,
 ) -> Answer:
     """The question that was answered (with fewer GPUs where that was the objective), the result, and what the report
-    says beside it. The time limit holds for all searches together."""
+    says beside it; without `beside` nothing that was not asked for is searched. The time limit holds for all searches
+    together."""
     if variant.objective in ("gpus", "cost"):
         return _by_count(question, variant, pins, top, time_limit_seconds, progress, options)
     asked = _asked(question, pins, time_limit_seconds, progress)
@@ -55,7 +57,7 @@ def answer(
 
         reason = why(asked, Pins(**variant.why))
         return question, result, (why_section(question, reason, result),)
-    return question, result, _fewer_kinds(question, asked, result, options, progress)
+    return question, result, _fewer_kinds(question, asked, result, options, progress) if beside else ()
 
 
 def _asked(question: Question, pins: Pins, seconds: float | None, progress: Progress) -> Asked:

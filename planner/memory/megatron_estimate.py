@@ -95,7 +95,8 @@ def _states(
 
     per_layer = _attention(model, attention)
     tp = etp_ep = replicated = 0.0
-    for kind, share in ((kind, 1 / layout.pp) for kind in kinds):
+    share = 1 / layout.pp
+    for kind in kinds:
         tp += per_layer * share
         replicated += 2 * h * norm * share
         if kind == "dense" and mlp:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from planner import __version__
 from planner.capacity.economics import HALVING
 from planner.reports import body
-from planner.reports.capacity_words import is_tight
+from planner.reports.search_report import is_tight
 
 if TYPE_CHECKING:
     from planner.capacity.economics import Training

@@ -19,7 +19,8 @@ from planner.reports.capacity_tables import (
     sensitivities_table,
     side_by_side,
 )
-from planner.reports.capacity_words import TIGHT_WORDS, days, is_tight, money
+from planner.reports.capacity_words import TIGHT_WORDS, days, money
+from planner.reports.search_report import is_tight
 from planner.reports.words import layout_words, memory_words, model_words, split_words, workload_words
 from planner.units import count, percent, plural, seconds, size
 

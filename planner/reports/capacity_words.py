@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from planner.reports.search_report import TIGHT
+from planner.reports.search_report import A_LARGER_RESERVE
 from planner.units import count
 
-if TYPE_CHECKING:
-    from planner.solver.result import Plan
-
-TIGHT_WORDS = "Memory is tight. A larger --reserve finds a layout that leaves more free."
+TIGHT_WORDS = f"Memory is tight. {A_LARGER_RESERVE}"
 """What `plan search` says of such a plan where it has no other one to point to."""
-
-
-def is_tight(plan: Plan) -> bool:
-    """Whether `plan search` would warn that its fullest GPU is nearly full."""
-    peak = plan.memory.peak_stage
-    return peak.headroom_bytes < TIGHT * peak.capacity_bytes
 
 
 def days(number: float) -> str:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 TIGHT = 0.05
 """A peak with less than this share of the card free is called tight."""
+A_LARGER_RESERVE = "A larger --reserve finds a layout that leaves more free."
 UNPROVED_RUNNERS_UP = (
     "The first is proved. The others are the best that were found: the work allowed for runners-up came to its end, so "
     "a layout that is not listed may belong among them."
@@ -220,8 +221,7 @@ def _reasons(result: SearchResult) -> Iterator[str]:
     else:
         yield f"{seconds(best.step.seconds)} a step{_alone(result)}."
     yield peak_words(best.memory)
-    peak = best.memory.peak_stage
-    if peak.headroom_bytes < TIGHT * peak.capacity_bytes:
+    if is_tight(best):
         yield f"Memory is tight. {_roomier(result)}"
     compute = best.step.components.get("compute", 0.0)
     losses = sorted(((v, k) for k, v in best.step.components.items() if k != "compute" and v > 0), reverse=True)
@@ -231,6 +231,12 @@ def _reasons(result: SearchResult) -> Iterator[str]:
             f"{percent(compute / best.step.seconds, 0)} of the step is computation; the largest loss is "
             f"{name.replace('_', ' ')} ({percent(amount / best.step.seconds)})."
         )
+
+
+def is_tight(plan: Plan) -> bool:
+    """Whether its fullest GPU is nearly full."""
+    peak = plan.memory.peak_stage
+    return peak.headroom_bytes < TIGHT * peak.capacity_bytes
 
 
 def _alone(result: SearchResult) -> str:
@@ -253,11 +259,11 @@ def _roomier(result: SearchResult) -> str:
     """The fastest plan that would survive a larger reserve, or how to ask for one."""
     best = result.plans[0].step.seconds
     for place, plan in enumerate(result.plans, start=1):
-        peak = plan.memory.peak_stage
-        if peak.headroom_bytes >= TIGHT * peak.capacity_bytes:
+        if not is_tight(plan):
+            peak = plan.memory.peak_stage
             margin = margin_words(plan.step.seconds / best - 1)
             return f"Number {place} leaves {size(peak.headroom_bytes)} free and is {margin}: the safer choice."
-    return "A larger --reserve finds a layout that leaves more free."
+    return A_LARGER_RESERVE
 
 
 def layouts_table(plans: tuple[Plan, ...]) -> Table:
