@@ -132,21 +132,6 @@ ALL_MICROBATCHES = 1_000_000
 GRAPHED = ("attn", "mlp", "moe", "moe_router", "moe_preprocess", "layer", "iteration")
 """Modules of every layer (megatron/core/transformer/enums.py: CudaGraphModule), whole layers, or all of forward and
 backward."""
-BEFORE_FLASH = ("volta", "turing")
-"""Architectures without flash and cuDNN attention: compute capability below 8.0."""
-
-
-def attention_on(implementation: Implementation, architecture: str, sinks: bool = False) -> AttentionKernel:
-    """The kernel that `auto` means: cuDNN from Hopper on and for attention sinks, FlashAttention before, and on
-    Blackwell in deterministic mode, where cuDNN has no deterministic backward; unfused where neither runs (Transformer
-    Engine, pytorch/attention/dot_product_attention/utils.py: get_attention_backend)."""
-    if implementation.attention != "auto":
-        return implementation.attention
-    if architecture in BEFORE_FLASH:
-        return "unfused"
-    if sinks or architecture == "hopper" or (architecture == "blackwell" and not implementation.deterministic):
-        return "fused"
-    return "flash"
 
 
 def keeps_fp8_columns(implementation: Implementation, architecture: str, scale_up: str) -> bool:

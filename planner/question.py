@@ -98,7 +98,8 @@ def the_cluster(gpus: Cluster | None, cluster: Cluster | None) -> Cluster:
 
 def ask(options: dict[str, Any]) -> Question:
     """The question in a command's options (`hardware_options`, `workload_options`, `accounting_options`)."""
-    from planner.implementation import BEFORE_FLASH, Implementation
+    from planner.attention import default_attention
+    from planner.implementation import Implementation
     from planner.workload import Workload
 
     model: Model = options["model"]
@@ -124,12 +125,8 @@ def ask(options: dict[str, Any]) -> Question:
             defaults.append(f"precision fp16: {' and '.join(older)} {'have' if len(older) > 1 else 'has'} no bf16")
     attention = options["attention"]
     if attention is None:
-        old = sorted({g.card.name for g in cluster.groups if g.card.architecture in BEFORE_FLASH})
-        attention = "unfused" if old else "fused" if model.has_sinks else "flash"
-        if old:
-            defaults.append(f"attention unfused: flash attention needs Ampere or newer, which {', '.join(old)} is not")
-        elif model.has_sinks:
-            defaults.append(f"attention fused: flash attention has no sinks, which {model.name} has")
+        attention, why = default_attention(model, cluster)
+        defaults += [f"attention {attention}: {why}"] if why else []
     exchange = options["cp_comm_type"]
     if exchange is None:
         exchange = "p2p"

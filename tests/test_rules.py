@@ -56,6 +56,7 @@ SLIDING = replace(DENSE, name="sliding", layer_kinds=(Layer(Attention(8, 4, 8, w
 SINKS = replace(DENSE, name="sinks", layer_kinds=(Layer(Attention(8, 4, 8, sinks=True), MLP(96)),))
 NO_BIAS_DROPOUT = Implementation(bias_dropout_fusion=False)
 UNFUSED = Implementation(attention="unfused")
+WIDE = replace(DENSE, name="wide", layer_kinds=(Layer(Attention(8, 2, 264), MLP(96)),))
 EP_OVERLAP = Implementation(overlap_moe_expert_parallel_comm=True)
 SELECTIVE_MLA = Recompute("selective", ("mla_up_proj",))
 HALF = ((Chunk(0, 4, embedding=True),), (Chunk(4, 7, loss=True),))
@@ -134,6 +135,10 @@ EXAMPLES = {
     "fsdp-connections": (
         case(implementation=Implementation(device_max_connections=1), dp=2, zero=3),
         case(implementation=Implementation(device_max_connections=8), dp=2, zero=3),
+    ),
+    "flash-attention-heads": (
+        case(WIDE, implementation=Implementation(attention="flash")),
+        case(WIDE, implementation=UNFUSED),
     ),
     "flash-attention-card": (
         case(cluster=cluster("volta", bf16=1e12), implementation=Implementation(attention="flash")),

@@ -67,7 +67,7 @@ def workload_options() -> Decorator:
             "--attention",
             type=Choice(["flash", "fused", "unfused"]),
             help="fused is cuDNN's; unfused keeps the attention matrix for the backward pass. [flash; fused for "
-            "attention sinks; unfused on cards before Ampere]",
+            "attention sinks; unfused on cards before Ampere and for heads that flash attention does not take]",
         ),
         click.option(
             "--cross-entropy",

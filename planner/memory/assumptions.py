@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from planner.attention import fuses_softmax, has_sinks
 from planner.cluster import Cluster
 from planner.implementation import Implementation, separate_norms, weight_copies
 from planner.layout import Layout
@@ -30,12 +31,7 @@ def assumptions(
     spec = (
         "Transformer Engine layers" if impl.layer_implementation == "transformer_engine" else "Megatron's local layers"
     )
-    kernel = {
-        "flash": "flash attention",
-        "fused": "cuDNN attention",
-        "unfused": "unfused attention (scores are stored)",
-    }
-    notes.append(f"{spec}, {kernel[impl.attention]}")
+    notes.append(f"{spec}, {_attention(model, workload, impl, layout)}")
     dropout = model.dropout if impl.hidden_dropout is None else impl.hidden_dropout
     if dropout:
         notes.append(f"dropout {dropout:g}: its masks are kept for the backward pass")
@@ -147,3 +143,18 @@ def _offloaded(impl: Implementation, cluster: Cluster, host_bytes: int) -> list[
     if impl.sharded_framework == "deepspeed" and impl.optimizer_offload_fraction:
         sentence += "; DeepSpeed's whole gradients on the host between microbatches are not counted"
     return [sentence]
+
+
+def _attention(model: Model, workload: Workload, impl: Implementation, layout: Layout) -> str:
+    """The kernel, and whose softmax takes scores that are stored."""
+    if impl.attention != "unfused":
+        return {"flash": "flash attention", "fused": "cuDNN attention"}[impl.attention]
+    kinds = [kind.attention for kind in model.layer_kinds]
+    batch_heads = [a.num_heads // layout.tp * layout.micro_batch for a in kinds]
+    sizes = zip(kinds, batch_heads, strict=True)
+    if all(fuses_softmax(impl, workload.seq_length, heads, has_sinks(a)) for a, heads in sizes):
+        return "unfused attention (scores are stored)"
+    softmax = "PyTorch's softmax in fp32, for no fused one takes these shapes"
+    if impl.layer_implementation == "local":
+        softmax += "; without --attention-softmax-in-fp32 Megatron-LM keeps fewer bytes"
+    return f"unfused attention (scores are stored; {softmax})"

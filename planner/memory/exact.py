@@ -10,9 +10,10 @@ from functools import cached_property
 from operator import add
 from typing import NamedTuple
 
+from planner.attention import attention_on
 from planner.cluster import Cluster
 from planner.errors import NotModelled
-from planner.implementation import Implementation, as_sharded, attention_on, keeps_fp8_columns, weight_copies
+from planner.implementation import Implementation, as_sharded, keeps_fp8_columns, weight_copies
 from planner.layout import Layout
 from planner.memory.assumptions import assumptions
 from planner.memory.counts import stage_counts
@@ -65,7 +66,7 @@ class ExactAccounting:
         cluster: Cluster,
         reserve_bytes: int | None = None,
     ) -> None:
-        kernel = attention_on(implementation, cluster.card.architecture, model.has_sinks)
+        kernel = attention_on(implementation, cluster.card.architecture, model)
         columns = keeps_fp8_columns(implementation, cluster.card.architecture, cluster.card.scale_up)
         self.model = model
         self.workload = workload

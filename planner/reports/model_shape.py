@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from planner.attention import default_attention
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import MLP, Attention, LatentAttention, Model, MoE
@@ -46,9 +47,8 @@ def shape(model: Model) -> dict[str, Any]:
 def legal_tp(model: Model) -> list[int]:
     """Tensor-parallel sizes up to LARGEST_TP that break no rule at the model's training context, with sequence
     parallelism, which mixtures need, and the choices that `planner.question.ask` makes for the model."""
-    implementation = Implementation(
-        attention="fused" if model.has_sinks else "flash", bias_dropout_fusion=not model.has_expert_biases
-    )
+    kernel, _ = default_attention(model)
+    implementation = Implementation(attention=kernel, bias_dropout_fusion=not model.has_expert_biases)
     workload = Workload(model.max_positions, global_batch=1)
 
     def legal(tp: int) -> bool:

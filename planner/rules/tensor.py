@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner.implementation import BEFORE_FLASH
+from planner.attention import BEFORE_FLASH, heads_without_flash
 from planner.model import MLP, Attention, LatentAttention
 from planner.rules.rule import Case, Rule, close_to, dividing_sequences, divisors
 
@@ -163,6 +163,18 @@ FLASH_CARD = Rule(
     lambda c: f"attention is {c.implementation.attention} and {', '.join(_without_flash(c))} has no kernel for it",
     lambda c: "unfused would do",
 )
+FLASH_HEADS = Rule(
+    "flash-attention-heads",
+    "flash and cuDNN attention take heads of up to 256 and, in Transformer Engine, multiples of 8",
+    "TransformerEngine pytorch/attention/dot_product_attention/utils.py: get_attention_backend",
+    (),
+    lambda c: c.implementation.attention in ("auto", "unfused") or not heads_without_flash(c.model, c.implementation),
+    lambda c: (
+        f"attention is {c.implementation.attention} and {c.model.name} has heads of "
+        f"{' and '.join(map(str, heads_without_flash(c.model, c.implementation)))}"
+    ),
+    lambda c: "unfused would do",
+)
 BEFORE_BLACKWELL = ("volta", "turing", "ampere", "ada", "hopper")
 
 
@@ -213,6 +225,7 @@ TENSOR_RULES = (
     WHOLE_VOCABULARY,
     SEQUENCE_DIVIDES,
     FLASH_CARD,
+    FLASH_HEADS,
     ONE_CONNECTION,
     SINKS,
     POSITIONS,

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from math import log2
 
+from planner.attention import attention_on
 from planner.cluster import Cluster
 from planner.errors import InputError, NotModelled
-from planner.implementation import Implementation, attention_on
+from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model, MoE
 from planner.parameters import (
@@ -80,7 +81,7 @@ class Coefficients:
     def __init__(self, model: Model, workload: Workload, implementation: Implementation, cluster: Cluster):
         self.model, self.workload = model, workload
         self.device = slowest_device(cluster, workload.precision)
-        kernel = attention_on(implementation, self.device.card.architecture, model.has_sinks)
+        kernel = attention_on(implementation, self.device.card.architecture, model)
         self.implementation, self.cluster = replace(implementation, attention=kernel), cluster
         if implementation.launch_blocking:
             self.device = one_at_a_time(self.device)

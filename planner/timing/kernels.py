@@ -20,8 +20,6 @@ ALIGNMENT = 8
 """Elements in a row of 16 bytes. A batched product whose rows are no multiple of it leaves the tensor cores for the
 ordinary ones (NVIDIA, "Matrix Multiplication Background User's Guide", section "Requirements to use tensor cores"):
 BigScience's 108-wide heads take 1.4 times the whole step of 144-wide ones at the same hidden size."""
-WIDEST_FLASH_HEAD = 256
-"""Flash attention exists for heads up to this width (Dao-AILab/flash-attention, README)."""
 FLASH_DROPOUT = 1.05
 """What dropout on the probabilities, whose random numbers are drawn again backward, makes of flash attention's time:
 FlashAttention-2 takes 0.728 instead of 0.695 ms (NVIDIA/TransformerEngine pull request 3313)."""
@@ -95,14 +93,6 @@ def gemm_seconds(
 def memory_seconds(device: Device, moved_bytes: float, kernels: int = 1) -> float:
     """Memory-bound kernels that together read and write so many bytes."""
     return moved_bytes / device.memory_bytes_per_second + kernels * device.efficiency.kernel_seconds
-
-
-def has_flash(widths: tuple[int, int], transformer_engine: bool) -> bool:
-    """Whether a flash kernel takes heads of these (query and key, value) widths. Transformer Engine stores the scores
-    where they are wider than 256 or no multiple of 8 (pytorch/attention/dot_product_attention/utils.py:
-    get_attention_backend); the kernels' own package pads the latter."""
-    aligned = not transformer_engine or not any(width % ALIGNMENT for width in widths)
-    return aligned and max(widths) <= WIDEST_FLASH_HEAD
 
 
 def attended_pairs(seq: int, window: int | None) -> float:

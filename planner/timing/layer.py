@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.implementation import BEFORE_FLASH, Implementation, separate_norms
+from planner.attention import BEFORE_FLASH, fuses_softmax, has_sinks, head_widths
+from planner.implementation import Implementation, separate_norms
 from planner.memory.activations.selective_ops import OPERATIONS, kept_products
 from planner.model import Attention, LatentAttention, Layer, Model, MoE
 from planner.parameters import Weight, layer_weights
 from planner.timing.efficiency import Efficiency
-from planner.timing.kernels import Device, flash_seconds, gemm_seconds, has_flash, memory_seconds
+from planner.timing.kernels import Device, flash_seconds, gemm_seconds, memory_seconds
 from planner.timing.launch import Operations, layer_operations, replayed
 from planner.timing.mixture import mixture
 from planner.timing.passes import HALF, Passes, Work, bias_gradient, elementwise, feed_forward, linear, norm
@@ -58,22 +59,23 @@ def _residual(passes: Passes, device: Device, elements: float, dropout: float, f
 
 def _unfused_core(
     device: Device, a: Attention | LatentAttention, shard: Shard, seq: int, implementation: Implementation, drop: float
-) -> tuple[float, float]:
-    """Attention whose scores are stored: batched products over the full square, masked softmax, dropout."""
-    heads = a.num_heads // shard.tp
-    qk, v = (a.head_dim, a.head_dim) if isinstance(a, Attention) else (a.qk_dim, a.v_head_dim)
-    batch, rows = shard.micro_batch * heads, seq // shard.cp
+) -> tuple[float, float, tuple[int, int]]:
+    """Forward and backward seconds of attention whose scores are stored, and its kernels: batched products over the
+    full square, masked softmax, dropout."""
+    qk, v = head_widths(a)
+    batch, rows = shard.micro_batch * (a.num_heads // shard.tp), seq // shard.cp
     scores = batch * rows * seq
     product = gemm_seconds(device, rows, seq, qk, "bf16", HALF, batch, strided=True)
     values = gemm_seconds(device, rows, v, seq, "bf16", HALF, batch, strided=True)
     # fused: read and write 2 bytes each; else scale, mask, cast to fp32, softmax and cast back, each a pass
-    softmax, softmax_backward = (4, 6) if implementation.masked_softmax_fusion else (22, 18)
+    fused = fuses_softmax(implementation, seq, batch, has_sinks(a))
+    softmax, softmax_backward = (4, 6) if fused else (22, 18)
     mask = 5 if drop else 0
     forward = product + values + memory_seconds(device, scores * (softmax + mask), 2)
     backward = 2 * (product + values) + memory_seconds(device, scores * (softmax_backward + mask), 2)
     # heads are gathered into rows by a copy (megatron/core/transformer/dot_product_attention.py: context.permute)
     copied = memory_seconds(device, batch * rows * v * 2 * HALF)
-    return forward + copied, backward + copied
+    return forward + copied, backward + copied, (4, 7) if fused else (8, 11)
 
 
 def _flash_core(
@@ -157,9 +159,8 @@ def _attention(
         elementwise(p, device, t * rotated, 2 * HALF, 2 * HALF, implementation.rope_fusion)
     prepared = p.since(before_core)
     drop = dropout_of(model, implementation.attention_dropout)
-    if implementation.attention == "unfused" or not has_flash((qk, v), te):
-        forward, backward = _unfused_core(device, a, shard, workload.seq_length, implementation, drop)
-        kernels = (4, 7) if implementation.masked_softmax_fusion else (8, 11)
+    if implementation.attention == "unfused":
+        forward, backward, kernels = _unfused_core(device, a, shard, workload.seq_length, implementation, drop)
     else:
         forward, backward, kernels = _flash_core(device, shard, workload, implementation, heads, (qk, v), window, drop)
     p.add(forward, backward, kernels)

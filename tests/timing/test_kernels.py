@@ -4,7 +4,7 @@ import pytest
 
 from planner.hardware import parse_gpus
 from planner.timing.efficiency import efficiency
-from planner.timing.kernels import Device, attended_pairs, flash_seconds, gemm_seconds, has_flash, memory_seconds
+from planner.timing.kernels import Device, attended_pairs, flash_seconds, gemm_seconds, memory_seconds
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +68,6 @@ def test_one_batched_product_is_one_launch(h100):
     """A thousand small equal products are bound by their work, not by a launch for each as an expert's are."""
     grouped, strided = (gemm_seconds(h100, 256, 256, 64, "bf16", 2, 1024, strided=s) for s in (False, True))
     assert grouped >= 1024 * h100.efficiency.expert_launch_seconds > 5 * strided
-
-
-@pytest.mark.parametrize(
-    ("widths", "transformer_engine", "flash"),
-    [((128, 128), True, True), ((192, 128), True, True), ((150, 150), True, False), ((150, 150), False, True),
-     ((450, 450), True, False), ((512, 512), False, False)],
-)  # fmt: skip
-def test_flash_takes_aligned_heads_up_to_256(widths, transformer_engine, flash):
-    """Transformer Engine falls back to stored scores for heads wider than 256 or no multiple of 8."""
-    assert has_flash(widths, transformer_engine) is flash
 
 
 def test_dropout_costs_flash_attention_little(h100):

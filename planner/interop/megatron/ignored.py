@@ -36,7 +36,7 @@ GROUPS: dict[str, str] = {
         use-same-sampling-seed-across-dp-ranks
     """,
     "TransformerConfig": """
-        apply-layernorm-1p apply-query-key-layer-scaling batch-invariant-backend=
+        apply-layernorm-1p apply-query-key-layer-scaling attention-softmax-in-fp32 batch-invariant-backend=
         batch-invariant-mode config-logger-dir= cpu-offloading-retain-pinned-cpu-buffers cuda-graph-warmup-steps=
         delay-offload-until-cuda-graph delta-offload-bytes-across-pp-ranks= disable-bf16-reduced-precision-matmul
         disable-clone-scatter-output-in-embedding disable-dsa-indexer-rotate-activation

@@ -269,7 +269,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         mtp-hsm hidden state mixing is not counted
         use-grouped-gemm-for-shared-expert the shared expert is timed as a plain MLP
         use-grouped-gemm-for-dense-mlp the MLP is timed as plain
-        attention-softmax-in-fp32 scores of unfused attention are counted in the model's precision
         sft packed sequences are counted as full ones
         moe-use-upcycling the dense checkpoint that is read is not counted
         ds-inference the inference engine is not counted

@@ -6,10 +6,11 @@ Source: megatron/core/transformer/{attention,dot_product_attention}.py, fusions/
 
 from __future__ import annotations
 
+from planner.attention import fuses_softmax, has_sinks
 from planner.implementation import Implementation
 from planner.memory.activations.shape import Shape, column_linear, row_linear
 from planner.memory.tape import Checkpoint, Item, Op, Saved
-from planner.model import Attention
+from planner.model import Attention, LatentAttention
 
 RNG_STATE_BYTES = 16
 """Seed and offset that a fused attention kernel keeps for dropout."""
@@ -83,14 +84,13 @@ def _core_attention(shape: Shape, impl: Implementation, a: Attention, q: Saved, 
     if impl.attention != "unfused":
         second = second_output(shape, impl, query)
         return flash_attention(query, query + 2 * key, 4 * n * a.num_heads // t, (q, k, v), second)
-    heads = a.num_heads // t
     ops: list[Op] = []
     if a.num_heads != a.num_query_groups:
         # DotProductAttention.forward repeats keys and values for every query head
         k, v = Saved("repeated key", query), Saved("repeated value", query)
         ops.append(Op("repeat", output=2 * query, grad_input=query + 2 * key))
     values = query if a.num_heads != a.num_query_groups else key
-    ops += unfused_attention(shape, impl, heads, query, values, (q, k, v))
+    ops += unfused_attention(shape, impl, a, query, values, (q, k, v))
     return tuple(ops)
 
 
@@ -126,21 +126,22 @@ def flash_attention(
     )
 
 
-def uses_fused_softmax(shape: Shape, impl: Implementation, heads: int) -> bool:
-    """Whether Megatron picks its own softmax kernel (fused_softmax.py: is_kernel_available)."""
-    s = shape.seq
-    return impl.masked_softmax_fusion and 16 < s <= 4096 and s % 4 == 0 and (heads * shape.batch) % 4 == 0
-
-
 def unfused_attention(
-    shape: Shape, impl: Implementation, heads: int, output: int, value_grad: int, qkv: tuple[Saved, Saved, Saved]
+    shape: Shape,
+    impl: Implementation,
+    a: Attention | LatentAttention,
+    output: int,
+    value_grad: int,
+    qkv: tuple[Saved, Saved, Saved],
 ) -> tuple[Op, ...]:
-    """Scores, softmax, dropout and the product with the values, each [batch, heads, seq, seq]."""
+    """Scores, softmax, dropout and the product with the values, each [batch, heads, seq, seq]. Sinks are a column more
+    of the scores, which PyTorch's softmax takes with the others."""
     q, k, v = qkv
+    heads = a.num_heads // shape.tp
     cells = heads * shape.seq * shape.seq * shape.batch
     scores = shape.element * cells
     ops = [Op("scores", output=scores, saves=(q, k), grad_input=output + value_grad)]
-    if uses_fused_softmax(shape, impl, heads):
+    if fuses_softmax(impl, shape.seq, heads * shape.batch, has_sinks(a)):
         ops.append(
             Op(
                 "softmax",
@@ -153,17 +154,21 @@ def unfused_attention(
         probabilities = "probabilities"
     else:
         # torch softmax in fp32 keeps its fp32 output and the causal mask; a half-precision copy goes on
-        ops.append(
-            Op(
-                "softmax",
-                output=scores,
-                output_key="half probabilities",
-                saves=(Saved("fp32 probabilities", 4 * cells), Saved("causal mask", shape.seq * shape.seq)),
-                grad_input=scores,
-                forward_temp=4 * cells,
-                backward_temp=4 * cells,
-            )
+        columns = shape.seq + has_sinks(a)
+        wide = heads * shape.seq * columns * shape.batch
+        # sinks are joined to the scores in a copy: Transformer Engine's in half, Megatron's in full precision
+        engine = impl.layer_implementation == "transformer_engine"
+        joined = (shape.element if engine else 4) * wide if has_sinks(a) else 0
+        softmax = Op(
+            "softmax",
+            output=shape.element * wide if engine else scores,
+            output_key="half probabilities",
+            saves=(Saved("fp32 probabilities", 4 * wide), Saved("causal mask", shape.seq * shape.seq)),
+            grad_input=scores,
+            forward_temp=4 * wide + joined,
+            backward_temp=4 * wide,
         )
+        ops.append(softmax)
         probabilities = "half probabilities"
     if shape.attention_dropout:
         ops.append(
@@ -181,7 +186,7 @@ def unfused_attention(
             "context",
             output=output,
             output_key="attention output",
-            saves=(Saved(probabilities, scores), v),
+            saves=(Saved(probabilities, ops[-1].output), v),
             grad_input=scores,
             backward_temp=value_grad + output,
         )

@@ -77,7 +77,7 @@ def latent_attention_items(
     core: tuple[Item, ...]
     kept = tuple(Saved(s.key, 0) for s in (q, k, v)) if lean else (q, k, v)
     if impl.attention == "unfused":
-        core = unfused_attention(shape, impl, heads, value, value, (q, k, v))
+        core = unfused_attention(shape, impl, a, value, value, (q, k, v))
     else:
         second = second_output(shape, impl, value)
         core = flash_attention(value, 2 * qk + value, 4 * n * heads, kept, second)

@@ -1,0 +1,130 @@
+"""Which attention kernel runs, and which softmax where scores are stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from planner.attention import attention_on, default_attention, fuses_softmax, heads_without_flash
+from planner.hardware import parse_gpus
+from planner.implementation import Implementation
+from planner.layout import Layout
+from planner.memory.exact import ExactAccounting
+from planner.model import MLP, Attention, LatentAttention, Layer, Model
+from planner.stages import even_split
+from planner.timing.step import Timing
+from planner.workload import Workload
+
+ENGINE = Implementation(attention="unfused")
+LOCAL = replace(ENGINE, layer_implementation="local")
+
+
+def model(attention: Attention | LatentAttention) -> Model:
+    return Model("model", 1024, 32000, (Layer(attention, MLP(4096)),), (0,) * 8)
+
+
+PLAIN = model(Attention(8, 8, 128))
+SINKS = model(Attention(8, 8, 128, sinks=True))
+AUTO = Implementation(attention="auto")
+
+
+@pytest.mark.parametrize(
+    ("attention", "implementation", "widths"),
+    [
+        (Attention(8, 8, 128), ENGINE, []),
+        (LatentAttention(8, 512, 128, 64, 128), ENGINE, []),
+        (Attention(8, 8, 150), ENGINE, [150]),
+        (Attention(8, 8, 150), LOCAL, []),
+        (Attention(8, 8, 512), LOCAL, [512]),
+        (LatentAttention(8, 512, 128, 22, 264), ENGINE, [150, 264]),
+    ],
+)
+def test_flash_takes_aligned_heads_up_to_256(attention, implementation, widths):
+    """Transformer Engine stores the scores of heads wider than 256 or no multiple of 8."""
+    assert heads_without_flash(model(attention), implementation) == widths
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "deterministic", "kernel"),
+    [
+        ("volta", PLAIN, False, "unfused"),
+        ("ampere", PLAIN, False, "flash"),
+        ("hopper", PLAIN, False, "fused"),
+        ("blackwell", PLAIN, True, "flash"),
+        ("ampere", SINKS, False, "fused"),
+        ("hopper", SINKS, True, "unfused"),
+        ("hopper", model(Attention(8, 8, 150)), False, "unfused"),
+    ],
+)
+def test_what_transformer_engine_picks(architecture, shape, deterministic, kernel):
+    """By card and shape; cuDNN's sinks have no deterministic backward pass."""
+    assert attention_on(replace(AUTO, deterministic=deterministic), architecture, shape) == kernel
+
+
+def test_a_kernel_that_was_named_stays_where_it_runs():
+    """Where none runs, rules say so and scores are counted as stored."""
+    flash = Implementation(attention="flash")
+    assert attention_on(flash, "hopper", PLAIN) == "flash"
+    assert (
+        attention_on(flash, "volta", PLAIN) == attention_on(flash, "hopper", model(Attention(8, 8, 150))) == "unfused"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "shape", "kernel", "why"),
+    [
+        ("8xA100-80G", PLAIN, "flash", ""),
+        ("8xV100-32G", PLAIN, "unfused", "Ampere or newer"),
+        ("8xH100-80G", SINKS, "fused", "no sinks"),
+        ("8xH100-80G", model(Attention(8, 8, 150)), "unfused", "no heads of 150"),
+    ],
+)
+def test_what_a_question_that_names_none_takes(gpus, shape, kernel, why):
+    chosen, reason = default_attention(shape, parse_gpus(gpus))
+    assert chosen == kernel
+    assert why in reason and bool(why) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "seq", "batch_heads", "sinks", "fused"),
+    [
+        (LOCAL, 4096, 4, False, True),
+        (LOCAL, 8192, 4, False, False),
+        (LOCAL, 4096, 6, False, False),
+        (replace(LOCAL, masked_softmax_fusion=False), 4096, 4, False, False),
+        (ENGINE, 8192, 4, False, True),
+        (ENGINE, 16384, 4, False, False),
+        (ENGINE, 4100, 4, False, False),
+        (replace(ENGINE, masked_softmax_fusion=False), 4096, 4, False, True),
+        (ENGINE, 4096, 4, True, False),
+    ],
+)
+def test_where_the_softmax_is_fused(implementation, seq, batch_heads, sinks, fused):
+    """Megatron's kernel takes 4096 keys, Transformer Engine's less than 16384; --no-masked-softmax-fusion is the
+    former's. Sinks fit neither."""
+    assert fuses_softmax(implementation, seq, batch_heads, sinks) is fused
+
+
+def kept_and_seconds(shape: Model, seq: int, implementation: Implementation) -> tuple[int, float]:
+    """Activations of a rank [bytes] and seconds of a step at micro-batch 1."""
+    cluster, workload = parse_gpus("8xA100-80G"), Workload(seq, 8)
+    layout = Layout(dp=8, zero=1, stages=even_split(shape, 1))
+    [stage] = ExactAccounting(shape, workload, implementation, cluster).report(layout).stages
+    return stage.components["activations"], Timing(shape, workload, implementation, cluster).step(layout).seconds
+
+
+def test_bytes_and_seconds_agree_on_the_softmax():
+    """At 8192 tokens Megatron's own layers keep an fp32 softmax and its half copy, 6 bytes a score, where Transformer
+    Engine keeps 2, with up to 4 more of one of the 8 layers at work; and take longer for it."""
+    scores = 8 * 8 * 8192**2
+    own, engine = (kept_and_seconds(PLAIN, 8192, implementation) for implementation in (LOCAL, ENGINE))
+    assert 4 * scores < own[0] - engine[0] < 4.5 * scores
+    assert own[1] > 1.2 * engine[1]
+
+
+def test_sinks_are_one_more_column():
+    """PyTorch's softmax of seq + 1 columns, in fp32, and Transformer Engine's half copy of as many."""
+    # at 4100 tokens, no multiple of 8, the softmax of a model without sinks is PyTorch's too
+    sinks, plain = (kept_and_seconds(shape, 4100, ENGINE)[0] for shape in (SINKS, PLAIN))
+    assert sinks - plain == 8 * (4 + 2) * 8 * 4100
