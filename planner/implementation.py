@@ -94,12 +94,10 @@ class Implementation:
     """The pipeline schedule; with virtual stages 1f1b is Megatron's interleaved one."""
     microbatch_group_size: int | None = None
     """Microbatches of one virtual stage in a row; None is the pipeline size."""
-    deallocate_pipeline_outputs: bool = True
     keeps_gradients: bool = False
     """The last step's gradients stay beside the new ones, in half precision and as fp32 copies: Megatron-LM before July
     2021 without contiguous buffers (param.main_grad = param.grad in megatron/model/distributed.py; zero_grad in
     megatron/optimizer/optimizer.py left the main parameters' gradients; mended in 4fd6432 and 6f2bff5)."""
-    calculate_per_token_loss: bool = False
     framework: Literal["megatron", "megatron-deepspeed"] = "megatron"
     cuda_graphs: tuple[str, ...] = ()
     """What is replayed as CUDA graphs (--cuda-graph-impl, --cuda-graph-modules), of GRAPHED."""

@@ -72,13 +72,13 @@ MUON_MATRICES = ("attention", "mlp", "experts", "shared_experts", "mtp")
 def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateBytes:
     """Bytes for each parameter element. Raises NotModelled for combinations no framework offers."""
     check_offload(impl, zero)
-    moments = _moment_bytes(workload, impl)
+    moments = moment_bytes(workload, impl)
     if workload.precision == "fp32":
         weight, gradient, master = 4, 4, 0
     else:
         weight = 2
         gradient = impl.grad_reduce_bytes
-        master = _master_bytes(zero, workload, impl)
+        master = master_bytes(zero, workload, impl)
     if impl.fp8_param_gather and workload.precision == "fp8":
         weight = 1
     optimizer = master + moments
@@ -123,11 +123,11 @@ def keeps_remainders(zero: int, workload: Workload, impl: Implementation) -> boo
     return kept and not impl.optimizer_offload_fraction
 
 
-def _master_bytes(zero: int, workload: Workload, impl: Implementation) -> int:
+def master_bytes(zero: int, workload: Workload, impl: Implementation) -> int:
     return 2 if keeps_remainders(zero, workload, impl) else impl.main_params_bytes
 
 
-def _moment_bytes(workload: Workload, impl: Implementation) -> int:
+def moment_bytes(workload: Workload, impl: Implementation) -> int:
     """Bytes of all moments of one element; the scales of 8-bit ones are in `extra_optimizer_bytes`."""
     if workload.optimizer == "adamw-8bit":
         return 2

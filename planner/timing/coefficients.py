@@ -179,9 +179,7 @@ class Coefficients:
                 tuple([part.normal_ns for part in layers]),
                 tuple([part.recompute_ns for part in layers]),
                 tuple([self._layer_parameters(shard, k) for k in kinds]),
-                tails.rates(
-                    self.device, layout, self.implementation, self.workload.optimizer, links, self._ranks_per_node
-                ),
+                tails.rates(self.device, layout, self.implementation, self.workload, links, self._ranks_per_node),
                 {},
             )
         return found

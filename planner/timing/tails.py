@@ -13,7 +13,7 @@ from operator import add
 
 from planner.implementation import Implementation, weight_copies
 from planner.layout import Layout
-from planner.memory.states import MUON_MATRICES, shard_group
+from planner.memory.states import MUON_MATRICES, keeps_remainders, master_bytes, moment_bytes, shard_group
 from planner.parameters import Weight
 from planner.timing.collectives import all_reduce_seconds, gather_seconds, reduces_whole
 from planner.timing.efficiency import Efficiency
@@ -21,10 +21,8 @@ from planner.timing.host import host_step_seconds
 from planner.timing.kernels import Device
 from planner.timing.traffic import Links
 from planner.topology import GroupLink
+from planner.workload import Workload
 
-OPTIMIZER_BYTES = {"adamw": 42, "adamw-8bit": 36, "sgd": 22, "sgd-momentum": 30, "muon": 42}
-"""Memory traffic of one parameter of the rank's optimizer shard. Adam: gradient read for the norm, read and written to
-clip it, read again (16); fp32 weight and two moments read and written (24); 16-bit weight written (2)."""
 NEWTON_SCHULZ_STEPS = 5
 """Of Muon (--muon-num-ns-steps)."""
 LARGE = 1e9
@@ -57,11 +55,28 @@ def _slope(collective: Callable[[GroupLink, float, Efficiency], float], link: Gr
     return (collective(link, 2 * LARGE, e) - collective(link, LARGE, e)) / LARGE
 
 
+def optimizer_traffic_bytes(zero: int, workload: Workload, implementation: Implementation) -> int:
+    """What the optimizer reads and writes for one parameter of the rank's shard: its gradient for the norm, to clip it
+    (twice) and to apply it; master weight and moments there and back; the weight.
+
+    Gradients that were reduced in half precision are copied to fp32 first, unless the precision-aware optimizer takes
+    them as they are; where it keeps what fp32 has beyond the weight, the weight is read too (megatron/core/optimizer/
+    distrib_optimizer.py: _copy_model_grads_to_main_grads; optimizer_config.py: store_param_remainders).
+    """
+    aware = implementation.precision_aware_optimizer
+    gradient = implementation.main_grads_bytes if aware else 4
+    copied = implementation.grad_reduce_bytes + 4 if implementation.grad_reduce_bytes < 4 and not aware else 0
+    weight = 1 if implementation.fp8_param_gather and workload.precision == "fp8" else 2
+    read = weight if keeps_remainders(zero, workload, implementation) else 0
+    kept = master_bytes(zero, workload, implementation) + moment_bytes(workload, implementation)
+    return copied + 4 * gradient + 2 * kept + read + weight
+
+
 def rates(
     device: Device,
     layout: Layout,
     implementation: Implementation,
-    optimizer: str,
+    workload: Workload,
     links: Links,
     ranks_per_node: int,
 ) -> Rates:
@@ -70,11 +85,12 @@ def rates(
     away = implementation.optimizer_offload_fraction
     on_host = host_step_seconds(device, implementation, ranks_per_node) if away else 0.0
     reduce, gather, update = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+    traffic = optimizer_traffic_bytes(layout.zero, workload, implementation)
     main, weight = implementation.grad_reduce_bytes, 1 if implementation.fp8_param_gather else 2
     for i, name in enumerate(("dp_cp", "edp")):
         link = links[name]
         shards = shard_group(layout, implementation, name == "edp") if layout.zero else 1
-        moved = (1 - away) * OPTIMIZER_BYTES[optimizer] / shards + main / (shards if layout.zero >= 2 else 1)
+        moved = (1 - away) * traffic / shards + main / (shards if layout.zero >= 2 else 1)
         update[i] = moved / device.memory_bytes_per_second + away * on_host / shards
         if link.size == 1:
             continue

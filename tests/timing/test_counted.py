@@ -12,9 +12,13 @@ from planner.layout import FULL, NO_RECOMPUTE, Chunk, Layout, Recompute
 from planner.stages import balanced_split, even_split
 from planner.timing.efficiency import efficiency
 from planner.timing.step import Timing
+from planner.timing.tails import optimizer_traffic_bytes
 from planner.workload import Workload
 
 MIXTRAL, LLAMA, DEEPSEEK = (load_model(name) for name in ("mixtral-8x7b", "llama-2-7b", "deepseek-v3"))
+PRECISION_AWARE = {
+    "precision_aware_optimizer": True, "main_grads_bytes": 2, "exp_avg_bytes": 2, "exp_avg_sq_bytes": 2
+}  # fmt: skip
 
 
 def step(model, gpus, batch, workload=None, implementation=None, **degrees):
@@ -112,8 +116,29 @@ def test_distributed_checkpoints_are_gathered_before_a_layer_is_rebuilt():
     assert divided.seconds > plain.seconds
 
 
+@pytest.mark.parametrize(
+    ("zero", "optimizer", "precision", "implementation", "moved"),
+    [
+        (1, "adamw", "bf16", {}, 4 * 4 + 2 * (4 + 4 + 4) + 2),
+        (1, "adamw-8bit", "bf16", {}, 4 * 4 + 2 * (4 + 1 + 1) + 2),
+        (1, "sgd", "bf16", {}, 4 * 4 + 2 * 4 + 2),
+        (1, "adamw", "bf16", {"grad_reduce_bytes": 2}, (2 + 4) + 4 * 4 + 2 * 12 + 2),
+        (1, "adamw", "fp8", {"fp8_param_gather": True}, 4 * 4 + 2 * 12 + 1),
+        (1, "adamw", "bf16", PRECISION_AWARE, 4 * 2 + 2 * (2 + 2 + 2) + 2 + 2),
+        (0, "adamw", "bf16", PRECISION_AWARE, 4 * 2 + 2 * (4 + 2 + 2) + 2),
+    ],
+)
+def test_the_optimizer_moves_what_the_memory_holds(zero, optimizer, precision, implementation, moved):
+    """Four passes over the gradient, two over master weight and moments, one over the weight; half-precision gradients
+    are copied to fp32 first, but not by the precision-aware optimizer, which reads the weight where it keeps the other
+    half of the master."""
+    workload = Workload(4096, 64, precision, optimizer)
+    assert optimizer_traffic_bytes(zero, workload, Implementation(**implementation)) == moved
+
+
 def test_muon_orthogonalises_whole_matrices():
-    """Five steps of 4 m^2 n + 2 m^3 FLOPs on every matrix, dealt out over data parallelism where states are divided."""
+    """Five steps of 4 m^2 n + 2 m^3 FLOPs on every matrix, dealt out over data parallelism where states are divided;
+    and one fp32 moment less than Adam's to read and write."""
 
     def optimizer(name, zero):
         found = step(LLAMA, "8xH100-80G", 64, {"optimizer": name}, dp=8, zero=zero)
@@ -123,10 +148,11 @@ def test_muon_orthogonalises_whole_matrices():
     qkv, out, up, down = (3 * h, h), (h, h), (2 * inner, h), (h, inner)
     flops = sum(5 * (4 * min(s) ** 2 * max(s) + 2 * min(s) ** 3) for s in (qkv, out, up, down)) * 32
     device = Timing(LLAMA, Workload(4096, 64), Implementation(), parse_gpus("8xH100-80G"))._coefficients.device
-    seconds = flops / device.flops("bf16")
+    moment = 8 * LLAMA.num_layers * sum(rows * columns for rows, columns in (qkv, out, up, down))
+    seconds = flops / device.flops("bf16") - moment / device.memory_bytes_per_second
     for zero, ranks in ((0, 1), (1, 8)):
         extra = optimizer("muon", zero) - optimizer("adamw", zero)
-        assert extra == pytest.approx(seconds / ranks, rel=0.01)
+        assert extra == pytest.approx(seconds / ranks, rel=0.03)
 
 
 def test_weights_that_are_gathered_are_cast_to_8_bits_again():

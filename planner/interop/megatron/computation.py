@@ -157,7 +157,6 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         layer_wise_param_layout=not args.flag("no-use-layer-wise-param-layout"),
         sharded_framework=_sharded_framework(args),
         microbatch_group_size=positive(args, _GROUP, source) if _GROUP in args else None,
-        calculate_per_token_loss=args.flag("calculate-per-token-loss"),
         framework="megatron-deepspeed" if under_deepspeed(args) else "megatron",
         cp_comm_type=_cp_comm_type(args, source),
         cuda_graphs=build_cuda_graphs(args, source),

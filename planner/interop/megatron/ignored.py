@@ -37,8 +37,9 @@ GROUPS: dict[str, str] = {
     """,
     "TransformerConfig": """
         apply-layernorm-1p apply-query-key-layer-scaling attention-softmax-in-fp32 batch-invariant-backend=
-        batch-invariant-mode config-logger-dir= cpu-offloading-retain-pinned-cpu-buffers cuda-graph-warmup-steps=
-        delay-offload-until-cuda-graph delta-offload-bytes-across-pp-ranks= disable-bf16-reduced-precision-matmul
+        batch-invariant-mode calculate-per-token-loss config-logger-dir= cpu-offloading-retain-pinned-cpu-buffers
+        cuda-graph-warmup-steps= delay-offload-until-cuda-graph delta-offload-bytes-across-pp-ranks=
+        disable-bf16-reduced-precision-matmul
         disable-clone-scatter-output-in-embedding disable-dsa-indexer-rotate-activation
         disable-dsa-indexer-scoring-relu disable-mamba-mem-eff-path disable-tp-comm-bulk-dgrad
         disable-tp-comm-bulk-wgrad disable-tp-comm-overlap-ag disable-tp-comm-overlap-rs disable-tp-comm-split-ag

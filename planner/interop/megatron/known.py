@@ -209,7 +209,6 @@ HONOURED: dict[str, Argument] = {
         fine-grained-activation-offloading Implementation.offload_modules
         no-use-layer-wise-param-layout Implementation.layer_wise_param_layout
         cpu-optimizer Implementation.optimizer_offload_fraction (Megatron-DeepSpeed)
-        calculate-per-token-loss Implementation.calculate_per_token_loss
         deepspeed Implementation.framework (Megatron-DeepSpeed)
         no-pipeline-parallel Layout.pp (Megatron-DeepSpeed)
         """,

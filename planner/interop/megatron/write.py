@@ -327,7 +327,6 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
             "no-rope-fusion": transformer_engine and not i.rope_fusion,
             "no-gradient-accumulation-fusion": not i.gradient_accumulation_fusion,
             "tp-comm-overlap": i.tp_comm_overlap,
-            "calculate-per-token-loss": i.calculate_per_token_loss,
         }
     )
 
