@@ -1,8 +1,10 @@
 """What following a script guesses is said in the notes, where the launch depends on it, and `preset` decides it."""
 
+import re
+
 import pytest
 
-from planner.errors import InputError
+from planner.errors import InputError, NotModelled
 from planner.interop.megatron.launch import launch_from_text
 
 ARGUMENTS = "--hidden-size 64 --num-attention-heads 4 --seq-length 32 --vocab-size 100 --micro-batch-size 2"
@@ -136,3 +138,24 @@ def test_megatron_deepspeed_is_read_as_before():
     assert launch_from_text(text, "s").model.num_layers == 2
     with pytest.raises(InputError, match="--hidden-size must be given"):
         launch_from_text("deepspeed pretrain_gpt.py --deepspeed --bf16 $MODEL_ARGS", "s")
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        ("examples/inference/gpt_dynamic_inference.py", "gpt_dynamic_inference.py does not train"),
+        ("tools/run_text_generation_server.py", "run_text_generation_server.py does not train"),
+        ("pretrain_mamba.py", "pretrain_mamba.py trains a model that is not modelled"),
+        ("train_rl.py", "train_rl.py generates between its training steps"),
+        ("train_generator.py", ""),
+        ("finetune_export.py", ""),
+    ],
+)
+def test_what_trains_no_decoder_is_refused_by_name(script, sentence):
+    """Scripts for inference and tools take the same arguments; one's own training scripts may be called anything."""
+    text = f"torchrun --nproc_per_node 8 {script} --num-layers 8 {ARGUMENTS}"
+    if sentence:
+        with pytest.raises(NotModelled, match=re.escape(sentence)):
+            launch_from_text(text, "launch.sh")
+    else:
+        assert launch_from_text(text, "launch.sh").model.num_layers == 8

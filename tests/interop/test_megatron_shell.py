@@ -50,6 +50,12 @@ def words(script: str) -> list[str]:
         ("A=4\nif [[ $A -gt 2 && $A -lt 5 ]]; then\n B=in\nfi\nrun --x $B", ["in"]),
         ("A=4\nif ((A > 8)); then B=1; else\n B=2; fi\nrun --x $B", ["2"]),
         ("A=b\ncase $A in a) B=1 ;; b|c) B=2 ;; *) B=3 ;; esac\nrun --x $B", ["2"]),
+        (
+            "while [ $# -gt 0 ]; do\n case $1 in\n  --tp)\n   B=$2; shift 2;;\n  -h|--help)\n   exit 0;;\n *) exit 1\n"
+            " esac\ndone\nB=2\nrun --x $B",
+            ["2"],
+        ),
+        ("A=--tp\ncase $A in\n --pp|--cp) B=1;;\n --tp) B=2;;\nesac\nrun --x $B", ["2"]),
         ('[ -z $A ] && B=1\n[ -n "$A" ] && B=2\n[[ -z $A ]] || B=3\nrun --x $B', ["1"]),
         ('[ -n "$A" ] && B=1 || B=2\n[ -z "$A" ] && C=3 || C=4\nrun --x $B $C', ["2", "3"]),
         ("[ -f x ] || B=1\ncd x || B=2\nrun --x $B", ["1"]),

@@ -1,7 +1,8 @@
 """A shell script's text cut into statements of raw words, quotes and expansions still in them.
 
 A statement that begins with `--` is an argument list: there `|`, `(`, `)`, `;` and line ends are plain text, because no
-command begins so and people write `--pipeline-model-parallel-layout Et|t|tL` in such files without quotes.
+command begins so and people write `--pipeline-model-parallel-layout Et|t|tL` in such files without quotes. Only the
+patterns of a `case` begin so too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _COMMENT = re.compile(r"#[^\n]*")
 _OPERATOR = re.compile(r"&&|\|\||;;&?|;&|\|&|[;&|()\n]")
 _REDIRECT = re.compile(r"\d*(?:<<<|<<-?|>>|>&|<&|&>>|&>|>\||[<>])&?")
 _ASSIGNMENT_LINE = re.compile(r"\s*(?:export\s+)?[A-Za-z_]\w*\+?=")
+_CASES = {"case": 1, "esac": -1}
 ARRAY = re.compile(r"[A-Za-z_]\w*\+?=$")
 
 
@@ -34,8 +36,9 @@ def statements(text: str) -> list[Statement]:
     out: list[Statement] = []
     words: list[str] = []
     position, size = 0, len(text)
+    cases = 0  # that are open
     while position < size:
-        listing = bool(words) and words[0].startswith("--")
+        listing = not cases and bool(words) and words[0].startswith("--")
         blank = (_LIST_BLANK if listing else _BLANK).match(text, position)
         if blank:
             position = blank.end()
@@ -58,6 +61,7 @@ def statements(text: str) -> list[Statement]:
             operator = _OPERATOR.match(text, position)
             if operator:
                 out.append(Statement(words, operator[0]))
+                cases = max(0, cases + _CASES.get(words[0], 0)) if words else cases
                 words, position = [], operator.end()
                 continue
         word, position = _word(text, position, listing)

@@ -22,7 +22,10 @@ from planner.interop.megatron.shell import read_script
 
 _OTHER_SCRIPT = re.compile(r"pretrain_(bert|t5|ict|retro|vlm|vision\w*|mamba|hybrid|realm|biencoder)\w*\.py$")
 """Megatron-LM's scripts that train something else than a decoder."""
-
+_NO_TRAINING = re.compile(
+    r"(?!\w*(?:train|finetune))\w*(?:inference|generat|convert|quantize|prune|export|mmlu|validate)\w*\.py$"
+)
+"""Scripts of its examples, tools and tasks that take the same arguments and train nothing."""
 
 _OTHER_YAML = {
     "NeMo": {"trainer", "model"},
@@ -68,6 +71,12 @@ def source_from_text(text: str, name: str, preset: Preset | None = None) -> Sour
     other = next((word for word in launcher if _OTHER_SCRIPT.search(word)), None)
     if other:
         raise NotModelled(f"{name}: {Path(other).name} trains a model that is not modelled.")
+    scripts = [Path(word).name for word in launcher if word.endswith(".py")]
+    idle = next(filter(_NO_TRAINING.match, scripts), None)
+    if idle:
+        raise NotModelled(f"{name}: {idle} does not train, and only training is modelled.")
+    if "train_rl.py" in scripts:
+        raise NotModelled(f"{name}: train_rl.py generates between its training steps, which is not modelled.")
     if not words:
         words = _from_variables(script.variables)
     if not words:
