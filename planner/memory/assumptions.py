@@ -6,7 +6,7 @@ from planner.attention import fuses_softmax, has_sinks
 from planner.cluster import Cluster
 from planner.implementation import Implementation, separate_norms, weight_copies
 from planner.layout import Layout
-from planner.memory.states import keeps_remainders
+from planner.memory.states import keeps_half_gradients, keeps_remainders
 from planner.model import Model
 from planner.parameters import parameters
 from planner.units import size
@@ -48,7 +48,10 @@ def assumptions(
             "the loss at both ends, and pp + 1 microbatches in flight"
         )
     if layout.zero == 1:
-        notes.append("optimizer state divided over data-parallel ranks (Megatron's distributed optimizer)")
+        whose = "DeepSpeed" if impl.framework == "megatron-deepspeed" else "Megatron's distributed optimizer"
+        notes.append(f"optimizer state divided over data-parallel ranks ({whose})")
+    if layout.zero < 2 and keeps_half_gradients(workload, impl):
+        notes.append("DeepSpeed keeps bf16 gradients beside their fp32 sums, both whole on every rank")
     if layout.zero >= 2:
         notes += _sharded(model, impl, layout)
     notes += _fused_norms(model, impl, layout)

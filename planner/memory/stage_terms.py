@@ -239,10 +239,14 @@ class TermMaker:
         return found
 
     def _sharded(self, layout: Layout, parts: StageParts, pieces: Pieces) -> Additions:
-        """What ZeRO 2 and 3 hold besides their shards."""
+        """What ZeRO 2 and 3 hold besides their shards; below them, DeepSpeed's fp32 copy of one bf16 gradient at a time
+        on its way to the sums, of which the embedding's counts (bf16_optimizer.py: _update_hp_grad)."""
         kinds, edges = pieces
         if layout.zero < 2:
-            return Additions(tuple(() for _ in kinds))
+            copies = states.keeps_half_gradients(self.workload, self.implementation)
+            # in the place of the bf16 gradient that autograd adds
+            more = Term("buffers", "fp32 copy of the embedding's gradient", edges.vocab_grad, certainty="estimated")
+            return Additions(tuple(() for _ in kinds), embedding=(more,) if copies else ())
         held = states.state_bytes(layout.zero, self.workload, self.implementation)
         full = layout.recompute.granularity == "full"
         kept = [c.checkpoint_bytes if full else c.saved_bytes for c in kinds]

@@ -6,6 +6,7 @@ experts tp * cp * dp / (etp * ep)):
     zero  keeper      weights            gradients     optimizer
     0     Megatron    2                  4             12 (fp32 master, two moments)
     1     Megatron    2                  4             12 / d (docs/user-guide/features/dist_optimizer.md)
+    1     DeepSpeed   2                  2 + 4         12 / d (bf16 gradients summed in fp32: runtime/bf16_optimizer.py)
     2     DeepSpeed   2                  g / d         12 / d (runtime/zero/stage_1_and_2.py)
     2     FSDP2       2 + 4 / d          4 / d         8 / d  (the fp32 shard is the master; weights stay gathered)
     2     Megatron    2 + 4 / d          g / d         8 / d  (Megatron-FSDP optim_grads: main weights are a buffer)
@@ -86,6 +87,8 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
     if zero < 2:
         # hybrid_optimizer.py: fp32 weights and gradients on the host, both pinned, beside the moments
         freed, host = (0.0, 0.0, fraction * optimizer), fraction * (4 + 4 + moments)
+        if keeps_half_gradients(workload, impl):
+            gradient += 2
         if zero == 0:
             return StateBytes(weight, 0, gradient, 0, optimizer, 0, computed=weight, host_whole=host, freed=freed)
         return StateBytes(weight, 0, gradient, 0, 0, optimizer, computed=weight, host_sharded=host, freed=freed)
@@ -112,6 +115,15 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
     if zero == 2:
         return StateBytes(weight, 4, 0, 4, 0, moments, 0, weight, 0.0, host, freed)
     return StateBytes(0, 4, 0, 4, 0, moments, weight, weight, 0.0, host, freed)
+
+
+def keeps_half_gradients(workload: Workload, impl: Implementation) -> bool:
+    """Whether bf16 gradients stay beside the fp32 ones that they are added to: DeepSpeed's BF16_Optimizer, which stages
+    0 and 1 take for fp32 sums (deepspeed/runtime/engine.py: _do_optimizer_sanity_check), zeroes them before the next
+    backward pass and sums them after it (pipe/engine.py: _exec_backward_pass; bf16_optimizer.py: clear_lp_grads). Its
+    first users: "The additional memory usage is 4bytes x params and it's not sharded across gpus" (bigscience-workshop/
+    bigscience, train/tr11-176B-ml/chronicles-prequel.md)."""
+    return impl.framework == "megatron-deepspeed" and workload.precision == "bf16" and impl.grad_reduce_bytes == 4
 
 
 def keeps_remainders(zero: int, workload: Workload, impl: Implementation) -> bool:

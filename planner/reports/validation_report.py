@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from planner.reports.blocks import Block, Heading, Items, Report, Table, Text
 from planner.reports.body import VERSION
 from planner.reports.filled import filled
-from planner.units import percent, plural
+from planner.units import percent, plural, size
+from planner.validation.fits import fit_rows
 
 if TYPE_CHECKING:
     from planner.validation.memory import MemoryRow, MemoryValidation
@@ -127,11 +128,48 @@ def memory_section(validation: MemoryValidation) -> Section:
             ),
             *left_out_blocks(validation.sharded_left_out),
         ]
+    blocks += _fit_blocks(validation)
     blocks += sources_blocks(validation.sources)
     rows = [asdict(row) for row in (*validation.rows, *validation.sharded)]
     left_out = Counter(validation.left_out) + Counter(validation.sharded_left_out)
-    data = {"rows": rows, "left_out": dict(left_out), "sources": dict(validation.sources)}
+    data = {
+        "rows": rows,
+        "fits": [asdict(row) for row in fit_rows(validation.ran)],
+        "does_not_fit": [asdict(run) for run in validation.ran if not run.fits],
+        "left_out": dict(left_out),
+        "sources": dict(validation.sources),
+    }
     return "memory", data, blocks, rows
+
+
+def _fit_blocks(validation: MemoryValidation) -> list[Block]:
+    """Runs that were published, so that they fitted, and those that are predicted not to."""
+    runs = validation.ran
+    if not runs:
+        return []
+    rows = fit_rows(runs)
+    table = Table(
+        ("<source", "<card", "runs", "fit", "fullest"),
+        tuple((r.source, r.card, str(r.runs), str(r.fit), percent(r.fullest, 0)) for r in rows),
+        keys=2,
+    )
+    over = [run for run in runs if not run.fits]
+    blocks: list[Block] = [
+        Heading("Published runs that were timed, so that they fitted"),
+        table,
+        Text(
+            f"{len(runs) - len(over)} of {plural(len(runs), 'run')} are predicted to fit, with the reserve. Their "
+            "sources are those of the seconds of a step (`plan validate --what step`)." + (" Not so:" if over else "")
+        ),
+    ]
+    if over:
+        items = [
+            f"{run.id}: over by {size(run.total_bytes - run.capacity_bytes)}, "
+            f"{size(run.allocated_bytes)} allocated of {size(run.capacity_bytes)} on stage {run.stage} ({run.moment})"
+            for run in over
+        ]
+        blocks.append(Items(tuple(items)))
+    return blocks
 
 
 def _memory_table(rows: Sequence[MemoryRow]) -> Table:

@@ -22,6 +22,7 @@ from planner.hardware import parse_gpus
 from planner.interop.megatron.launch import launch_from_words
 from planner.memory.accounting import make_accounting
 from planner.memory.report import MemoryReport
+from planner.validation.fits import Ran, ran
 from planner.validation.memory_sharded import left_out as sharded_left_out
 from planner.validation.memory_sharded import sharded_data, sharded_runs
 
@@ -101,6 +102,8 @@ class MemoryValidation:
     """Runs that shard gradients and weights (FSDP2, DeepSpeed ZeRO-3), by source and card."""
     sharded_runs: tuple[MemoryRun, ...] = ()
     sharded_left_out: Mapping[str, int] = field(default_factory=dict)
+    ran: tuple[Ran, ...] = ()
+    """Published runs whose step was timed: they fitted."""
 
 
 @lru_cache(maxsize=1)
@@ -185,6 +188,7 @@ def validate_memory() -> MemoryValidation:
         tuple(_row(key, members, "reserved") for key, members in sorted(by_card.items())),
         sharded,
         dict(sharded_left_out()),
+        tuple(ran()),
     )
 
 

@@ -103,3 +103,13 @@ def test_recomputing_more_layers_never_needs_more_on_a_pipelined_stage(layer):
         for n in (1, 2, 3, 4)
     ]
     assert totals == sorted(totals, reverse=True)
+
+
+def test_deepspeed_casts_the_embeddings_gradient():
+    """Where bf16 gradients are summed in fp32, the copy on its way takes 4 bytes an element instead of the 2 of the
+    gradient itself; the sums stand beside them."""
+    own = replace(DENSE_GRADIENTS, framework="megatron-deepspeed")
+    plain, deepspeed = (report(model(layers=4, vocab=4096), i, seq=8, pp=2).stages[0] for i in (DENSE_GRADIENTS, own))
+    assert plain.moment == deepspeed.moment == "embedding backward"
+    assert deepspeed.components["buffers"] - plain.components["buffers"] == 2 * 4096 * 4
+    assert deepspeed.components["gradients"] == plain.components["gradients"] * 6 // 4

@@ -11,6 +11,7 @@ from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.memory.accounting import make_accounting
 from planner.stages import even_split
+from planner.validation.fits import fit_rows
 from planner.validation.memory import TOY_BYTES, MemoryValidation, validate_memory, words_of
 from planner.workload import Workload
 
@@ -101,3 +102,29 @@ def test_the_largest_runs_are_within_three_percent_on_hopper(validation):
     assert [len(errors) for errors in found.values()] == [5, 5]
     assert min(found["H100-80G"]) > 0 and max(found["H100-80G"]) < 0.03
     assert min(found["GB200"]) > 0 and max(found["GB200"]) < 0.085
+
+
+def test_runs_that_were_timed_are_predicted_to_fit(validation):
+    """They fitted: 524 runs of 14 sources on 10 kinds of card, at most 2 in a hundred not so, and none of those whose
+    layout is certain by more than a tenth of the card."""
+    runs = validation.ran
+    assert len(runs) == 524
+    over = [run for run in runs if not run.fits]
+    assert len(over) <= 10
+    uncertain = "mbridge-25.09-pretrain-LLAMA370B-GB200-FP8-n64-269"  # its micro-batch is printed for another recipe
+    assert all(run.total_bytes < 1.1 * run.capacity_bytes for run in over if run.id != uncertain)
+
+
+def test_a_published_run_is_full_but_not_over_full(validation):
+    """That everything fits would be easy with too few bytes: half of the runs fill two thirds of the card or more, as
+    those do whose micro-batch was chosen to."""
+    filled = sorted(run.total_bytes / run.capacity_bytes for run in validation.ran)
+    assert filled[len(filled) // 2] > 2 / 3
+
+
+def test_rows_of_fits_add_up(validation):
+    """By source and card, with the fullest of each."""
+    rows = fit_rows(validation.ran)
+    assert sum(row.runs for row in rows) == len(validation.ran)
+    assert sum(row.fit for row in rows) == sum(run.fits for run in validation.ran)
+    assert all((row.fit < row.runs) == (row.fullest > 1) for row in rows)

@@ -62,6 +62,18 @@ def test_precisions(precision, expected):
     assert (s.weights_whole, s.gradients_whole, s.optimizer_whole) == expected
 
 
+@pytest.mark.parametrize(
+    ("zero", "precision", "gradient", "kept"),
+    [(1, "bf16", 4, 6), (0, "bf16", 4, 6), (1, "bf16", 2, 2), (1, "fp16", 2, 2), (1, "fp16", 4, 4)],
+)
+def test_deepspeed_sums_bf16_gradients_beside_them(zero, precision, gradient, kept):
+    """Its BF16 optimizer keeps both whole; the fp16 one, and sums in bf16, keep one. Megatron's adds into one."""
+    workload = replace(BF16, precision=precision)
+    own = replace(LOCAL, framework="megatron-deepspeed", grad_reduce_bytes=gradient)
+    assert state_bytes(zero, workload, own).gradients_whole == kept
+    assert state_bytes(zero, workload, replace(own, framework="megatron")).gradients_whole == gradient
+
+
 def test_scales_of_eight_bit_moments():
     """A 4-byte scale for each 256 elements of both moments, of the shard where the optimizer is sharded."""
     workload = replace(BF16, optimizer="adamw-8bit")
