@@ -35,6 +35,9 @@ GROUPED_GEMM_STREAMS = 4
 PIPELINE_STREAMS = 3
 """Residual streams that a pipelined stage holds besides its activations: the receive buffers ahead of the schedule and
 the chunks' last inputs. Measured: current allocation over model states of Megatron's CI runs with 2 and 4 stages."""
+DEEPSPEED_PIPELINE_STREAMS = 1
+"""The same under DeepSpeed: the output of the microbatch in backward, gathered again from its part (deepspeed/runtime/
+pipe/engine.py: _exec_backward_pass). Measured: BigScience's peaks of 16 stages."""
 
 
 def buffer_terms(
@@ -57,7 +60,8 @@ def buffer_terms(
     if edge and impl.attention_mask_in_dataloader and impl.layer_implementation == "transformer_engine":
         terms.append(Term("buffers", "attention mask", shape.batch * workload.seq_length**2 // layout.cp))
     if layout.pp > 1:
-        terms.append(Term("buffers", "pipeline buffers", PIPELINE_STREAMS * shape.stream, certainty="measured"))
+        streams = DEEPSPEED_PIPELINE_STREAMS if impl.framework == "megatron-deepspeed" else PIPELINE_STREAMS
+        terms.append(Term("buffers", "pipeline buffers", streams * shape.stream, certainty="measured"))
     return tuple(terms)
 
 

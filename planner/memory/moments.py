@@ -76,9 +76,11 @@ class StageParts:
         return (state.chunk if on_embedding or alone else -1, on_loss, on_embedding, alive, alone)
 
 
-def kept_by_one(kinds: tuple[LayerCost, ...], edges: EdgeCosts, chunk: int, embedding: bool, mtp: int) -> Bundle:
+def kept_by_one(
+    kinds: tuple[LayerCost, ...], edges: EdgeCosts, chunk: int, embedding: bool, mtp: int, output: int
+) -> Bundle:
     """What one microbatch in flight keeps of a virtual chunk, which may begin with the embedding or end with `mtp`
-    modules of multi-token prediction whose losses are on a later stage."""
+    modules of multi-token prediction whose losses are on a later stage, and whose output may stay (`output` bytes)."""
     terms = []
     for k, cost in enumerate(kinds):
         terms.append(Term("activations", "layers", cost.saved_bytes, "layer", k, chunk, cost.certainty))
@@ -88,6 +90,8 @@ def kept_by_one(kinds: tuple[LayerCost, ...], edges: EdgeCosts, chunk: int, embe
         terms.append(Term("activations", "embedding", edges.embedding_bytes))
     if mtp:
         terms.append(Term("activations", _MTP, mtp * edges.mtp_module, certainty="estimated"))
+    if output:
+        terms.append(Term("activations", "output of the stage", output))
     return Bundle(terms)
 
 

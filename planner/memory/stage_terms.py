@@ -217,12 +217,21 @@ class TermMaker:
     def _kept_bundle(self, layout: Layout, parts: StageParts, of_rank: tuple, chunk: int) -> Bundle:
         """What one microbatch in flight keeps of a chunk."""
         mtp = parts.mtp_layers if parts.mtp_away and chunk == parts.mtp_chunk else 0
-        key = (*of_rank, chunk, chunk == parts.embedding_chunk, mtp)
+        output = 0 if chunk == parts.loss_chunk else self._kept_output_bytes(layout)
+        key = (*of_rank, chunk, chunk == parts.embedding_chunk, mtp, output)
         found = self._kept.get(key)
         if found is None:
             pieces = self.pieces(layout, _shape_key(layout), *of_rank[1:])
-            found = self._kept[key] = kept_by_one(*pieces, chunk, chunk == parts.embedding_chunk, mtp)
+            found = self._kept[key] = kept_by_one(*pieces, chunk, chunk == parts.embedding_chunk, mtp, output)
         return found
+
+    def _kept_output_bytes(self, layout: Layout) -> int:
+        """What a microbatch keeps of the output that it sent to the next stage. Megatron lets it go
+        (deallocate_output_tensor); DeepSpeed keeps each tensor-parallel rank's part (deepspeed/runtime/pipe/engine.py:
+        _exec_forward_pass, is_pipe_partitioned)."""
+        if self.implementation.framework != "megatron-deepspeed" or layout.pp == 1:
+            return 0
+        return shape_of(self.model, self.workload, self.implementation, layout).full_stream // layout.tp
 
     def moments(self, layout: Layout, of_rank: tuple, parts: StageParts, now: Turn) -> Moments:
         """What the moments of a backward add: gradients of a layer, logits, gathered weights."""

@@ -111,5 +111,16 @@ def test_deepspeed_casts_the_embeddings_gradient():
     own = replace(DENSE_GRADIENTS, framework="megatron-deepspeed")
     plain, deepspeed = (report(model(layers=4, vocab=4096), i, seq=8, pp=2).stages[0] for i in (DENSE_GRADIENTS, own))
     assert plain.moment == deepspeed.moment == "embedding backward"
-    assert deepspeed.components["buffers"] - plain.components["buffers"] == 2 * 4096 * 4
+    streams = (1 - 3) * 64  # of the pipeline
+    assert deepspeed.components["buffers"] - plain.components["buffers"] == 2 * 4096 * 4 + streams
     assert deepspeed.components["gradients"] == plain.components["gradients"] * 6 // 4
+
+
+@pytest.mark.parametrize(("tp", "part"), [(1, 64), (2, 32)])
+def test_deepspeeds_pipeline_keeps_a_part_of_its_outputs(tp, part):
+    """Each of two microbatches in flight keeps a tensor-parallel rank's part of what the first stage sent on; the last
+    stage sends nothing. Megatron lets it go."""
+    own = replace(LOCAL, framework="megatron-deepspeed")
+    megatron, deepspeed = (report(model(layers=4), i, seq=8, batch=4, pp=2, tp=tp).stages for i in (LOCAL, own))
+    kept = [d.components["activations"] - m.components["activations"] for d, m in zip(deepspeed, megatron, strict=True)]
+    assert kept == [2 * part, 0]

@@ -126,7 +126,8 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         hidden_dropout=dropout(args, "hidden-dropout", source),
         attention_dropout=dropout(args, "attention-dropout", source),
         cross_entropy=_cross_entropy(args, source),
-        gradient_accumulation_fusion=not args.flag("no-gradient-accumulation-fusion"),
+        # Megatron-DeepSpeed's own layers never do (its megatron/core/tensor_parallel/layers.py)
+        gradient_accumulation_fusion=not (args.flag("no-gradient-accumulation-fusion") or under_deepspeed(args)),
         grad_reduce_bytes=_grad_reduce_bytes(args, source),
         overlap_grad_reduce=args.flag("overlap-grad-reduce"),
         overlap_param_gather=args.flag("overlap-param-gather"),

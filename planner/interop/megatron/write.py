@@ -325,7 +325,7 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
             "no-bias-gelu-fusion": mlp.bias and not swiglu and not i.bias_activation_fusion,
             "no-bias-dropout-fusion": not i.bias_dropout_fusion,
             "no-rope-fusion": transformer_engine and not i.rope_fusion,
-            "no-gradient-accumulation-fusion": not i.gradient_accumulation_fusion,
+            "no-gradient-accumulation-fusion": i.framework == "megatron" and not i.gradient_accumulation_fusion,
             "tp-comm-overlap": i.tp_comm_overlap,
         }
     )
