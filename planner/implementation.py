@@ -32,6 +32,8 @@ class Implementation:
     flash_attention_version: Literal[2, 3, 4] | None = None
     """Generation of FlashAttention (--flash-attention-version); None is the newest for the card."""
     masked_softmax_fusion: bool = True
+    attention_softmax_in_fp32: bool = True
+    """Where no fused softmax takes stored scores, PyTorch's runs in fp32 (--attention-softmax-in-fp32)."""
     bias_activation_fusion: bool = True
     bias_dropout_fusion: bool = True
     rope_fusion: bool = True

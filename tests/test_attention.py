@@ -128,3 +128,26 @@ def test_sinks_are_one_more_column():
     # at 4100 tokens, no multiple of 8, the softmax of a model without sinks is PyTorch's too
     sinks, plain = (kept_and_seconds(shape, 4100, ENGINE)[0] for shape in (SINKS, PLAIN))
     assert sinks - plain == 8 * (4 + 2) * 8 * 4100
+
+
+def test_ulysses_stores_whole_sequences_of_a_part_of_the_heads():
+    """Under an all-to-all over two ranks each has half of the heads and the whole sequence: half of the scores."""
+    own = replace(LOCAL, framework="megatron-deepspeed", cp_comm_type="a2a")
+    cluster, workload = parse_gpus("8xA100-80G"), Workload(2048, 8)
+
+    def kept(cp: int) -> int:
+        layout = Layout(cp=cp, dp=8 // cp, zero=1, stages=even_split(PLAIN, 1))
+        accounting = ExactAccounting(PLAIN, workload, own, cluster)
+        [stage] = accounting.report(layout, detail=True).stages
+        [piece] = [piece for piece in stage.pieces if piece.kind == "dense"]
+        return piece.saved_bytes_per_microbatch
+
+    assert kept(1) == 2 * kept(2) and kept(1) > 2 * 8 * 2048**2
+
+
+def test_a_softmax_in_half_precision_keeps_no_fp32():
+    """4 bytes a score less, twice 2: PyTorch's softmax of scores in half precision keeps its output alone."""
+    half = replace(LOCAL, attention_softmax_in_fp32=False)
+    scores = 8 * 8 * 8192**2
+    own, less = (kept_and_seconds(PLAIN, 8192, implementation)[0] for implementation in (LOCAL, half))
+    assert 4 * scores < own - less < 4.6 * scores

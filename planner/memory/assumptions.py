@@ -157,7 +157,8 @@ def _attention(model: Model, workload: Workload, impl: Implementation, layout: L
     sizes = zip(kinds, batch_heads, strict=True)
     if all(fuses_softmax(impl, workload.seq_length, heads, has_sinks(a)) for a, heads in sizes):
         return "unfused attention (scores are stored)"
-    softmax = "PyTorch's softmax in fp32, for no fused one takes these shapes"
-    if impl.layer_implementation == "local":
+    softmax = f"PyTorch's softmax in {'fp32' if impl.attention_softmax_in_fp32 else 'half precision'}"
+    softmax += ", for no fused one takes these shapes"
+    if impl.layer_implementation == "local" and impl.framework == "megatron":
         softmax += "; without --attention-softmax-in-fp32 Megatron-LM keeps fewer bytes"
     return f"unfused attention (scores are stored; {softmax})"

@@ -13,7 +13,7 @@ from planner.layout import Layout
 from planner.memory.activations.shape import Shape
 from planner.memory.form import Term
 from planner.memory.moments import StageParts
-from planner.model import LatentAttention, Model
+from planner.model import Model
 from planner.parameters import Weight
 from planner.workload import Workload
 
@@ -110,8 +110,6 @@ def _global_memory_buffer(model: Model, impl: Implementation, shape: Shape) -> i
     gathered = shape.full_stream if shape.sp > 1 else 0
     scores = 0
     if impl.attention == "unfused":
-        heads = max(kind.attention.num_heads for kind in model.layer_kinds) // shape.tp
-        scores = shape.element * heads * shape.seq * shape.seq * shape.batch
-        if any(isinstance(kind.attention, LatentAttention) for kind in model.layer_kinds):
-            gathered = max(gathered, 0)
+        heads = max(kind.attention.num_heads for kind in model.layer_kinds) // shape.tp // shape.cp
+        scores = shape.element * max(1, heads) * (shape.seq * shape.cp) ** 2 * shape.batch
     return max(gathered, scores)

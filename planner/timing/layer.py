@@ -63,7 +63,8 @@ def _unfused_core(
     """Forward and backward seconds of attention whose scores are stored, and its kernels: batched products over the
     full square, masked softmax, dropout."""
     qk, v = head_widths(a)
-    batch, rows = shard.micro_batch * (a.num_heads // shard.tp), seq // shard.cp
+    # of all heads on a rank, or of a part under an all-to-all: whole sequences
+    batch, rows = shard.micro_batch * max(1, a.num_heads // shard.tp // shard.cp), seq
     scores = batch * rows * seq
     product = gemm_seconds(device, rows, seq, qk, "bf16", HALF, batch, strided=True)
     values = gemm_seconds(device, rows, v, seq, "bf16", HALF, batch, strided=True)

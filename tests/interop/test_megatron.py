@@ -9,9 +9,11 @@ from planner.errors import InputError, NotModelled
 from planner.interop.megatron.ignored import ignored
 from planner.interop.megatron.known import HONOURED, NOT_ACCOUNTED, REFUSED
 from planner.interop.megatron.launch import launch_from_text, launch_from_words, read_megatron
+from planner.interop.megatron.write import megatron_arguments
 from planner.layout import NO_RECOMPUTE, Recompute
 from planner.model import MLP, Attention, LatentAttention, MoE, Norm
 from planner.parameters import parameters
+from planner.rules import broken_rules
 from planner.workload import Workload
 
 DATA = Path(__file__).parents[1] / "data" / "launch"
@@ -196,6 +198,44 @@ def test_megatron_deepspeed_has_its_own_layers():
     assert (own.layer_implementation, own.attention, own.framework) == ("local", "unfused", "megatron-deepspeed")
     asked = launch("--deepspeed --transformer-impl transformer_engine --use-flash-attn-v2").implementation
     assert (asked.layer_implementation, asked.attention) == ("transformer_engine", "flash")
+
+
+def test_megatron_deepspeed_spells_some_things_otherwise():
+    """Norms in lower case, one expert for a dense model, more names for flash attention; its layers never fuse the
+    accumulation of gradients."""
+    got = launch("--deepspeed --normalization rmsnorm --num-experts 1 --topk 2 --use-flash-attn-triton")
+    assert got.model.norm == Norm("RMSNorm") and not got.model.is_moe
+    assert got.implementation.attention == "flash" and not got.implementation.gradient_accumulation_fusion
+    assert got.unrecognised == ()
+    with pytest.raises(InputError, match="must be LayerNorm or RMSNorm, but was given 'rmsnorm'"):
+        launch("--normalization rmsnorm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fp32"),
+    [
+        ("--deepspeed", True),
+        ("--deepspeed --no-query-key-layer-scaling", False),
+        ("--deepspeed --no-query-key-layer-scaling --attention-softmax-in-fp32", True),
+        ("", True),
+    ],
+)
+def test_the_precision_of_pytorchs_softmax(arguments, fp32):
+    """Megatron-DeepSpeed scales by layers unless told not to, which takes fp32."""
+    assert launch(arguments).implementation.attention_softmax_in_fp32 is fp32
+
+
+def test_ulysses_is_context_parallelism_by_all_to_all():
+    """It divides the data-parallel ranks, works around any attention, and comes back when it is written."""
+    words = "--deepspeed --zero-stage 1 --ds-sequence-parallel-size 2 --num-layers 4"
+    got = launch(words, world=8)
+    assert (got.layout.cp, got.layout.dp, got.implementation.cp_comm_type) == (2, 4, "a2a")
+    rules = broken_rules(got.model, got.workload, got.implementation, got.layout, 8)
+    assert not any(rule.id.startswith("context") for rule in rules)
+    written = megatron_arguments(got.model, got.workload, got.implementation, got.layout)
+    assert "--ds-sequence-parallel-size" in written and "--context-parallel-size" not in written
+    with pytest.raises(InputError, match="FPDT"):
+        launch(f"{words} --ds-sequence-parallel-fpdt")
 
 
 def test_bigsciences_model_arguments():

@@ -108,6 +108,8 @@ def dropout(args: Arguments, name: str, source: str) -> float:
 
 def _norm(args: Arguments, source: str) -> Norm:
     given = args.get("normalization", "LayerNorm")
+    if args.under_deepspeed:  # whose choices are lower case
+        given = {"layernorm": "LayerNorm", "rmsnorm": "RMSNorm"}.get(given, given)
     if given not in ("LayerNorm", "RMSNorm"):
         raise InputError(f"{source}: --normalization must be LayerNorm or RMSNorm, but was given '{readable(given)}'.")
     kind: Literal["LayerNorm", "RMSNorm"] = "RMSNorm" if given == "RMSNorm" else "LayerNorm"
@@ -176,7 +178,7 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
         clamp=args.get("activation-func-clamp-value") if gated and apart else None,
         linear_offset=args.get("glu-linear-offset", 0.0) if gated else 0.0,
     )
-    experts = args.get("num-experts", 0)
+    experts = _experts(args)
     if not experts:
         return dense, None
     shared = args.get("moe-shared-expert-intermediate-size")
@@ -191,14 +193,20 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
         shared=replace(dense, ffn_hidden_size=shared) if has_shared else None,
         shared_gate=has_shared and args.flag("moe-shared-expert-gate"),
         # transformer/moe/router.py: Router.__init__ (add_bias_linear), since core 0.15; DeepSpeed's gate has none
-        router_bias=bias and not (args.flag("deepspeed") or "zero-stage" in args),
+        router_bias=bias and not args.under_deepspeed,
         score_function="softmax" if args.get("moe-router-score-function", "softmax") == "softmax" else "sigmoid",
     )
 
 
+def _experts(args: Arguments) -> int:
+    """Experts of a layer; Megatron-DeepSpeed's default of one is a dense model (its megatron/model/transformer.py)."""
+    experts: int = args.get("num-experts", 0)
+    return 0 if args.under_deepspeed and experts == 1 else experts
+
+
 def _moe_pattern(args: Arguments, source: str, layers: int) -> list[int]:
     """1 for each MoE layer, 0 for each dense one. An integer N makes every Nth layer, from the first, a MoE layer."""
-    if not args.get("num-experts", 0):
+    if not _experts(args):
         return [0] * layers
     return frequency(args.get("moe-layer-freq", "1"), "moe-layer-freq", layers, source, first=True)
 

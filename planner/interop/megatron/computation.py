@@ -62,6 +62,9 @@ _FP8_RECIPES: dict[str, Literal["delayed", "tensorwise", "blockwise", "mxfp8"]] 
     # a factory of the user's own: scales are counted as those of one tensor
     "custom": "tensorwise",
 }
+_FLASH = (
+    "use-flash-attn", "use-flash-attn-v1", "use-flash-attn-v2", "use-flash-attn-triton", "use-flash-attn-builder",
+)  # fmt: skip
 _MOMENT_BYTES: dict[str, Literal[1, 2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 _MAIN_BYTES: dict[str, Literal[2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2}
 _FSDP_GRADIENTS = {"auto": "auto", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
@@ -83,17 +86,12 @@ def choose(args: Arguments, name: str, known: dict[str, Chosen], default: str, s
     return known[given]
 
 
-def under_deepspeed(args: Arguments) -> bool:
-    """Megatron-DeepSpeed's launch, not Megatron-LM's."""
-    return args.flag("deepspeed") or "zero-stage" in args
-
-
 def layer_implementation(args: Arguments, source: str) -> LayerImplementation:
     """Transformer Engine unless `--transformer-impl local` or `--spec local`; Megatron-DeepSpeed's default is its own
     layers (its megatron/arguments.py: --transformer-impl)."""
     if args.get("transformer-impl") == "inference_optimized":
         raise NotModelled(f"{source}: --transformer-impl inference_optimized is not modelled.")
-    own = args.get("spec") == ["local"] or under_deepspeed(args)
+    own = args.get("spec") == ["local"] or args.under_deepspeed
     default = "local" if own else "transformer_engine"
     return choose(args, "transformer-impl", _IMPLEMENTATIONS, default, source)
 
@@ -117,6 +115,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         if "flash-attention-version" in args
         else None,
         masked_softmax_fusion=not args.flag("no-masked-softmax-fusion"),
+        attention_softmax_in_fp32=_softmax_in_fp32(args),
         bias_activation_fusion=not args.flag("no-bias-swiglu-fusion")
         if gated_by_swiglu
         else bias and not args.flag("no-bias-gelu-fusion"),
@@ -127,7 +126,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         attention_dropout=dropout(args, "attention-dropout", source),
         cross_entropy=_cross_entropy(args, source),
         # Megatron-DeepSpeed's own layers never do (its megatron/core/tensor_parallel/layers.py)
-        gradient_accumulation_fusion=not (args.flag("no-gradient-accumulation-fusion") or under_deepspeed(args)),
+        gradient_accumulation_fusion=not (args.flag("no-gradient-accumulation-fusion") or args.under_deepspeed),
         grad_reduce_bytes=_grad_reduce_bytes(args, source),
         overlap_grad_reduce=args.flag("overlap-grad-reduce"),
         overlap_param_gather=args.flag("overlap-param-gather"),
@@ -158,7 +157,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         layer_wise_param_layout=not args.flag("no-use-layer-wise-param-layout"),
         sharded_framework=_sharded_framework(args),
         microbatch_group_size=positive(args, _GROUP, source) if _GROUP in args else None,
-        framework="megatron-deepspeed" if under_deepspeed(args) else "megatron",
+        framework="megatron-deepspeed" if args.under_deepspeed else "megatron",
         cp_comm_type=_cp_comm_type(args, source),
         cuda_graphs=build_cuda_graphs(args, source),
         launch_blocking=launch_blocking(environment),
@@ -175,13 +174,24 @@ def _attention(args: Arguments, local: bool, environment: Environment, source: s
     given = choose(args, "attention-backend", _KERNELS, "auto", source)
     if given != "auto":
         return given
-    if any(args.flag(name) for name in ("use-flash-attn", "use-flash-attn-v1", "use-flash-attn-v2")):
+    if any(map(args.flag, _FLASH)):
         return "flash"
     return "unfused" if local else allowed_attention(environment, source)
 
 
+def _softmax_in_fp32(args: Arguments) -> bool:
+    """Whether PyTorch's softmax runs in fp32. Megatron-DeepSpeed's does with the layer scaling that it defaults to, or
+    where it is told so (its megatron/arguments.py); Megatron-LM's launches are counted as its configuration's default,
+    and the report says what that means."""
+    if not args.under_deepspeed:
+        return True
+    return args.flag("attention-softmax-in-fp32") or not args.flag("no-query-key-layer-scaling")
+
+
 def _cp_comm_type(args: Arguments, source: str) -> ContextExchange:
-    """One for all layers, else that of the first."""
+    """One for all layers, else that of the first; DeepSpeed's Ulysses exchanges by all-to-all."""
+    if args.under_deepspeed:
+        return "a2a"
     given = [word.replace("_", "").lower() for word in args.get("cp-comm-type", ["p2p"])] or ["p2p"]
     for word in given:
         if word not in _EXCHANGES:
@@ -255,7 +265,7 @@ def _grad_reduce_bytes(args: Arguments, source: str) -> Literal[2, 4]:
 def _sharded_framework(args: Arguments) -> Literal["fsdp2", "megatron_fsdp", "deepspeed"]:
     if args.flag("use-megatron-fsdp") or args.flag("use-custom-fsdp"):
         return "megatron_fsdp"
-    return "deepspeed" if under_deepspeed(args) else "fsdp2"
+    return "deepspeed" if args.under_deepspeed else "fsdp2"
 
 
 def build_workload(args: Arguments, source: str, micro_batch: int, dp: int) -> Workload:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from planner.interop.megatron.computation import under_deepspeed
 from planner.interop.megatron.parse import Arguments, readable
 from planner.interop.megatron.problem import Problem
 from planner.layout import Layout
@@ -39,7 +38,7 @@ class Conflict(NamedTuple):
 
 def find_conflicts(args: Arguments, model: Model, layout: Layout, problems: list[Problem]) -> None:
     """Add to `problems` what Megatron-LM refuses, and to `args.not_accounted` what some of its releases refuse."""
-    if under_deepspeed(args):
+    if args.under_deepspeed:
         return
     launch = Launch(args, model, layout)
     for conflict in CONFLICTS:

@@ -36,7 +36,7 @@ GROUPS: dict[str, str] = {
         use-same-sampling-seed-across-dp-ranks
     """,
     "TransformerConfig": """
-        apply-layernorm-1p apply-query-key-layer-scaling attention-softmax-in-fp32 batch-invariant-backend=
+        apply-layernorm-1p apply-query-key-layer-scaling batch-invariant-backend=
         batch-invariant-mode calculate-per-token-loss config-logger-dir= cpu-offloading-retain-pinned-cpu-buffers
         cuda-graph-warmup-steps= delay-offload-until-cuda-graph delta-offload-bytes-across-pp-ranks=
         disable-bf16-reduced-precision-matmul
@@ -270,15 +270,24 @@ GROUPS: dict[str, str] = {
         logits-save-top-k= logits-save-top-p-min-k= logits-save-top-p=
     """,
     "older releases and Megatron-DeepSpeed": """
-        DDP-impl= abort-on-unmet-fused-kernel-constraints codecarbon-dir= curriculum-learning-legacy
+        DDP-impl= abort-on-unmet-fused-kernel-constraints aml-data-download-path= codecarbon-dir= cpu_torch_adam
+        curriculum-learning-legacy
         data-efficiency-curriculum-learning data-impl= deepscale deepscale-config= deepspeed-activation-checkpointing
-        disable-mem-efficient-ln
+        disable-mem-efficient-ln ds-sequence-parallel-fpdt-chunk-size= ds-sequence-parallel-fpdt-offloading
+        ds_fused_adam enable-expert-tensor-parallelism expert-interval= force-ds-sequence-parallel
+        hidden-size-teacher= kd-alpha-ce= kd-beta-ce= kd-temp= kill-switch-file= mlp-type= moe-eval-capacity-factor=
+        moe-train-capacity-factor= use-tutel
+        layernorm-epsilon= load-tag= load-teacher= mmap-warmup no-scatter-gather-tensors-in-pipeline
+        num-attention-heads-teacher= profile-backward repeated-dataloader return-data-index
+        rotary-position-embeddings-theta= train-data-exact-num-epochs= train-desc-path= train-doc-idx-path=
+        train-idx-path= train-sample-idx-path= train-shuffle-idx-path= warmup= zero-contigious-gradients
+        zero-reduce-scatter
         disable-moe-token-dropping disable-moe-top2-2nd-expert-sampling empty-unused-memory fp32-allreduce inference
         kill-switch-path= lazy-mpu-init= local-ddp log-batch-size-to-tensorboard log-learning-rate-to-tensorboard
         log-optimizer-states-to-tensorboard log-params-norm-to-tensorboard loss-on-targets-only lr-decay-tokens=
         lr-warmup-tokens= moe-loss-coeff= moe-min-capacity= no-async-tensor-model-parallel-allreduce
         no-contiguous-buffers-in-local-ddp no-load-lr-state no-log-learnig-rate-to-tensorboard
-        no-query-key-layer-scaling no-scaled-masked-softmax-fusion no-shuffle nsys-profile override-lr-scheduler
+        no-scaled-masked-softmax-fusion no-shuffle nsys-profile override-lr-scheduler
         reset-iteration reset-progress skip-train-iteration-range* sync-tp-duplicated-parameters
         tensorboard-debug-dir= test-weighted-split-paths* test-weighted-split-paths-path= tokenizer-name-or-path=
         train-tokens= train-weighted-split-paths* train-weighted-split-paths-path= universal-checkpoint

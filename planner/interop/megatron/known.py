@@ -46,6 +46,7 @@ HONOURED: dict[str, Argument] = {
         vocab-size Model.vocab_size
         padded-vocab-size Model.vocab_size
         pad-vocab-size-to Model.vocab_size (Megatron-DeepSpeed)
+        ds-sequence-parallel-size Layout.cp (Megatron-DeepSpeed)
         make-vocab-size-divisible-by Implementation.vocab_divisible_by
         mtp-num-layers Model.mtp_num_layers
         num-experts MoE.num_experts
@@ -179,7 +180,11 @@ HONOURED: dict[str, Argument] = {
         use-flash-attn Implementation.attention
         use-flash-attn-v1 Implementation.attention (Megatron-DeepSpeed)
         use-flash-attn-v2 Implementation.attention (Megatron-DeepSpeed)
+        use-flash-attn-triton Implementation.attention (Megatron-DeepSpeed)
+        use-flash-attn-builder Implementation.attention (Megatron-DeepSpeed)
         no-masked-softmax-fusion Implementation.masked_softmax_fusion
+        attention-softmax-in-fp32 Implementation.attention_softmax_in_fp32 (Megatron-DeepSpeed)
+        no-query-key-layer-scaling Implementation.attention_softmax_in_fp32 (Megatron-DeepSpeed)
         no-bias-gelu-fusion Implementation.bias_activation_fusion
         no-bias-swiglu-fusion Implementation.bias_activation_fusion
         no-bias-dropout-fusion Implementation.bias_dropout_fusion
@@ -274,6 +279,10 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         use-cpu-initialization initialisation on the host is not counted
         mos mixture of students is not counted (Megatron-DeepSpeed)
         kd distillation is not counted (Megatron-DeepSpeed)
+        random-ltd dropped tokens are counted (Megatron-DeepSpeed)
+        embedding-weights-in-fp32 embeddings are counted in half precision (Megatron-DeepSpeed)
+        enable-zbh1-pipeline the schedule is counted as 1F1B (Megatron-DeepSpeed)
+        enable-zbh1-exact-semantics the schedule is counted as 1F1B (Megatron-DeepSpeed)
         partition-activations checkpoints are counted as whole (Megatron-DeepSpeed)
         checkpoint-in-cpu checkpoints are counted on the GPU (Megatron-DeepSpeed)
         contigious-checkpointing the contiguous buffer is not counted (Megatron-DeepSpeed)
@@ -303,8 +312,9 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         empty-unused-memory-level the allocator's cache is not counted
         deepspeed-config the DeepSpeed file is read by `plan check FILE.json`
         sp-world-size Ulysses sequence parallelism is not counted
-        ds-sequence-parallel-size Ulysses sequence parallelism is not counted (Megatron-DeepSpeed)
         remote-device weights are counted on the GPU (Megatron-DeepSpeed)
+        num-layers-teacher the teacher is not counted (Megatron-DeepSpeed)
+        num-experts-teacher the teacher is not counted (Megatron-DeepSpeed)
         """,
     ),
     **_table(
@@ -353,6 +363,7 @@ REFUSED: dict[str, Argument] = {
         vision-pretraining a vision model
         retro-add-retriever a retrieval model
         create-moe-param-group DeepSpeed's own mixture of experts
+        ds-sequence-parallel-fpdt attention over chunks of the sequence that wait on the host (FPDT)
         """,
     ),
 }

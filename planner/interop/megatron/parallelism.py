@@ -13,7 +13,7 @@ import math
 
 from planner.errors import InputError
 from planner.interop.megatron.architecture import positive
-from planner.interop.megatron.computation import choose, under_deepspeed
+from planner.interop.megatron.computation import choose
 from planner.interop.megatron.parse import Arguments, readable
 from planner.interop.megatron.partition import DEFAULT, by_type
 from planner.interop.megatron.problem import Problem
@@ -33,7 +33,8 @@ def build_layout(args: Arguments, source: str, model: Model, world_size: int | N
     """
     tp = _degree(args, "tensor-model-parallel-size", source)
     pp = 1 if args.flag("no-pipeline-parallel") else _degree(args, "pipeline-model-parallel-size", source)
-    cp = _degree(args, "context-parallel-size", source)
+    # Megatron-DeepSpeed's Ulysses is context parallelism by all-to-all
+    cp = _degree(args, "ds-sequence-parallel-size" if args.under_deepspeed else "context-parallel-size", source)
     ep = _degree(args, "expert-model-parallel-size", source, args.get("moe-expert-parallel-size", 1))
     etp = _degree(args, "expert-tensor-parallel-size", source, tp) if model.is_moe else 1
     if world_size is None:
@@ -126,7 +127,7 @@ def _stages(
 ) -> tuple[Stage, ...]:
     """The stage split; where the launch has no legal one, the reason is a problem and a balanced split is assumed."""
     layout = args.get("pipeline-model-parallel-layout")
-    if under_deepspeed(args) and 1 < pp <= model.num_layers and vpp == 1 and layout is None:
+    if args.under_deepspeed and 1 < pp <= model.num_layers and vpp == 1 and layout is None:
         return deepspeed_stages(args, source, model, pp)
     try:
         if layout is not None:
@@ -174,7 +175,7 @@ def _zero(args: Arguments, source: str) -> int:
     stage = args.get("zero-stage", 0)
     if not 0 <= stage <= 3:
         raise InputError(f"{source}: --zero-stage must be from 0 to 3, but was given {stage}.")
-    deepspeed = under_deepspeed(args)
+    deepspeed = args.under_deepspeed
     if deepspeed and stage == 0 and args.flag("bf16") and not args.flag("no-pipeline-parallel"):
         args.not_accounted.append("--zero-stage 0: with --bf16 DeepSpeed's pipeline shards optimizer states as stage 1")
         return 1

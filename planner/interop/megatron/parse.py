@@ -46,6 +46,11 @@ class Arguments:
     def __contains__(self, name: str) -> bool:
         return name in self.values
 
+    @property
+    def under_deepspeed(self) -> bool:
+        """Megatron-DeepSpeed's launch, not Megatron-LM's."""
+        return self.flag("deepspeed") or "zero-stage" in self
+
 
 @cache
 def known_kinds() -> dict[str, str]:

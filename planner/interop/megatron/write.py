@@ -212,7 +212,8 @@ def _precision(workload: Workload, implementation: Implementation) -> list[str]:
 
 def _degrees(model: Model, layout: Layout, framework: str) -> list[str]:
     words = ["--tensor-model-parallel-size", str(layout.tp), "--pipeline-model-parallel-size", str(layout.pp)]
-    words += ["--context-parallel-size", str(layout.cp)] if layout.cp > 1 else []
+    context = "--ds-sequence-parallel-size" if framework == "megatron-deepspeed" else "--context-parallel-size"
+    words += [context, str(layout.cp)] if layout.cp > 1 else []
     if model.is_moe:
         words += ["--expert-model-parallel-size", str(layout.ep), "--expert-tensor-parallel-size", str(layout.etp)]
     words += _flags({"sequence-parallel": layout.sequence_parallel})
@@ -302,7 +303,7 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
         raise _no_argument(f"the {i.cross_entropy} cross entropy")
     if i.cross_entropy != "unfused":
         words += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", i.cross_entropy]
-    words += ["--cp-comm-type", i.cp_comm_type] if i.cp_comm_type != "p2p" else []
+    words += ["--cp-comm-type", i.cp_comm_type] if i.cp_comm_type != "p2p" and i.framework == "megatron" else []
     if i.cuda_graphs == ("iteration",):
         words += ["--cuda-graph-impl", "full_iteration"]
     elif i.cuda_graphs:

@@ -137,25 +137,21 @@ def unfused_attention(
     """Scores, softmax, dropout and the product with the values, each [batch, heads, seq, seq]. Sinks are a column more
     of the scores, which PyTorch's softmax takes with the others."""
     q, k, v = qkv
-    heads = a.num_heads // shape.tp
-    cells = heads * shape.seq * shape.seq * shape.batch
+    # an all-to-all between context-parallel ranks gives each whole sequences of a part of the heads (Ulysses)
+    heads, seq = max(1, a.num_heads // shape.tp // shape.cp), shape.seq * shape.cp
+    cells = heads * seq * seq * shape.batch
     scores = shape.element * cells
     ops = [Op("scores", output=scores, saves=(q, k), grad_input=output + value_grad)]
-    if fuses_softmax(impl, shape.seq, heads * shape.batch, has_sinks(a)):
-        ops.append(
-            Op(
-                "softmax",
-                output=scores,
-                output_key="probabilities",
-                saves=(Saved("probabilities", scores),),
-                grad_input=scores,
-            )
-        )
+    mask = Saved("causal mask", seq * seq)
+    fused = fuses_softmax(impl, seq, heads * shape.batch, has_sinks(a))
+    if fused or not (impl.attention_softmax_in_fp32 or has_sinks(a)):
+        saves = (Saved("probabilities", scores),) if fused else (Saved("probabilities", scores), mask)
+        ops.append(Op("softmax", output=scores, output_key="probabilities", saves=saves, grad_input=scores))
         probabilities = "probabilities"
     else:
         # torch softmax in fp32 keeps its fp32 output and the causal mask; a half-precision copy goes on
-        columns = shape.seq + has_sinks(a)
-        wide = heads * shape.seq * columns * shape.batch
+        columns = seq + has_sinks(a)
+        wide = heads * seq * columns * shape.batch
         # sinks are joined to the scores in a copy: Transformer Engine's in half, Megatron's in full precision
         engine = impl.layer_implementation == "transformer_engine"
         joined = (shape.element if engine else 4) * wide if has_sinks(a) else 0
@@ -163,7 +159,7 @@ def unfused_attention(
             "softmax",
             output=shape.element * wide if engine else scores,
             output_key="half probabilities",
-            saves=(Saved("fp32 probabilities", 4 * wide), Saved("causal mask", shape.seq * shape.seq)),
+            saves=(Saved("fp32 probabilities", 4 * wide), mask),
             grad_input=scores,
             forward_temp=4 * wide + joined,
             backward_temp=4 * wide,
