@@ -433,6 +433,7 @@ def test_what_determines_the_model_must_be_given(missing):
         ("--vocab-file $VOCAB --merge-file merges.txt", 50257),
         ("--tokenizer-type Llama2Tokenizer --tokenizer-model x", 32000),
         ("--tokenizer-type HuggingFaceTokenizer --tokenizer-model meta-llama/Llama-3.1-8B", 128256),
+        ("--tokenizer-type HuggingFaceTokenizer --tokenizer-model deepseek-ai/DeepSeek-V3", 128815),
         ("--tokenizer-type NullTokenizer --vocab-size 131072", 131072),
         ("--tokenizer-type SentencePieceTokenizer --padded-vocab-size 300", 300),
     ],

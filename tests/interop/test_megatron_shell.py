@@ -227,6 +227,35 @@ def test_any_argument_list_is_a_launch_or_an_input_error(extra):
         assert got.layout.dp >= 1 and Path(got.model.name).name == got.model.name
 
 
+ARGUMENTS = "--num-layers 8 --hidden-size 64 --num-attention-heads 4 --seq-length 32 --vocab-size 9"
+JOB = (
+    "NODES=4\nTP=2\nARGS=(--tensor-model-parallel-size $TP --micro-batch-size 1 " + ARGUMENTS + ")\n"
+    'CMD="\ncd /x;\nexport A=b;\npython /x/pretrain_gpt.py ${ARGS[@]}"\n'
+)
+
+
+@pytest.mark.parametrize(
+    "submission",
+    [
+        'sbatch <<EOF\n{body}srun bash -c "${{CMD}}" 2>&1 | tee \\${{SLURM_JOB_ID}}.log\nEOF\n',
+        "sbatch <<-END\n{body}srun python pretrain_gpt.py ${{ARGS[@]}}\nEND\necho submitted\n",
+        'cat > job.sh <<"EOF"\n{body}srun python pretrain_gpt.py ${{ARGS[@]}}\nEOF\nsbatch job.sh\n',
+    ],
+)
+def test_a_job_in_a_here_document_is_read(submission):
+    """Whether it is submitted at once or written first: its launch, and its header with the script's variables."""
+    body = "#!/bin/bash\n#SBATCH --nodes=${NODES}\n#SBATCH --gpus-per-node=8\n"
+    found = source_from_text(JOB + submission.format(body=body), "job.sh")
+    assert found.words[:2] == ["--tensor-model-parallel-size", "2"] and found.words[-2:] == ["--vocab-size", "9"]
+    assert found.world_size == 32
+
+
+def test_other_here_documents_are_no_scripts():
+    """A configuration that a launch writes for itself holds no commands."""
+    text = "TP=2\ncat > ds.json <<EOF\nTP=4\n{}\nEOF\npython t.py --tensor-model-parallel-size $TP " + ARGUMENTS
+    assert source_from_text(text, "launch.sh").words[1] == "2"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "framework"),
     [

@@ -25,10 +25,12 @@ ARRAY = re.compile(r"[A-Za-z_]\w*\+?=$")
 
 
 class Statement(NamedTuple):
-    """Raw words, and the operator that ends them: `&&`, `||`, `|`, `;`, `;;`, `&`, `(`, `)`, or a line end."""
+    """Raw words, and the operator that ends them: `&&`, `||`, `|`, `;`, `;;`, `&`, `(`, `)`, or a line end; and the
+    text of a here-document, if it has one."""
 
     words: list[str]
     operator: str
+    document: str = ""
 
 
 def statements(text: str) -> list[Statement]:
@@ -37,6 +39,7 @@ def statements(text: str) -> list[Statement]:
     words: list[str] = []
     position, size = 0, len(text)
     cases = 0  # that are open
+    document = ""
     while position < size:
         listing = not cases and bool(words) and words[0].startswith("--")
         blank = (_LIST_BLANK if listing else _BLANK).match(text, position)
@@ -56,35 +59,36 @@ def statements(text: str) -> list[Statement]:
                 continue
             redirect = _REDIRECT.match(text, position)
             if redirect and not text.startswith(("<(", ">("), position):
-                position = _after_redirect(text, redirect)
+                position, document = _after_redirect(text, redirect, document)
                 continue
             operator = _OPERATOR.match(text, position)
             if operator:
-                out.append(Statement(words, operator[0]))
+                out.append(Statement(words, operator[0], document))
+                document = ""
                 cases = max(0, cases + _CASES.get(words[0], 0)) if words else cases
                 words, position = [], operator.end()
                 continue
         word, position = _word(text, position, listing)
         words.append(word)
-    out.append(Statement(words, "\n"))
+    out.append(Statement(words, "\n", document))
     return out
 
 
-def _after_redirect(text: str, redirect: re.Match[str]) -> int:
-    """Where the statement goes on after a redirection and its target; a here-document is skipped whole."""
+def _after_redirect(text: str, redirect: re.Match[str], document: str) -> tuple[int, str]:
+    """Where the statement goes on after a redirection and its target, and its here-document, `document` so far."""
     blank = _BLANK.match(text, redirect.end())
     start = blank.end() if blank else redirect.end()
     if start >= len(text) or text[start] == "\n":
-        return start
+        return start, document
     target, end = _word(text, start, False)
     if redirect[0] not in ("<<", "<<-"):
-        return end
+        return end, document
     delimiter = target.strip("'\"\\")
     found = re.compile(rf"^[ \t]*{re.escape(delimiter)}[ \t]*$", re.MULTILINE).search(text, end)
     line_end = text.find("\n", end)
     if not found or line_end < 0 or found.start() <= line_end:
-        return end
-    return found.end()
+        return end, document
+    return found.end(), text[line_end + 1 : found.start()]
 
 
 def _word(text: str, position: int, listing: bool) -> tuple[str, int]:

@@ -26,6 +26,7 @@ from planner.interop.megatron.preset import shift, starting_variables
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(?:\[([^\]]*)\])?(\+?)=(.*)", re.DOTALL)
 _DECLARE = {"export", "declare", "local", "readonly", "typeset"}
 _OPENING = {"then", "do", "{", "!", "time", "else"}
+_SHELLS = {"sbatch", "bash", "sh", "zsh"}
 MAX_STATEMENTS = 50_000
 
 
@@ -76,6 +77,12 @@ def read_script(text: str, source: str, preset: Mapping[str, str] | None = None)
     return reader.script
 
 
+def _runs(command: str, document: str) -> bool:
+    """Whether a command's here-document is a script that it runs, or that it writes for another to run."""
+    name = command.rpartition("/")[2]
+    return bool(document) and (name in _SHELLS or (name in ("cat", "tee") and document.startswith("#!")))
+
+
 class _Reader:
     def __init__(self, source: str):
         self.script = Script()
@@ -87,6 +94,8 @@ class _Reader:
         self.count = 0
         self.pending: Guess | None = None
         """About a test before the `&&` or `||` that the next statement stands behind."""
+        self.document = ""
+        """The here-document of the statement that is being read."""
         self.outer: set[str] = set()
         """Variables in the command whose words are being read as a command line of their own."""
 
@@ -100,7 +109,7 @@ class _Reader:
                 raise InputError(
                     f"{self.source}: at most {MAX_STATEMENTS} shell statements are read, but there are more."
                 )
-            words, operator = statement
+            words, operator, self.document = statement
             pending = self.pending
             if skip and words:
                 self._touch(words)
@@ -293,6 +302,12 @@ class _Reader:
             shift(self.script.variables, expanded[1:])
             return operator == "||"
         before, self.outer = self.outer, self.outer | names_in(words)
+        document, self.document = self.document, ""
+        if _runs(expanded[0], document):
+            header = {name: self.expander.text(value) for name, value in batch_header(document).items()}
+            self.script.header |= header
+            self.script.variables |= batch_variables(header)
+            self.run(document, depth + 1)
         if expanded[0] == "eval":
             self.run(" ".join(expanded[1:]), depth + 1)
         else:

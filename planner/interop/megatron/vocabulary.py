@@ -21,6 +21,7 @@ _BY_NAME = (
     (re.compile(r"mixtral-8x7b"), 32000),
     (re.compile(r"qwen2\.5-"), 151665),
     (re.compile(r"qwen3-(?!next|vl|omni)"), 151669),
+    (re.compile(r"deepseek-(v3|r1)(?!-distill)"), 128815),
     (re.compile(r"(^|/)gpt2(-medium|-large|-xl)?$"), 50257),
 )
 """Hugging Face tokenizers, by the name of the model that they are published with."""
