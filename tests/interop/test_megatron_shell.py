@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from hypothesis import given, settings
@@ -238,16 +239,29 @@ JOB = (
     "submission",
     [
         'sbatch <<EOF\n{body}srun bash -c "${{CMD}}" 2>&1 | tee \\${{SLURM_JOB_ID}}.log\nEOF\n',
-        "sbatch <<-END\n{body}srun python pretrain_gpt.py ${{ARGS[@]}}\nEND\necho submitted\n",
-        'cat > job.sh <<"EOF"\n{body}srun python pretrain_gpt.py ${{ARGS[@]}}\nEOF\nsbatch job.sh\n',
+        "sbatch <<-END\n{body}\tsrun python pretrain_gpt.py ${{ARGS[@]}}\n\tEND\necho submitted\n",
+        "cat <<EOF | sbatch\n{body}TP=8\nsrun python pretrain_gpt.py ${{ARGS[@]}}\nEOF\n",
+        "sbatch <<EOF\n{body}T=2\nsrun python pretrain_gpt.py --tensor-model-parallel-size \\$T {rest}\nEOF\n",
+        "ssh login bash <<EOF\n{body}srun python pretrain_gpt.py ${{ARGS[@]}}\nEOF\n",
     ],
 )
 def test_a_job_in_a_here_document_is_read(submission):
     """Whether it is submitted at once or written first: its launch, and its header with the script's variables."""
-    body = "#!/bin/bash\n#SBATCH --nodes=${NODES}\n#SBATCH --gpus-per-node=8\n"
-    found = source_from_text(JOB + submission.format(body=body), "job.sh")
+    body = indent(
+        "#!/bin/bash\n#SBATCH --nodes=${NODES}\n#SBATCH --gpus-per-node=8\n", "\t" if "<<-" in submission else ""
+    )
+    found = source_from_text(JOB + submission.format(body=body, rest=ARGUMENTS), "job.sh")
     assert found.words[:2] == ["--tensor-model-parallel-size", "2"] and found.words[-2:] == ["--vocab-size", "9"]
     assert found.world_size == 32
+
+
+def test_a_quoted_here_document_is_not_expanded():
+    """What the job sets itself counts, not the wrapper's variable of that name; a backslash stays one."""
+    job = 'TP=8\ncat > job.sh <<"EOF"\n#!/bin/bash\n#SBATCH --nodes=2 --gpus-per-node=8\nTP=2\n'
+    launch = "python t.py --tensor-model-parallel-size ${TP} \\\n " + ARGUMENTS + "\nEOF\nsbatch job.sh\n"
+    found = source_from_text(job + launch, "job.sh")
+    assert found.words[1] == "2" and found.world_size == 16
+    assert source_from_text((job + launch).replace('"', ""), "job.sh").words[1] == "8"
 
 
 def test_other_here_documents_are_no_scripts():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from planner.interop.megatron.documents import Document
 from planner.interop.megatron.expand import closing
 
 _PLAIN = re.compile(r"[^\s'\"\\$`();&|<>]+")
@@ -25,12 +26,12 @@ ARRAY = re.compile(r"[A-Za-z_]\w*\+?=$")
 
 
 class Statement(NamedTuple):
-    """Raw words, and the operator that ends them: `&&`, `||`, `|`, `;`, `;;`, `&`, `(`, `)`, or a line end; and the
-    text of a here-document, if it has one."""
+    """Raw words, and the operator that ends them: `&&`, `||`, `|`, `;`, `;;`, `&`, `(`, `)`, or a line end; and its
+    here-document, if it has one."""
 
     words: list[str]
     operator: str
-    document: str = ""
+    document: Document | None = None
 
 
 def statements(text: str) -> list[Statement]:
@@ -39,7 +40,7 @@ def statements(text: str) -> list[Statement]:
     words: list[str] = []
     position, size = 0, len(text)
     cases = 0  # that are open
-    document = ""
+    document: Document | None = None
     while position < size:
         listing = not cases and bool(words) and words[0].startswith("--")
         blank = (_LIST_BLANK if listing else _BLANK).match(text, position)
@@ -64,7 +65,7 @@ def statements(text: str) -> list[Statement]:
             operator = _OPERATOR.match(text, position)
             if operator:
                 out.append(Statement(words, operator[0], document))
-                document = ""
+                document = None
                 cases = max(0, cases + _CASES.get(words[0], 0)) if words else cases
                 words, position = [], operator.end()
                 continue
@@ -74,7 +75,7 @@ def statements(text: str) -> list[Statement]:
     return out
 
 
-def _after_redirect(text: str, redirect: re.Match[str], document: str) -> tuple[int, str]:
+def _after_redirect(text: str, redirect: re.Match[str], document: Document | None) -> tuple[int, Document | None]:
     """Where the statement goes on after a redirection and its target, and its here-document, `document` so far."""
     blank = _BLANK.match(text, redirect.end())
     start = blank.end() if blank else redirect.end()
@@ -88,7 +89,10 @@ def _after_redirect(text: str, redirect: re.Match[str], document: str) -> tuple[
     line_end = text.find("\n", end)
     if not found or line_end < 0 or found.start() <= line_end:
         return end, document
-    return found.end(), text[line_end + 1 : found.start()]
+    body = text[line_end + 1 : found.start()]
+    if redirect[0] == "<<-":
+        body = re.sub(r"^\t+", "", body, flags=re.MULTILINE)
+    return found.end(), Document(body, literal=delimiter != target)
 
 
 def _word(text: str, position: int, listing: bool) -> tuple[str, int]:

@@ -14,7 +14,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from planner.errors import InputError
+from planner.interop.megatron import documents
 from planner.interop.megatron.conditions import Conditions
+from planner.interop.megatron.documents import Document
 from planner.interop.megatron.expand import Expander, Value, Variables, mark
 from planner.interop.megatron.fields import Splitter
 from planner.interop.megatron.guesses import ANYTHING, Guess, Guesses, names_in, touched_by, unset_words
@@ -26,7 +28,6 @@ from planner.interop.megatron.preset import shift, starting_variables
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(?:\[([^\]]*)\])?(\+?)=(.*)", re.DOTALL)
 _DECLARE = {"export", "declare", "local", "readonly", "typeset"}
 _OPENING = {"then", "do", "{", "!", "time", "else"}
-_SHELLS = {"sbatch", "bash", "sh", "zsh"}
 MAX_STATEMENTS = 50_000
 
 
@@ -77,12 +78,6 @@ def read_script(text: str, source: str, preset: Mapping[str, str] | None = None)
     return reader.script
 
 
-def _runs(command: str, document: str) -> bool:
-    """Whether a command's here-document is a script that it runs, or that it writes for another to run."""
-    name = command.rpartition("/")[2]
-    return bool(document) and (name in _SHELLS or (name in ("cat", "tee") and document.startswith("#!")))
-
-
 class _Reader:
     def __init__(self, source: str):
         self.script = Script()
@@ -94,7 +89,7 @@ class _Reader:
         self.count = 0
         self.pending: Guess | None = None
         """About a test before the `&&` or `||` that the next statement stands behind."""
-        self.document = ""
+        self.document: Document | None = None
         """The here-document of the statement that is being read."""
         self.outer: set[str] = set()
         """Variables in the command whose words are being read as a command line of their own."""
@@ -302,12 +297,8 @@ class _Reader:
             shift(self.script.variables, expanded[1:])
             return operator == "||"
         before, self.outer = self.outer, self.outer | names_in(words)
-        document, self.document = self.document, ""
-        if _runs(expanded[0], document):
-            header = {name: self.expander.text(value) for name, value in batch_header(document).items()}
-            self.script.header |= header
-            self.script.variables |= batch_variables(header)
-            self.run(document, depth + 1)
+        if self.document and documents.runs(expanded, self.document):
+            self._document(self.document, depth)
         if expanded[0] == "eval":
             self.run(" ".join(expanded[1:]), depth + 1)
         else:
@@ -318,6 +309,15 @@ class _Reader:
                     self.run(word, depth + 1)
         self.outer = before
         return operator == "||"
+
+    def _document(self, document: Document, depth: int) -> None:
+        """Follow a here-document that is a script of its own, with its batch header."""
+        self.outer = self.outer | names_in([document.text])
+        text = documents.script(document, self.expander)
+        header = batch_header(text)
+        self.script.header |= header
+        self.script.variables |= batch_variables(header)
+        self.run(text, depth + 1)
 
     def _assign(self, word: str) -> bool:
         found = _ASSIGNMENT.fullmatch(word)
