@@ -24,7 +24,7 @@ from planner.commands.options import (
 from planner.commands.output import choose_format, emit, emit_flags
 from planner.commands.placed import placement_argument, placement_option
 from planner.commands.types import Choice, LayoutSpec, Parsed, Seconds, Size, Values, Whole
-from planner.question import Variant, ask
+from planner.question import Question, Variant, ask
 from planner.solver.allowed import ALLOWED
 
 if TYPE_CHECKING:
@@ -174,8 +174,19 @@ def search(
 
         launched = one_count_section(question, result.plans[0]) if result.plans else None
         sections = (*sections, launched) if launched else sections
+        result = _detailed(question, result) if detail else result
         emit(search_report(question, result, detail, per_rank, next_commands, pinned, sections), format, output)
     return EXIT_OF_STATUS[result.status]
+
+
+def _detailed(question: Question, result: SearchResult) -> SearchResult:
+    """The plans with what their memory is made of, which no search needs."""
+    from planner.memory.accounting import make_accounting
+
+    asked = (question.model, question.workload, question.implementation, question.cluster)
+    accounting = make_accounting(question.accounting, *asked, question.reserve_bytes)
+    plans = (replace(plan, memory=accounting.report(plan.layout, detail=True)) for plan in result.plans)
+    return replace(result, plans=tuple(plans))
 
 
 def _as_typed(ctx: click.Context, result: SearchResult, model_name: str) -> SearchResult:

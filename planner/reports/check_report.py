@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from planner.reports import body
 from planner.reports.blocks import Block, Heading, Items, Report, Table, Text, Tone
+from planner.reports.rows import memory_rows
 from planner.reports.sections import (
     assumptions,
     detail_blocks,
     memory_blocks,
     placed,
-    stage_rows,
     step_blocks,
     understood,
 )
@@ -70,7 +70,7 @@ def check_report(answers: Sequence[Checked], detail: bool = False) -> Report:
     blocks = [block for answer in full for block in _blocks(answer, detail)]
     if len(answers) > 1:
         blocks += [Heading("Launches, with GiB of one GPU at the peak"), _summary(answers), *_total(answers)]
-    rows = [row for answer in answers for row in _rows(answer)]
+    rows = [row for answer in answers for row in _rows(answer, detail)]
     title = f"Check of {answers[0].file}" if len(answers) == 1 else f"Check of {plural(len(answers), 'file')}"
     return Report(title, bodies[0] if len(bodies) == 1 else bodies, tuple(blocks), rows)
 
@@ -169,9 +169,10 @@ def _total(answers: Sequence[Checked]) -> Iterator[Block]:
     yield Text(f"{plural(passed, 'launch', 'launches')} passed, {failed} failed, {unread} not judged.", tone)
 
 
-def _rows(answer: Checked) -> list[dict[str, Any]]:
-    """A row for each stage, or one that says why there is none."""
+def _rows(answer: Checked, detail: bool) -> list[dict[str, Any]]:
+    """A row for each stage or term, or one that says why there is none."""
     shared = {"file": answer.file, "error": answer.error, "broken_rules": " ".join(b.id for b in answer.broken)}
     if answer.memory is None:
         return [shared]
-    return stage_rows(answer.memory, **shared, step_seconds=answer.step.seconds if answer.step else "")
+    seconds = answer.step.seconds if answer.step else ""
+    return memory_rows(answer.memory, detail, None, **shared, step_seconds=seconds)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from planner.reports import body
 from planner.reports.blocks import Block, Command, Heading, Report, Text
 from planner.reports.ranks import rank_blocks
+from planner.reports.rows import memory_rows
 from planner.reports.sections import (
     assumptions,
     detail_blocks,
     memory_blocks,
     placed,
-    stage_rows,
     step_blocks,
     understood,
 )
@@ -65,4 +65,4 @@ def memory_report(
     blocks += assumptions(question, memory.assumptions, step.assumptions if step else ())
     if next_command:
         blocks += [Heading("Next"), Command("the best layout of all", next_command)]
-    return Report(title, data, tuple(blocks), stage_rows(memory))
+    return Report(title, data, tuple(blocks), memory_rows(memory, detail, ranks))

@@ -17,13 +17,13 @@ from planner.reports.objective_words import (
     worth,
 )
 from planner.reports.ranks import rank_blocks, rank_entries
+from planner.reports.rows import memory_rows
 from planner.reports.sections import (
     assumptions,
     detail_blocks,
     memory_blocks,
     peak_words,
     placed,
-    stage_rows,
     step_blocks,
     understood,
 )
@@ -83,11 +83,7 @@ def search_report(
     else:
         blocks += _not_found(question, result)
         blocks += [block for section in sections for block in section.blocks]
-    rows = [
-        row
-        for place, plan in enumerate(result.plans, start=1)
-        for row in stage_rows(plan.memory, plan=place, **_flat(plan, question.workload.global_batch))
-    ]
+    rows = _rows(question, result, detail, ranks)
     rows = next((section.rows for section in sections if section.rows is not None), rows)
     data = _data(question, result, detail, ranks, pins) | {section.key: section.data for section in sections}
     return Report(title, data, tuple(blocks), rows)
@@ -135,6 +131,19 @@ def _data(
         "explanation": explanation,
         "meta": dict(result.statistics),
     }
+
+
+def _rows(
+    question: Question, result: SearchResult, detail: bool, ranks: list[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """The stages of every plan, or the GPUs of the chosen one, where `tp` is a GPU's place in its group."""
+    if ranks is not None:
+        return memory_rows(result.plans[0].memory, detail, ranks)
+    return [
+        row
+        for place, plan in enumerate(result.plans, start=1)
+        for row in memory_rows(plan.memory, detail, plan=place, **_flat(plan, question.workload.global_batch))
+    ]
 
 
 def _flat(plan: Plan, global_batch: int) -> dict[str, Any]:

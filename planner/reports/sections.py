@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from planner.memory.form import COMPONENTS
 from planner.reports.blocks import Bars, Block, Fields, Heading, Items, Table, Text
@@ -213,26 +213,3 @@ def step_blocks(step: StepTime) -> Iterator[Block]:
         ("<part", "time", "share"),
         tuple((name.replace("_", " "), seconds(value), percent(value / step.seconds)) for name, value in shown),
     )
-
-
-def stage_rows(report: MemoryReport, **more: Any) -> list[dict[str, Any]]:
-    """One flat row for each stage, in bytes."""
-    return [
-        {
-            **more,
-            "stage": s.stage,
-            **({"card": s.card} if s.card else {}),
-            "ranks": s.ranks,
-            "layers": s.layers,
-            "parameters": s.parameters,
-            "in_flight_microbatches": float(s.in_flight_microbatches),
-            **{f"{part}_bytes": s.components[part] for part in COMPONENTS},
-            "allocated_bytes": s.allocated_bytes,
-            "total_bytes": s.total_bytes,
-            "capacity_bytes": s.capacity_bytes,
-            "headroom_bytes": s.headroom_bytes,
-            "fits": s.fits,
-            "rule_of_thumb_bytes": s.rule_of_thumb_bytes,
-        }
-        for s in report.stages
-    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shlex
 
@@ -31,6 +33,32 @@ def test_a_number_pins_and_a_list_restricts(plan) -> None:
     assert plans
     assert {p["layout"]["pp"] for p in plans} == {2}
     assert {p["layout"]["tp"] for p in plans} <= {2, 4}
+
+
+def test_detail_says_what_each_plan_is_made_of(plan) -> None:
+    """As data, in words for the chosen one, and as a spreadsheet's rows: a search itself counts totals only."""
+    asked = (*QUICK, "--tp", "2", "--pp", "2", "--detail")
+    plans = plan(*asked, "--json").data["plans"]
+    rows = rows_of(plan(*asked, "--format", "csv").out)
+    for place, found in enumerate(plans, start=1):
+        for stage in found["memory"]["stages"]:
+            assert stage["pieces"] and sum(term["bytes"] for term in stage["terms"]) == stage["total_bytes"]
+            of_stage = [r for r in rows if (r["plan"], r["stage"]) == (str(place), str(stage["stage"]))]
+            assert sum(int(row["bytes"]) for row in of_stage) == stage["total_bytes"]
+    assert "Alive on stage 1 at its peak" in plan(*asked).out
+
+
+def test_every_gpu_of_the_chosen_plan_is_a_row(plan) -> None:
+    """Its place in its groups, not the plan's degrees, beside what its stage holds."""
+    asked = (*QUICK, "--tp", "2", "--pp", "2", "--per-rank")
+    ranks = plan(*asked, "--json").data["plans"][0]["memory"]["ranks"]
+    rows = rows_of(plan(*asked, "--format", "csv").out)
+    assert [{name: int(row[name]) for name in ranks[0]} for row in rows] == ranks
+    assert {row["tp"] for row in rows} == {"0", "1"} and all(row["weights_bytes"] for row in rows)
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def test_plans_are_ranked_and_fit(plan) -> None:

@@ -67,8 +67,9 @@ def test_yaml_and_json_hold_the_same(report: Report) -> None:
     assert yaml.safe_load(render(report, "yaml")) == json.loads(render(report, "json"))
 
 
-def test_csv_has_a_row_for_each_stage_in_bytes(report: Report, memory: MemoryReport) -> None:
+def test_csv_has_a_row_for_each_stage_in_bytes(question, layout: Layout, memory: MemoryReport) -> None:
     """A spreadsheet can add the components up to the total."""
+    report = memory_report(question, layout, memory, None)
     rows = list(csv.DictReader(io.StringIO(render(report, "csv"))))
     assert [int(row["stage"]) for row in rows] == [0, 1, 2, 3]
     parts = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "reserve")
