@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from planner.attention import fuses_softmax, has_sinks
 from planner.cluster import Cluster
-from planner.implementation import Implementation, separate_norms, weight_copies
+from planner.implementation import Implementation, recomputed_modules, separate_norms, weight_copies
 from planner.layout import Layout
 from planner.memory.states import keeps_half_gradients, keeps_remainders
 from planner.model import Model
@@ -55,6 +55,7 @@ def assumptions(
     if layout.zero >= 2:
         notes += _sharded(model, impl, layout)
     notes += _fused_norms(model, impl, layout)
+    notes += _nothing_there(model, impl, layout, host_bytes)
     notes += _offloaded(impl, cluster, host_bytes)
     if impl.cuda_graphs:
         notes.append(f"CUDA graphs of {', '.join(impl.cuda_graphs)}: their static buffers are not counted")
@@ -128,6 +129,19 @@ def _fused_norms(model: Model, impl: Implementation, layout: Layout) -> list[str
         return []
     which = "some of this model's norms" if True in separate else "all of this model's norms, so it changes nothing"
     return [f"recompute of layernorm leaves what Transformer Engine fuses with a projection: {which}"]
+
+
+def _nothing_there(model: Model, impl: Implementation, layout: Layout, host_bytes: int) -> list[str]:
+    """Modules that were named and that this model has not, which Megatron takes without a word."""
+    there = {"core_attn", "layernorm", *recomputed_modules(model, impl)}
+    named = [module for module in layout.recompute.modules if module not in there]
+    notes = [f"recompute of {', '.join(named)} changes nothing: the model has none"] if named else []
+    if impl.offload_modules and not host_bytes:
+        which = ", ".join(impl.offload_modules)
+        notes.append(
+            f"offloading of {which} moves nothing: the model has none, or they keep no tensor of 2^20 elements"
+        )
+    return notes
 
 
 def _offloaded(impl: Implementation, cluster: Cluster, host_bytes: int) -> list[str]:

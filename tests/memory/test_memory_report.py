@@ -7,7 +7,7 @@ from tiny import LLAMA, LOCAL, MIXTURE, TE, accounting, laid_out, model, report
 
 from planner.errors import InputError
 from planner.implementation import Implementation
-from planner.layout import FULL, Layout, Recompute
+from planner.layout import FULL, NO_RECOMPUTE, Layout, Recompute
 from planner.memory.accounting import make_accounting
 from planner.memory.counts import stage_counts
 from planner.memory.form import COMPONENTS, Counts
@@ -123,3 +123,15 @@ def test_another_accounting_is_refused():
     """One sentence with the two names."""
     with pytest.raises(InputError, match=r"exact, rule-of-thumb; given 'guess'"):
         make_accounting("guess", model(), Workload(8, 8), LOCAL, accounting(model()).cluster)
+
+
+def test_what_is_named_and_not_there_is_told():
+    """Megatron takes modules that a model has none of without a word. One accounting tells each layout its own."""
+    idle = {kind: f"recompute of {kind} changes nothing: the model has none" for kind in ("moe_act", "mlp")}
+    for m, kind in ((model(layers=2), "moe_act"), (model(MIXTURE, layers=2), "mlp")):
+        exact = accounting(m, TE)
+        plain, named = (exact.report(laid_out(m, recompute=r)) for r in (NO_RECOMPUTE, Recompute("selective", (kind,))))
+        assert idle[kind] in named.assumptions and idle[kind] not in plain.assumptions
+        assert named.peak_stage.total_bytes == plain.peak_stage.total_bytes
+    offloads = Implementation(offload_modules=("moe_act",))
+    assert any("offloading of moe_act moves nothing" in note for note in report(model(layers=2), offloads).assumptions)
