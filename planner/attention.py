@@ -27,6 +27,12 @@ def head_widths(attention: Attention | LatentAttention) -> tuple[int, int]:
     return attention.head_dim, attention.head_dim
 
 
+def scoring_heads(attention: Attention | LatentAttention, tp: int, cp: int) -> int:
+    """Heads whose scores a rank computes, each of whole sequences: scores that are stored go with an all-to-all between
+    context-parallel ranks (Ulysses), which gives each a part of the heads."""
+    return max(1, attention.num_heads // tp // cp)
+
+
 def has_sinks(attention: Attention | LatentAttention) -> bool:
     """Whether the softmax has a learned sink for each head."""
     return isinstance(attention, Attention) and attention.sinks

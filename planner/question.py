@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from planner.capacity.quantities import Prices
     from planner.cluster import Cluster
     from planner.implementation import AttentionKernel, ContextExchange, CrossEntropy, Implementation, ShardedFramework
+    from planner.memory.accounting import Accounting
     from planner.model import Model
     from planner.workload import Optimizer, Precision, Workload
 
@@ -94,6 +95,14 @@ def the_cluster(gpus: Cluster | None, cluster: Cluster | None) -> Cluster:
     if chosen is None:
         raise InputError("one of --gpus (such as 8xA100-80G) and --cluster is required; `plan gpus` lists both.")
     return chosen
+
+
+def accounting_of(question: Question) -> Accounting:
+    """The accounting of memory that a question asks for."""
+    from planner.memory.accounting import make_accounting
+
+    asked = (question.model, question.workload, question.implementation, question.cluster)
+    return make_accounting(question.accounting, *asked, question.reserve_bytes)
 
 
 def ask(options: dict[str, Any]) -> Question:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from planner.cluster import Cluster
 from planner.interop.megatron.launch import MegatronLaunch
-from planner.memory.accounting import make_accounting
-from planner.question import Question
+from planner.question import Question, accounting_of
 from planner.variations.around import Around
 from planner.variations.phases import Phase, stage_phases
 
@@ -20,11 +19,10 @@ class Peaks:
     """Peaks of the allocator of a launch's stages [bytes], by phase; the reserve is not among them."""
 
     def __init__(self, launch: MegatronLaunch, cluster: Cluster) -> None:
-        model, workload, implementation = launch.model, launch.workload, launch.implementation
         nothing = 0
-        accounting = make_accounting("exact", model, workload, implementation, cluster, nothing)
+        question = Question(launch.model, cluster, launch.workload, launch.implementation, "exact", nothing, ())
+        accounting = accounting_of(question)
         accounting.report(launch.layout)  # what is not modelled is refused before a log is looked at
-        question = Question(model, cluster, workload, implementation, "exact", nothing, ())
         self._phases = stage_phases(Around(question, accounting, launch.layout))
 
     def after(self, iterations: int, stage: int) -> Phase:

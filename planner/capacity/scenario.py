@@ -62,7 +62,7 @@ def solve(scenario: Scenario) -> Outcome:
     `planner.solver.search.search` would also solve remedies of an infeasibility; a review judges the neighbouring
     counts anyway, so only the facts are asked for.
     """
-    from planner.memory.accounting import make_accounting
+    from planner.question import accounting_of
     from planner.solver.explain import REMOVAL, TimeUp, facts, fits_with
     from planner.solver.search import Search
     from planner.timing.step import Timing
@@ -70,7 +70,7 @@ def solve(scenario: Scenario) -> Outcome:
     question = scenario.question
     asked = (question.model, question.workload, question.implementation, question.cluster)
     try:
-        accounting = make_accounting(question.accounting, *asked, question.reserve_bytes)
+        accounting = accounting_of(question)
         limit = scenario.time_limit_seconds
         search = Search(*asked, accounting, Timing(*asked), scenario.pins, top=1, time_limit_seconds=limit)
         space, until = search.space, search.deadline

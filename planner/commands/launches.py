@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.commands.placed import placed
 from planner.errors import InputError, NotModelled, PlannerError
-from planner.question import Question, check_reserve, routed_imbalance
+from planner.question import Question, accounting_of, check_reserve, routed_imbalance
 from planner.reports.check_report import Broken, Checked
 
 if TYPE_CHECKING:
@@ -120,12 +120,11 @@ def _broken(question: Question, launch: Launch) -> list[Broken]:
 
 def _price(question: Question, layout: Layout, detail: bool) -> Priced:
     """Memory, the step's time or the reason why there is none, and in detail what other settings would do."""
-    from planner.memory.accounting import make_accounting
     from planner.timing.step import Timing
     from planner.variations import variations
 
     asked = (question.model, question.workload, question.implementation, question.cluster)
-    accounting = make_accounting(question.accounting, *asked, question.reserve_bytes)
+    accounting = accounting_of(question)
     memory = accounting.report(layout, detail=detail)
     around = variations(question, accounting, layout) if detail else None
     try:

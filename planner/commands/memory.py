@@ -22,7 +22,7 @@ from planner.commands.options import (
 from planner.commands.output import choose_format, emit, emit_flags
 from planner.commands.placed import placement_option
 from planner.errors import NotModelled
-from planner.question import Question, ask
+from planner.question import Question, accounting_of, ask
 
 if TYPE_CHECKING:
     from planner.layout import Layout
@@ -66,7 +66,6 @@ def memory(
     Example:
       plan memory --model 13b --gpus 8xA100-80G --tp 2 --pp 2 --recompute selective
     """
-    from planner.memory.accounting import make_accounting
     from planner.reports.memory_report import memory_report
     from planner.reports.ranks import rank_entries
 
@@ -77,9 +76,7 @@ def memory(
         emit_flags(flags, question, layout, format, output)
         return 0
     cluster = question.cluster
-    accounting = make_accounting(
-        question.accounting, question.model, question.workload, question.implementation, cluster, question.reserve_bytes
-    )
+    accounting = accounting_of(question)
     report = accounting.report(layout, detail=detail)
     around: Variations | None = None
     if detail:

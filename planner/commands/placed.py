@@ -70,11 +70,11 @@ def placed(question: Question, layout: Layout, text: str | None = None) -> tuple
 
 def _worth(question: Question) -> Callable[[Layout], tuple[int, float]]:
     """(bytes by which a layout misses, nanoseconds of a step); what cannot be judged comes last."""
-    from planner.memory.accounting import make_accounting
+    from planner.question import accounting_of
     from planner.timing.step import Timing
 
     asked = question.model, question.workload, question.implementation, question.cluster
-    accounting, timing = make_accounting(question.accounting, *asked, question.reserve_bytes), Timing(*asked)
+    accounting, timing = accounting_of(question), Timing(*asked)
 
     def worth(layout: Layout) -> tuple[int, float]:
         try:

@@ -24,7 +24,7 @@ from planner.commands.options import (
 from planner.commands.output import choose_format, emit, emit_flags
 from planner.commands.placed import placement_argument, placement_option
 from planner.commands.types import Choice, LayoutSpec, Parsed, Seconds, Size, Values, Whole
-from planner.question import Question, Variant, ask
+from planner.question import Question, Variant, accounting_of, ask
 from planner.solver.allowed import ALLOWED
 
 if TYPE_CHECKING:
@@ -181,10 +181,7 @@ def search(
 
 def _detailed(question: Question, result: SearchResult) -> SearchResult:
     """The plans with what their memory is made of, which no search needs."""
-    from planner.memory.accounting import make_accounting
-
-    asked = (question.model, question.workload, question.implementation, question.cluster)
-    accounting = make_accounting(question.accounting, *asked, question.reserve_bytes)
+    accounting = accounting_of(question)
     plans = (replace(plan, memory=accounting.report(plan.layout, detail=True)) for plan in result.plans)
     return replace(result, plans=tuple(plans))
 

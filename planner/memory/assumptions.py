@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.attention import fuses_softmax, has_sinks
+from planner.attention import fuses_softmax, has_sinks, scoring_heads
 from planner.cluster import Cluster
 from planner.implementation import Implementation, recomputed_modules, separate_norms, weight_copies
 from planner.layout import Layout
@@ -167,7 +167,7 @@ def _attention(model: Model, workload: Workload, impl: Implementation, layout: L
     if impl.attention != "unfused":
         return {"flash": "flash attention", "fused": "cuDNN attention"}[impl.attention]
     kinds = [kind.attention for kind in model.layer_kinds]
-    batch_heads = [a.num_heads // layout.tp * layout.micro_batch for a in kinds]
+    batch_heads = [scoring_heads(a, layout.tp, layout.cp) * layout.micro_batch for a in kinds]
     sizes = zip(kinds, batch_heads, strict=True)
     if all(fuses_softmax(impl, workload.seq_length, heads, has_sinks(a)) for a, heads in sizes):
         return "unfused attention (scores are stored)"

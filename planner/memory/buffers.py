@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from planner.attention import scoring_heads
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.memory.activations.shape import Shape
@@ -110,6 +111,6 @@ def _global_memory_buffer(model: Model, impl: Implementation, shape: Shape) -> i
     gathered = shape.full_stream if shape.sp > 1 else 0
     scores = 0
     if impl.attention == "unfused":
-        heads = max(kind.attention.num_heads for kind in model.layer_kinds) // shape.tp // shape.cp
-        scores = shape.element * max(1, heads) * (shape.seq * shape.cp) ** 2 * shape.batch
+        heads = max(scoring_heads(kind.attention, shape.tp, shape.cp) for kind in model.layer_kinds)
+        scores = shape.element * heads * (shape.seq * shape.cp) ** 2 * shape.batch
     return max(gathered, scores)

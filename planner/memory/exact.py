@@ -307,8 +307,8 @@ class ExactAccounting:
         return shown_terms(form.always.terms + form.peak(counts)[0].terms, counts)
 
     def _assumptions(self, layout: Layout, host_bytes: int) -> tuple[str, ...]:
-        modules = layout.recompute.modules
-        key = (layout.zero, layout.hsdp_replicas, layout.pp > 1, host_bytes, modules, layout.tp, layout.micro_batch)
+        heads = (layout.tp, layout.cp, layout.micro_batch)
+        key = (layout.zero, layout.hsdp_replicas, layout.pp > 1, host_bytes, layout.recompute.modules, heads)
         found = self._notes.get(key)
         if found is None:
             found = self._notes[key] = assumptions(

@@ -77,11 +77,9 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
     if workload.precision == "fp32":
         weight, gradient, master = 4, 4, 0
     else:
-        weight = 2
+        weight = half_weight_bytes(workload, impl)
         gradient = impl.grad_reduce_bytes
         master = master_bytes(zero, workload, impl)
-    if impl.fp8_param_gather and workload.precision == "fp8":
-        weight = 1
     optimizer = master + moments
     fraction = impl.optimizer_offload_fraction
     if zero < 2:
@@ -115,6 +113,11 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
     if zero == 2:
         return StateBytes(weight, 4, 0, 4, 0, moments, 0, weight, 0.0, host, freed)
     return StateBytes(0, 4, 0, 4, 0, moments, weight, weight, 0.0, host, freed)
+
+
+def half_weight_bytes(workload: Workload, impl: Implementation) -> int:
+    """Bytes of one weight that the products take and ranks gather, where it has a master weight."""
+    return 1 if impl.fp8_param_gather and workload.precision == "fp8" else 2
 
 
 def keeps_half_gradients(workload: Workload, impl: Implementation) -> bool:

@@ -174,5 +174,5 @@ def _rows(answer: Checked, detail: bool) -> list[dict[str, Any]]:
     shared = {"file": answer.file, "error": answer.error, "broken_rules": " ".join(b.id for b in answer.broken)}
     if answer.memory is None:
         return [shared]
-    seconds = answer.step.seconds if answer.step else ""
-    return memory_rows(answer.memory, detail, None, **shared, step_seconds=seconds)
+    step = {"step_seconds": answer.step.seconds if answer.step else ""}
+    return memory_rows(answer.memory, detail, beside=shared | step)

@@ -19,13 +19,12 @@ def one_count_section(question: Question, plan: Plan) -> Section | None:
     """The time and the memory of the chosen layout as Megatron can launch it; None where that is the plan itself."""
     if len(set(plan.layout.recompute.stage_layers)) < 2:
         return None
-    from planner.memory.accounting import make_accounting
+    from planner.question import accounting_of
     from planner.timing.step import Timing
 
     layout = replace(plan.layout, recompute=plan.layout.recompute.with_one_count)
-    asked = (question.model, question.workload, question.implementation, question.cluster)
-    step = Timing(*asked).step(layout)
-    memory = make_accounting(question.accounting, *asked, question.reserve_bytes).report(layout)
+    step = Timing(question.model, question.workload, question.implementation, question.cluster).step(layout)
+    memory = accounting_of(question).report(layout)
     peak = memory.peak_stage.total_bytes
     number = layout.recompute.num_layers
     sentence = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from planner.memory.form import COMPONENTS
@@ -10,16 +12,23 @@ if TYPE_CHECKING:
     from planner.memory.report import MemoryReport, StageMemory
 
 
+Row = Mapping[str, Any]
+
+
 def memory_rows(
-    report: MemoryReport, detail: bool = False, ranks: list[dict[str, Any]] | None = None, **more: Any
+    report: MemoryReport,
+    detail: bool = False,
+    ranks: Sequence[Row] | None = None,
+    beside: Row = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """A row for each stage, in bytes; with `detail` one for each term that is alive at a stage's peak (where
-    the accounting has terms), and with `ranks`
-    (`rank_entries`) the rows of its stage for every GPU. `more` stands first in each."""
-    stages = [[more | row for row in (_term_rows(s) if detail and s.terms else [_stage_row(s)])] for s in report.stages]
+    """A row for each stage, in bytes; with `detail` one for each term that is alive at a stage's peak, where the
+    accounting has terms; with `ranks` (`rank_entries`) the rows of its stage for every GPU. `beside` stands first in
+    each."""
+    held = (_term_rows(s) if detail and s.terms else [_stage_row(s)] for s in report.stages)
+    stages = [[{**beside, **row} for row in rows] for rows in held]
     if ranks is None:
         return [row for rows in stages for row in rows]
-    return [rank | row for rank in ranks for row in stages[rank["stage"]]]
+    return [{**rank, **row} for rank in ranks for row in stages[rank["stage"]]]
 
 
 def _stage_row(s: StageMemory) -> dict[str, Any]:

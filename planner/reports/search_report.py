@@ -142,7 +142,9 @@ def _rows(
     return [
         row
         for place, plan in enumerate(result.plans, start=1)
-        for row in memory_rows(plan.memory, detail, plan=place, **_flat(plan, question.workload.global_batch))
+        for row in memory_rows(
+            plan.memory, detail, beside={"plan": place, **_flat(plan, question.workload.global_batch)}
+        )
     ]
 
 

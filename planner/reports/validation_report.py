@@ -15,6 +15,7 @@ from planner.units import percent, plural, size
 from planner.validation.fits import fit_rows
 
 if TYPE_CHECKING:
+    from planner.validation.fits import FitRow, Ran
     from planner.validation.memory import MemoryRow, MemoryValidation
     from planner.validation.parameters import ParameterValidation
     from planner.validation.step import StepValidation
@@ -128,13 +129,14 @@ def memory_section(validation: MemoryValidation) -> Section:
             ),
             *left_out_blocks(validation.sharded_left_out),
         ]
-    blocks += _fit_blocks(validation)
+    fits = fit_rows(validation.ran)
+    blocks += _fit_blocks(validation.ran, fits)
     blocks += sources_blocks(validation.sources)
     rows = [asdict(row) for row in (*validation.rows, *validation.sharded)]
     left_out = Counter(validation.left_out) + Counter(validation.sharded_left_out)
     data = {
         "rows": rows,
-        "fits": [asdict(row) for row in fit_rows(validation.ran)],
+        "fits": [asdict(row) for row in fits],
         "does_not_fit": [asdict(run) for run in validation.ran if not run.fits],
         "left_out": dict(left_out),
         "sources": dict(validation.sources),
@@ -142,12 +144,10 @@ def memory_section(validation: MemoryValidation) -> Section:
     return "memory", data, blocks, rows
 
 
-def _fit_blocks(validation: MemoryValidation) -> list[Block]:
+def _fit_blocks(runs: Sequence[Ran], rows: Sequence[FitRow]) -> list[Block]:
     """Runs that were published, so that they fitted, and those that are predicted not to."""
-    runs = validation.ran
     if not runs:
         return []
-    rows = fit_rows(runs)
     table = Table(
         ("<source", "<card", "runs", "fit", "fullest"),
         tuple((r.source, r.card, str(r.runs), str(r.fit), percent(r.fullest, 0)) for r in rows),

@@ -8,19 +8,13 @@ from planner.rules.rule import Case, Rule, close_to, dividing_sequences, divisor
 _EXCHANGE = "TransformerEngine pytorch/attention/dot_product_attention/context_parallel.py: attn_forward_func_with_cp"
 
 
-def _parts(c: Case) -> int:
-    """Into how many parts a context-parallel rank's share of the sequence is cut: two by Megatron, which pairs an early
-    with a late one; DeepSpeed's Ulysses cuts none."""
-    return 2 if c.megatron_lm else 1
-
-
 def _nearest_context(c: Case) -> str:
     """Degrees that divide the sequence and leave a whole number of data-parallel ranks, or another sequence."""
-    halves, rest = max(1, c.workload.seq_length // _parts(c)), max(1, c.layout.tp * c.layout.pp)
+    halves, rest = max(1, c.workload.seq_length // c.sequence_parts), max(1, c.layout.tp * c.layout.pp)
 
     def divides(cp: int) -> bool:
         whole = c.world_size is None or c.world_size % (rest * cp) == 0
-        return whole and (cp == 1 or c.workload.seq_length % (_parts(c) * cp) == 0)
+        return whole and (cp == 1 or c.workload.seq_length % (c.sequence_parts * cp) == 0)
 
     found = close_to(c.layout.cp, [d for d in divisors(halves) if divides(d)])
     legal = f"the nearest legal cp is {found}; " if found else ""
@@ -32,7 +26,7 @@ CONTEXT_DIVIDES = Rule(
     "with cp > 1, seq_length must be divisible by 2 x cp (by cp under Megatron-DeepSpeed)",
     "megatron/training/arguments.py: validate_args (context_parallel_size)",
     ("cp",),
-    lambda c: c.layout.cp == 1 or c.workload.seq_length % (_parts(c) * c.layout.cp) == 0,
+    lambda c: c.layout.cp == 1 or c.workload.seq_length % (c.sequence_parts * c.layout.cp) == 0,
     lambda c: f"seq_length is {c.workload.seq_length} and cp is {c.layout.cp}",
     _nearest_context,
 )

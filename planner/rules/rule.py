@@ -42,6 +42,12 @@ class Case:
         return self.implementation.framework == "megatron"
 
     @property
+    def sequence_parts(self) -> int:
+        """Parts of a context-parallel rank's share of the sequence: two under Megatron-LM, which pairs an early with a
+        late one; DeepSpeed's Ulysses cuts none."""
+        return 2 if self.megatron_lm else 1
+
+    @property
     def kinds(self) -> tuple[Layer, ...]:
         return self.model.layer_kinds
 
@@ -109,7 +115,7 @@ def divisors(n: int) -> list[int]:
 def dividing_sequences(case: Case) -> str:
     """The sequence lengths next to the one given that context and sequence parallelism divide."""
     x = case.layout
-    unit = lcm(2 * x.cp if x.cp > 1 else 1, x.tp * x.cp if x.sequence_parallel else 1)
+    unit = lcm(case.sequence_parts * x.cp if x.cp > 1 else 1, x.tp * x.cp if x.sequence_parallel else 1)
     below = case.workload.seq_length // unit * unit
     return f"seq_length {f'{below} or ' if below else ''}{below + unit} would divide"
 

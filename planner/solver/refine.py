@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from enum import IntEnum
+from dataclasses import replace
 
 from planner.layout import Layout, Recompute
 from planner.memory.form import StageForm
@@ -28,6 +27,7 @@ from planner.solver.candidates import Space
 from planner.solver.fill import could_fit, least_slowest, split_bound
 from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.linear import LinearMoment, LinearMoments
+from planner.solver.node import Level, Node, simplicity
 from planner.solver.problem import Lazy, SplitProblem
 from planner.stages import split_from_counts
 from planner.timing.form import StepForm
@@ -36,46 +36,6 @@ from planner.topology.kinds import mixed
 ROUNDED_NS = 16
 """A layer's time is the sum of its parts, each rounded up to nanoseconds: two that are equal differ by less."""
 FULL = Layout(recompute=Recompute("full"))
-
-
-class Level(IntEnum):
-    """How much of a node's layout is decided."""
-
-    FLOOR = 0
-    GROUP = 1
-    RECOMPUTE = 2
-    FILLED = 3
-    VIRTUAL = 4
-    SOLVE = 5
-
-
-@dataclass(slots=True, order=True)
-class Node:
-    """A part of the space; nothing below it is faster than `bound_ns`. Ordered by bound, then by simplicity."""
-
-    bound_ns: int
-    key: tuple
-    level: Level
-    layout: Layout = field(compare=False)
-    problem: SplitProblem | None = field(default=None, compare=False)
-    slowest_ns: int = field(default=0, compare=False)
-    """No stage of any split below is faster than its slowest one must be: this."""
-    modes: tuple[Layout, ...] = field(default=(), compare=False)
-    """The node's group and ZeRO stage under every legal recomputation."""
-    virtual: tuple[Layout, ...] = field(default=(), compare=False)
-    """Layouts with fewer virtual stages that are still to be looked at, most first."""
-    tried: int = field(default=0, compare=False)
-    """How often its split was solved for, each time with more effort."""
-
-
-def simplicity(layout: Layout) -> tuple:
-    """Of equally fast layouts the one that is simpler to run comes first."""
-    r = layout.recompute
-    rank = ("none", "selective", "full").index(r.granularity)
-    size, experts = layout.tp * layout.cp * layout.pp, layout.ep * layout.etp
-    degrees = (size, experts, layout.micro_batch, layout.pp, layout.cp, layout.tp, layout.etp)
-    last = (layout.sequence_parallel, r.modules, layout.placement)
-    return (rank, len(r.modules), layout.vpp, layout.zero, layout.hsdp_replicas, *degrees, *last)
 
 
 class Refiner:

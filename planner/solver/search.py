@@ -22,8 +22,9 @@ from planner.model import Model
 from planner.solver.all_gpus import too_much_for_all
 from planner.solver.candidates import FREE, Pins, Space
 from planner.solver.interfaces import Accounting, StepTiming
+from planner.solver.node import Level, Node, simplicity
 from planner.solver.problem import Split, SplitProblem
-from planner.solver.refine import Level, Node, Refiner, simplicity
+from planner.solver.refine import Refiner
 from planner.solver.result import Explanation, Plan, SearchResult, Status
 from planner.solver.split import EFFORTS
 from planner.solver.totals import solve as solve_problem

@@ -12,7 +12,7 @@ from planner.rules.rule import divisors
 from planner.solver.asked import Asked
 from planner.solver.candidates import FREE, Pins, Space
 from planner.solver.least import TimeUp, least_peaks
-from planner.solver.refine import simplicity
+from planner.solver.node import simplicity
 from planner.solver.result import Plan, Status
 from planner.solver.search import with_split
 from planner.solver.totals import solve as solve_problem

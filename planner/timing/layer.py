@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.attention import BEFORE_FLASH, fuses_softmax, has_sinks, head_widths
+from planner.attention import BEFORE_FLASH, fuses_softmax, has_sinks, head_widths, scoring_heads
 from planner.implementation import Implementation, separate_norms
 from planner.memory.activations.selective_ops import OPERATIONS, kept_products
 from planner.model import Attention, LatentAttention, Layer, Model, MoE
@@ -63,8 +63,7 @@ def _unfused_core(
     """Forward and backward seconds of attention whose scores are stored, and its kernels: batched products over the
     full square, masked softmax, dropout."""
     qk, v = head_widths(a)
-    # of all heads on a rank, or of a part under an all-to-all: whole sequences
-    batch, rows = shard.micro_batch * max(1, a.num_heads // shard.tp // shard.cp), seq
+    batch, rows = shard.micro_batch * scoring_heads(a, shard.tp, shard.cp), seq
     scores = batch * rows * seq
     product = gemm_seconds(device, rows, seq, qk, "bf16", HALF, batch, strided=True)
     values = gemm_seconds(device, rows, v, seq, "bf16", HALF, batch, strided=True)

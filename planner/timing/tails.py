@@ -13,7 +13,14 @@ from operator import add
 
 from planner.implementation import Implementation, weight_copies
 from planner.layout import Layout
-from planner.memory.states import MUON_MATRICES, keeps_remainders, master_bytes, moment_bytes, shard_group
+from planner.memory.states import (
+    MUON_MATRICES,
+    half_weight_bytes,
+    keeps_remainders,
+    master_bytes,
+    moment_bytes,
+    shard_group,
+)
 from planner.parameters import Weight
 from planner.timing.collectives import all_reduce_seconds, gather_seconds, reduces_whole
 from planner.timing.efficiency import Efficiency
@@ -59,14 +66,15 @@ def optimizer_traffic_bytes(zero: int, workload: Workload, implementation: Imple
     """What the optimizer reads and writes for one parameter of the rank's shard: its gradient for the norm, to clip it
     (twice) and to apply it; master weight and moments there and back; the weight.
 
-    Gradients that were reduced in half precision are copied to fp32 first, unless the precision-aware optimizer takes
-    them as they are; where it keeps what fp32 has beyond the weight, the weight is read too (megatron/core/optimizer/
-    distrib_optimizer.py: _copy_model_grads_to_main_grads; optimizer_config.py: store_param_remainders).
+    Gradients that were reduced in half precision are copied to fp32 first (FSDP2 casts them as they come:
+    _fsdp_collectives.py: foreach_reduce), unless the precision-aware optimizer takes them as they are; where it keeps
+    what fp32 has beyond the weight, the weight is read too (megatron/core/optimizer/distrib_optimizer.py:
+    _copy_model_grads_to_main_grads; optimizer_config.py: store_param_remainders).
     """
     aware = implementation.precision_aware_optimizer
     gradient = implementation.main_grads_bytes if aware else 4
     copied = implementation.grad_reduce_bytes + 4 if implementation.grad_reduce_bytes < 4 and not aware else 0
-    weight = 1 if implementation.fp8_param_gather and workload.precision == "fp8" else 2
+    weight = half_weight_bytes(workload, implementation)
     read = weight if keeps_remainders(zero, workload, implementation) else 0
     kept = master_bytes(zero, workload, implementation) + moment_bytes(workload, implementation)
     return copied + 4 * gradient + 2 * kept + read + weight
@@ -86,7 +94,7 @@ def rates(
     on_host = host_step_seconds(device, implementation, ranks_per_node) if away else 0.0
     reduce, gather, update = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     traffic = optimizer_traffic_bytes(layout.zero, workload, implementation)
-    main, weight = implementation.grad_reduce_bytes, 1 if implementation.fp8_param_gather else 2
+    main, weight = implementation.grad_reduce_bytes, half_weight_bytes(workload, implementation)
     for i, name in enumerate(("dp_cp", "edp")):
         link = links[name]
         shards = shard_group(layout, implementation, name == "edp") if layout.zero else 1

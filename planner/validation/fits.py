@@ -50,7 +50,7 @@ def ran() -> Iterator[Ran]:
     """Every published run with the prediction of its fullest stage."""
     for run, (model, workload, implementation, cluster, layout) in published_runs():
         report = make_accounting("exact", model, workload, implementation, cluster).report(layout)
-        stage = max(report.stages, key=lambda stage: stage.total_bytes - stage.capacity_bytes)
+        stage = report.peak_stage
         yield Ran(
             id=run["id"],
             source=run["source"],

@@ -4,24 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from least import LEAST, launch
 
 from planner.errors import InputError, NotModelled
 from planner.interop.megatron.ignored import ignored
 from planner.interop.megatron.known import HONOURED, NOT_ACCOUNTED, REFUSED
 from planner.interop.megatron.launch import launch_from_text, launch_from_words, read_megatron
-from planner.interop.megatron.write import megatron_arguments
 from planner.layout import NO_RECOMPUTE, Recompute
 from planner.model import MLP, Attention, LatentAttention, MoE, Norm
-from planner.parameters import parameters
-from planner.rules import broken_rules
 from planner.workload import Workload
 
 DATA = Path(__file__).parents[1] / "data" / "launch"
-LEAST = "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 32 --vocab-size 100 --micro-batch-size 2"
-
-
-def launch(arguments: str, world: int | None = None):
-    return launch_from_words(f"{LEAST} {arguments}".split(), "here", world)
 
 
 def test_megatron_defaults_where_arguments_are_absent():
@@ -79,61 +72,6 @@ def test_query_groups_need_their_flag():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "precision", "gradient_bytes"),
-    [
-        ("--bf16", "bf16", 4),
-        ("--bf16 --grad-reduce-in-bf16", "bf16", 2),
-        ("--bf16 --use-precision-aware-optimizer --main-grads-dtype bf16", "bf16", 2),
-        ("--fp16", "fp16", 2),
-        ("--fp16 --accumulate-allreduce-grads-in-fp32", "fp16", 4),
-        ("--bf16 --fp8-format hybrid", "fp8", 4),
-        ("--bf16 --use-megatron-fsdp", "bf16", 2),
-        ("--bf16 --use-megatron-fsdp --megatron-fsdp-main-grads-dtype fp32", "bf16", 4),
-    ],
-)
-def test_precision_of_weights_and_gradients(arguments, precision, gradient_bytes):
-    """bf16 implies fp32 main gradients, fp16 does not, Megatron-FSDP keeps the weights' type."""
-    got = launch(arguments)
-    assert (got.workload.precision, got.implementation.grad_reduce_bytes) == (precision, gradient_bytes)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "kernel"),
-    [
-        ("", "auto"),
-        ("--use-flash-attn", "flash"),
-        ("--attention-backend fused", "fused"),
-        ("--attention-backend unfused", "unfused"),
-        ("--transformer-impl local", "unfused"),
-        ("--transformer-impl local --use-flash-attn", "flash"),
-        ("--transformer-impl local --attention-backend flash", "flash"),
-        ("--spec local", "unfused"),
-    ],
-)
-def test_attention_kernel(arguments, kernel):
-    """Transformer Engine picks a kernel by the card, Megatron's own module is unfused unless told otherwise."""
-    assert launch(arguments).implementation.attention == kernel
-
-
-def test_deterministic_mode_switches_fusions_off():
-    """determinism.py forces cross-entropy fusion and tensor-parallel overlap off."""
-    on = launch("--cross-entropy-loss-fusion --tp-comm-overlap").implementation
-    off = launch("--cross-entropy-loss-fusion --tp-comm-overlap --deterministic-mode").implementation
-    assert (on.cross_entropy, on.tp_comm_overlap) == ("native", True)
-    assert (off.cross_entropy, off.tp_comm_overlap, off.deterministic) == ("unfused", False, True)
-
-
-def test_the_dataloader_mask_and_deferred_gradients():
-    """Megatron's loader makes a mask unless told not to; a deferral without limit defers every microbatch."""
-    plain = launch("--wgrad-deferral-limit 2").implementation
-    assert (plain.attention_mask_in_dataloader, plain.deferred_embedding_wgrads) == (True, 0)
-    given = launch("--no-create-attention-mask-in-dataloader --defer-embedding-wgrad-compute").implementation
-    assert not given.attention_mask_in_dataloader and given.deferred_embedding_wgrads > 1000
-    limited = launch("--defer-embedding-wgrad-compute --wgrad-deferral-limit 2").implementation
-    assert limited.deferred_embedding_wgrads == 2
-
-
-@pytest.mark.parametrize(
     ("arguments", "zero", "replicas"),
     [
         ("--use-distributed-optimizer", 1, 1),
@@ -156,96 +94,6 @@ def test_what_is_sharded(arguments, zero, replicas):
     """The distributed optimizer is ZeRO 1, Megatron-FSDP shards as its strategy says and by default everything."""
     got = launch(arguments, world=8).layout
     assert (got.zero, got.hsdp_replicas) == (zero, replicas)
-
-
-@pytest.mark.parametrize(
-    ("layers", "pp", "arguments", "counts"),
-    [
-        (70, 12, "", [6] * 10 + [5] * 2),
-        (70, 12, "--pp-partition-method 'type:transformer|embedding'", [5, *[6] * 10, 5]),
-        (78, 12, "--pp-partition-method type:transformer", [7] * 6 + [6] * 6),
-        (45, 7, "--pp-partition-method type:transformer|embedding", [6, 7, 7, 7, 7, 6, 5]),
-        (
-            45,
-            7,
-            "--pp-partition-method type:transformer|embedding --untie-embeddings-and-output-weights",
-            [6, 7, 7, 7, 6, 6, 6],
-        ),
-        (5, 4, "--pp-partition-method type:transformer|embedding", [1, 2, 2, 0]),
-    ],
-)
-def test_the_split_of_deepspeeds_pipeline(layers, pp, arguments, counts):
-    """DeepSpeed shares out what its partition method counts, whether or not it divides. The splits are those of its
-    partition_balanced (deepspeed/runtime/utils.py), run on the layer list of Megatron-DeepSpeed's GPTModelPipe."""
-    words = f"--deepspeed --num-layers {layers} --pipeline-model-parallel-size {pp} {arguments}"
-    got = launch(words, world=pp)
-    assert [sum(chunk.num_layers for chunk in stage) for stage in got.layout.stages] == counts
-    assert got.problems == ()
-
-
-def test_a_partition_method_that_counts_something_else_is_said():
-    """By parameters, or by a class that the model has not, decoder layers stand in; an unknown method is refused."""
-    deepspeed = "--deepspeed --num-layers 5 --pipeline-model-parallel-size 2"
-    got = launch(f"{deepspeed} --pp-partition-method parameters", world=2)
-    assert got.not_accounted == ("--pp-partition-method parameters: stages are counted as type:transformer's",)
-    with pytest.raises(InputError, match=r"--pp-partition-method must be .* but was given 'profile'"):
-        launch(f"{deepspeed} --pp-partition-method profile", world=2)
-
-
-def test_megatron_deepspeed_has_its_own_layers():
-    """Its --transformer-impl is local and unfused unless asked otherwise; Megatron-LM's is Transformer Engine."""
-    own = launch("--deepspeed --zero-stage 1").implementation
-    assert (own.layer_implementation, own.attention, own.framework) == ("local", "unfused", "megatron-deepspeed")
-    asked = launch("--deepspeed --transformer-impl transformer_engine --use-flash-attn-v2").implementation
-    assert (asked.layer_implementation, asked.attention) == ("transformer_engine", "flash")
-
-
-def test_megatron_deepspeed_spells_some_things_otherwise():
-    """Norms in lower case, one expert for a dense model, more names for flash attention; its layers never fuse the
-    accumulation of gradients."""
-    got = launch("--deepspeed --normalization rmsnorm --num-experts 1 --topk 2 --use-flash-attn-triton")
-    assert got.model.norm == Norm("RMSNorm") and not got.model.is_moe
-    assert got.implementation.attention == "flash" and not got.implementation.gradient_accumulation_fusion
-    assert got.unrecognised == ()
-    with pytest.raises(InputError, match="must be LayerNorm or RMSNorm, but was given 'rmsnorm'"):
-        launch("--normalization rmsnorm")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "fp32"),
-    [
-        ("--deepspeed", True),
-        ("--deepspeed --no-query-key-layer-scaling", False),
-        ("--deepspeed --no-query-key-layer-scaling --attention-softmax-in-fp32", True),
-        ("", True),
-    ],
-)
-def test_the_precision_of_pytorchs_softmax(arguments, fp32):
-    """Megatron-DeepSpeed scales by layers unless told not to, which takes fp32."""
-    assert launch(arguments).implementation.attention_softmax_in_fp32 is fp32
-
-
-def test_ulysses_is_context_parallelism_by_all_to_all():
-    """It divides the data-parallel ranks, works around any attention, and comes back when it is written."""
-    words = "--deepspeed --zero-stage 1 --ds-sequence-parallel-size 2 --num-layers 4"
-    got = launch(words, world=8)
-    assert (got.layout.cp, got.layout.dp, got.implementation.cp_comm_type) == (2, 4, "a2a")
-    rules = broken_rules(got.model, got.workload, got.implementation, got.layout, 8)
-    assert not any(rule.id.startswith("context") for rule in rules)
-    written = megatron_arguments(got.model, got.workload, got.implementation, got.layout)
-    assert "--ds-sequence-parallel-size" in written and "--context-parallel-size" not in written
-    with pytest.raises(InputError, match="FPDT"):
-        launch(f"{words} --ds-sequence-parallel-fpdt")
-
-
-def test_bigsciences_model_arguments():
-    """ALiBi has no positions to store, the embedding its own norm, and the vocabulary is padded to what is given."""
-    plain = launch("--position-embedding-type none").model
-    got = launch("--position-embedding-type alibi --embed-layernorm --pad-vocab-size-to 50432")
-    assert (got.model.position, got.model.vocab_size) == ("alibi", 50432)
-    assert got.implementation.vocab_divisible_by == 1 and got.unrecognised == ()
-    grown = (50432 - plain.vocab_size) * plain.hidden_size + 2 * plain.hidden_size
-    assert parameters(got.model) == parameters(plain) + grown
 
 
 @pytest.mark.parametrize(
@@ -484,110 +332,3 @@ def test_virtual_stages_in_each_spelling():
         2,
     )
     assert [problem.id for problem in both.problems] == ["one-virtual-pipeline-argument"]
-
-
-@pytest.mark.parametrize(
-    ("exports", "attention"),
-    [
-        ("", "auto"),
-        ("NVTE_FUSED_ATTN=0", "flash"),
-        ("NVTE_FLASH_ATTN=0", "fused"),
-        ("NVTE_FLASH_ATTN=0 NVTE_FUSED_ATTN=0", "unfused"),
-        ("NVTE_UNFUSED_ATTN=0", "auto"),
-        ("NVTE_FLASH_ATTN=maybe", "auto"),
-    ],
-)
-def test_transformer_engine_is_told_by_the_environment_which_kernels_it_may_take(exports, attention):
-    """get_attention_backend takes none whose variable is 0; an argument goes before the environment."""
-    script = "\n".join(f"export {word}" for word in exports.split()) + f"\ntorchrun pretrain_gpt.py {LEAST} --bf16"
-    assert launch_from_text(script, "run.sh").implementation.attention == attention
-    named = launch_from_text(script + " --attention-backend flash", "run.sh")
-    assert named.implementation.attention == "flash"
-
-
-def test_no_kernel_left_is_one_sentence():
-    """All three variables at 0 leave nothing to compute attention with."""
-    script = f"NVTE_FLASH_ATTN=0 NVTE_FUSED_ATTN=0 NVTE_UNFUSED_ATTN=0 torchrun pretrain_gpt.py {LEAST}"
-    with pytest.raises(InputError, match="one of NVTE_FLASH_ATTN, NVTE_FUSED_ATTN, NVTE_UNFUSED_ATTN must not be 0"):
-        launch_from_text(script, "run.sh")
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "blocking", "connections"),
-    [
-        (f"torchrun pretrain_gpt.py {LEAST}", "run.sh", False, None),
-        (
-            f"export CUDA_LAUNCH_BLOCKING=1 CUDA_DEVICE_MAX_CONNECTIONS=1\npython pretrain_gpt.py {LEAST}",
-            "run.sh",
-            True,
-            1,
-        ),
-        (f"CUDA_LAUNCH_BLOCKING=0 CUDA_DEVICE_MAX_CONNECTIONS=32 python pretrain_gpt.py {LEAST}", "run.sh", False, 32),
-        (f"export CUDA_LAUNCH_BLOCKING=$DEBUG\npython pretrain_gpt.py {LEAST}", "run.sh", False, None),
-        (
-            "ENV_VARS: {CUDA_LAUNCH_BLOCKING: 1, CUDA_DEVICE_MAX_CONNECTIONS: '1'}\n"
-            "MODEL_ARGS: {--num-layers: 4, --num-attention-heads: 4, --micro-batch-size: 4, --hidden-size: 64, "
-            "--seq-length: 32, --vocab-size: 100}",
-            "run.yaml",
-            True,
-            1,
-        ),
-    ],
-)
-def test_what_the_environment_of_a_launch_changes(text, name, blocking, connections):
-    """CUDA's variables are read from exports, before the command and in a YAML; an unknown value says nothing."""
-    got = launch_from_text(text, name).implementation
-    assert (got.launch_blocking, got.device_max_connections) == (blocking, connections)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "graphs"),
-    [
-        ("", ()),
-        ("--cuda-graph-impl none --cuda-graph-modules attn", ()),
-        ("--cuda-graph-impl transformer_engine", ("layer",)),
-        ("--cuda-graph-impl local --cuda-graph-scope full", ("layer",)),
-        ("--cuda-graph-impl transformer_engine --cuda-graph-modules moe_router attn", ("attn", "moe_router")),
-        ("--cuda-graph-impl transformer_engine --cuda-graph-modules attn,mlp", ("attn", "mlp")),
-        ("--cuda-graph-impl local --cuda-graph-modules moe_router", ("moe_router", "moe_preprocess")),
-        ("--cuda-graph-impl full_iteration", ("iteration",)),
-        ("--cuda-graph-impl local --cuda-graph-scope full_iteration", ("iteration",)),
-        ("--enable-cuda-graph", ("layer",)),
-        ("--external-cuda-graph --cuda-graph-scope attn", ("attn",)),
-    ],
-)
-def test_what_is_captured_as_cuda_graphs(arguments, graphs):
-    """Names and defaults of transformer_config.py, with those of older releases."""
-    assert launch(arguments).implementation.cuda_graphs == graphs
-
-
-@pytest.mark.parametrize("arguments", ["--cuda-graph-impl both", "--cuda-graph-impl local --cuda-graph-modules head"])
-def test_graphs_of_nothing_that_exists_are_one_sentence(arguments):
-    """A word that Megatron does not know is answered with those that it does."""
-    with pytest.raises(InputError, match=r"must be (one )?of .*, but was given"):
-        launch(arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "exchange", "noted"),
-    [
-        ("", "p2p", False),
-        ("--cp-comm-type a2a", "a2a", False),
-        ("--cp-comm-type all_gather", "allgather", False),
-        ("--cp-comm-type a2a+p2p", "a2a+p2p", False),
-        ("--cp-comm-type p2p p2p a2a a2a", "p2p", True),
-    ],
-)
-def test_how_context_parallel_ranks_exchange(arguments, exchange, noted):
-    """One word for all layers; where they differ the first counts, and the report says so."""
-    got = launch(arguments)
-    assert got.implementation.cp_comm_type == exchange
-    assert any("layers differ" in text for text in got.not_accounted) == noted
-
-
-def test_an_unknown_exchange_is_one_sentence():
-    """The words that there are stand in the sentence."""
-    with pytest.raises(
-        InputError, match=r"--cp-comm-type must be of p2p, a2a, allgather, a2a\+p2p, but was given 'nvl'"
-    ):
-        launch("--cp-comm-type nvl")

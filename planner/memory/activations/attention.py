@@ -6,7 +6,7 @@ Source: megatron/core/transformer/{attention,dot_product_attention}.py, fusions/
 
 from __future__ import annotations
 
-from planner.attention import fuses_softmax, has_sinks
+from planner.attention import fuses_softmax, has_sinks, scoring_heads
 from planner.implementation import Implementation
 from planner.memory.activations.shape import Shape, column_linear, row_linear
 from planner.memory.tape import Checkpoint, Item, Op, Saved
@@ -137,8 +137,7 @@ def unfused_attention(
     """Scores, softmax, dropout and the product with the values, each [batch, heads, seq, seq]. Sinks are a column more
     of the scores, which PyTorch's softmax takes with the others."""
     q, k, v = qkv
-    # an all-to-all between context-parallel ranks gives each whole sequences of a part of the heads (Ulysses)
-    heads, seq = max(1, a.num_heads // shape.tp // shape.cp), shape.seq * shape.cp
+    heads, seq = scoring_heads(a, shape.tp, shape.cp), shape.seq * shape.cp
     cells = heads * seq * seq * shape.batch
     scores = shape.element * cells
     ops = [Op("scores", output=scores, saves=(q, k), grad_input=output + value_grad)]

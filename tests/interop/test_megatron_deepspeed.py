@@ -1,0 +1,100 @@
+"""Launches of Megatron-DeepSpeed, whose layers, pipeline and words are not Megatron-LM's."""
+
+import pytest
+from least import launch
+
+from planner.errors import InputError
+from planner.interop.megatron.write import megatron_arguments
+from planner.model import Norm
+from planner.parameters import parameters
+from planner.rules import broken_rules
+
+
+@pytest.mark.parametrize(
+    ("layers", "pp", "arguments", "counts"),
+    [
+        (70, 12, "", [6] * 10 + [5] * 2),
+        (70, 12, "--pp-partition-method 'type:transformer|embedding'", [5, *[6] * 10, 5]),
+        (78, 12, "--pp-partition-method type:transformer", [7] * 6 + [6] * 6),
+        (45, 7, "--pp-partition-method type:transformer|embedding", [6, 7, 7, 7, 7, 6, 5]),
+        (
+            45,
+            7,
+            "--pp-partition-method type:transformer|embedding --untie-embeddings-and-output-weights",
+            [6, 7, 7, 7, 6, 6, 6],
+        ),
+        (5, 4, "--pp-partition-method type:transformer|embedding", [1, 2, 2, 0]),
+    ],
+)
+def test_the_split_of_deepspeeds_pipeline(layers, pp, arguments, counts):
+    """DeepSpeed shares out what its partition method counts, whether or not it divides. The splits are those of its
+    partition_balanced (deepspeed/runtime/utils.py), run on the layer list of Megatron-DeepSpeed's GPTModelPipe."""
+    words = f"--deepspeed --num-layers {layers} --pipeline-model-parallel-size {pp} {arguments}"
+    got = launch(words, world=pp)
+    assert [sum(chunk.num_layers for chunk in stage) for stage in got.layout.stages] == counts
+    assert got.problems == ()
+
+
+def test_a_partition_method_that_counts_something_else_is_said():
+    """By parameters, or by a class that the model has not, decoder layers stand in; an unknown method is refused."""
+    deepspeed = "--deepspeed --num-layers 5 --pipeline-model-parallel-size 2"
+    got = launch(f"{deepspeed} --pp-partition-method parameters", world=2)
+    assert got.not_accounted == ("--pp-partition-method parameters: stages are counted as type:transformer's",)
+    with pytest.raises(InputError, match=r"--pp-partition-method must be .* but was given 'profile'"):
+        launch(f"{deepspeed} --pp-partition-method profile", world=2)
+
+
+def test_megatron_deepspeed_has_its_own_layers():
+    """Its --transformer-impl is local and unfused unless asked otherwise; Megatron-LM's is Transformer Engine."""
+    own = launch("--deepspeed --zero-stage 1").implementation
+    assert (own.layer_implementation, own.attention, own.framework) == ("local", "unfused", "megatron-deepspeed")
+    asked = launch("--deepspeed --transformer-impl transformer_engine --use-flash-attn-v2").implementation
+    assert (asked.layer_implementation, asked.attention) == ("transformer_engine", "flash")
+
+
+def test_megatron_deepspeed_spells_some_things_otherwise():
+    """Norms in lower case, one expert for a dense model, more names for flash attention; its layers never fuse the
+    accumulation of gradients."""
+    got = launch("--deepspeed --normalization rmsnorm --num-experts 1 --topk 2 --use-flash-attn-triton")
+    assert got.model.norm == Norm("RMSNorm") and not got.model.is_moe
+    assert got.implementation.attention == "flash" and not got.implementation.gradient_accumulation_fusion
+    assert got.unrecognised == ()
+    with pytest.raises(InputError, match="must be LayerNorm or RMSNorm, but was given 'rmsnorm'"):
+        launch("--normalization rmsnorm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fp32"),
+    [
+        ("--deepspeed", True),
+        ("--deepspeed --no-query-key-layer-scaling", False),
+        ("--deepspeed --no-query-key-layer-scaling --attention-softmax-in-fp32", True),
+        ("", True),
+    ],
+)
+def test_the_precision_of_pytorchs_softmax(arguments, fp32):
+    """Megatron-DeepSpeed scales by layers unless told not to, which takes fp32."""
+    assert launch(arguments).implementation.attention_softmax_in_fp32 is fp32
+
+
+def test_ulysses_is_context_parallelism_by_all_to_all():
+    """It divides the data-parallel ranks, works around any attention, and comes back when it is written."""
+    words = "--deepspeed --zero-stage 1 --ds-sequence-parallel-size 2 --num-layers 4"
+    got = launch(words, world=8)
+    assert (got.layout.cp, got.layout.dp, got.implementation.cp_comm_type) == (2, 4, "a2a")
+    rules = broken_rules(got.model, got.workload, got.implementation, got.layout, 8)
+    assert not any(rule.id.startswith("context") for rule in rules)
+    written = megatron_arguments(got.model, got.workload, got.implementation, got.layout)
+    assert "--ds-sequence-parallel-size" in written and "--context-parallel-size" not in written
+    with pytest.raises(InputError, match="FPDT"):
+        launch(f"{words} --ds-sequence-parallel-fpdt")
+
+
+def test_bigsciences_model_arguments():
+    """ALiBi has no positions to store, the embedding its own norm, and the vocabulary is padded to what is given."""
+    plain = launch("--position-embedding-type none").model
+    got = launch("--position-embedding-type alibi --embed-layernorm --pad-vocab-size-to 50432")
+    assert (got.model.position, got.model.vocab_size) == ("alibi", 50432)
+    assert got.implementation.vocab_divisible_by == 1 and got.unrecognised == ()
+    grown = (50432 - plain.vocab_size) * plain.hidden_size + 2 * plain.hidden_size
+    assert parameters(got.model) == parameters(plain) + grown
