@@ -22,6 +22,20 @@ torch.compile; liger: Liger-Kernel's, fused with the head, a chunk of tokens at 
 
 
 @dataclass(frozen=True, slots=True)
+class DeepSpeedZero:
+    """Sizes of DeepSpeed's ZeRO stage 3 in elements, and its defaults (deepspeed/runtime/zero/config.py)."""
+
+    prefetch: int = 50_000_000
+    """stage3_prefetch_bucket_size: weights that are fetched ahead."""
+    reuse_distance: int = 1_000_000_000
+    """stage3_max_reuse_distance: weights are kept where fewer elements are used before their next use."""
+    live: int = 1_000_000_000
+    """stage3_max_live_parameters: nothing is fetched ahead beyond."""
+    sub_group: int = 1_000_000_000
+    """sub_group_size: of a rank's shard, what one pass of the optimizer's step takes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Implementation:
     """Choices of the framework. Immutable and hashable: a key of the accounting's caches."""
 
@@ -92,6 +106,8 @@ class Implementation:
     (--no-use-layer-wise-param-layout)."""
     sharded_framework: ShardedFramework = "fsdp2"
     """Who shards gradients and weights at ZeRO 2 and 3."""
+    deepspeed_zero: DeepSpeedZero = DeepSpeedZero()
+    """Of the stage 3 of DeepSpeed."""
     schedule: Literal["1f1b", "zb-h1", "dualpipe"] = "1f1b"
     """The pipeline schedule; with virtual stages 1f1b is Megatron's interleaved one."""
     microbatch_group_size: int | None = None

@@ -216,8 +216,20 @@ EXAMPLES = {
     "fsdp2-untied": (case(LEARNED, zero=2, dp=2), case(zero=2, dp=2)),
     "fsdp2-fp16": (case(workload=Workload(96, 48, "fp16"), zero=2, dp=2), case(zero=2, dp=2)),
     "deepspeed-zero3-experts": (
+        case(EXPERTS, implementation=Implementation(sharded_framework="deepspeed"), dp=2, ep=2, zero=3),
         case(EXPERTS, implementation=Implementation(sharded_framework="deepspeed"), dp=2, zero=3),
-        case(EXPERTS, implementation=Implementation(sharded_framework="deepspeed"), dp=2, zero=2),
+    ),
+    "mics-stage": (
+        case(implementation=Implementation(sharded_framework="deepspeed"), dp=4, zero=2, hsdp_replicas=2),
+        case(implementation=Implementation(sharded_framework="deepspeed"), dp=4, zero=3, hsdp_replicas=2),
+    ),
+    "offload-optimizer": (
+        case(implementation=Implementation(optimizer_offload_fraction=1.0), dp=2),
+        case(implementation=Implementation(optimizer_offload_fraction=1.0), dp=2, zero=1),
+    ),
+    "deepspeed-offload-ratio": (
+        case(implementation=Implementation(sharded_framework="deepspeed", optimizer_offload_fraction=0.5), zero=2),
+        case(implementation=Implementation(sharded_framework="deepspeed", optimizer_offload_fraction=0.5), zero=3),
     ),
     "megatron-fsdp-optimizer": (
         case(

@@ -108,7 +108,7 @@ def _sharded(model: Model, impl: Implementation, layout: Layout) -> list[str]:
     how = {
         "fsdp2": "a unit is a layer, embedding and head stay gathered, shards are fp32, a fused optimizer",
         "megatron_fsdp": "a unit is a layer, what is in none stays gathered, no double buffer",
-        "deepspeed": "contiguous gradients, default prefetch and reuse distances",
+        "deepspeed": "contiguous gradients",
     }
     kind = impl.sharded_framework
     notes = [f"ZeRO-{layout.zero} as in {name[kind]} ({how[kind]}); gathered layers and buckets are estimated"]
@@ -157,9 +157,7 @@ def _offloaded(impl: Implementation, cluster: Cluster, host_bytes: int) -> list[
         sentence += f", {less} the {held / 2**30:,.0f} GiB of {cluster.card.name}'s reference node"
     else:
         sentence += f"; what a node of {cluster.card.name} has is not known, so it is not judged"
-    if impl.sharded_framework == "deepspeed" and impl.optimizer_offload_fraction:
-        sentence += "; DeepSpeed's whole gradients on the host between microbatches are not counted"
-    return [sentence]
+    return [sentence, "pinned memory is counted as asked for; PyTorch rounds each block up to a power of two"]
 
 
 def _attention(model: Model, workload: Workload, impl: Implementation, layout: Layout) -> str:

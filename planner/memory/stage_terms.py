@@ -16,6 +16,7 @@ from planner.layout import Layout
 from planner.memory import states
 from planner.memory.additions import Additions, combined
 from planner.memory.buffers import buffer_terms, dummy_gradient_terms
+from planner.memory.deepspeed import deepspeed_steps, deepspeed_terms
 from planner.memory.equal_stages import EqualStages
 from planner.memory.form import Always, Bundle, Counts, Flight, Moment, Moments, StageForm, Term
 from planner.memory.moments import StageParts, Turn, kept_by_one, moments
@@ -30,7 +31,8 @@ from planner.memory.pieces import (
     sharding_of,
     with_weights,
 )
-from planner.memory.sharded import sharded_terms, units_of
+from planner.memory.sharded import sharded_terms
+from planner.memory.sharded_units import Units, units_of
 from planner.memory.state_terms import StateTerms, edge_weights, state_key
 from planner.model import Model
 from planner.workload import Workload
@@ -51,7 +53,7 @@ class Degrees(NamedTuple):
     states: tuple
     """What divides the states of a rank's parameters."""
     gathered: tuple
-    """What ZeRO 2 and 3 gather depends on; empty below."""
+    """What ZeRO gathers and reduces depends on; empty where Megatron does not shard gradients."""
     number: int
     """Of shape, states, gathered and vpp: all that is always alive depends on."""
 
@@ -124,7 +126,7 @@ class TermMaker:
 
     def degrees(self, layout: Layout) -> Degrees:
         """The keys of a layout."""
-        shape, states, gathered = _shape_key(layout), state_key(layout), _gathered_key(layout)
+        shape, states, gathered = _shape_key(layout), state_key(layout), self._gathered_key(layout)
         number = self._numbers.setdefault((shape, states, gathered, layout.vpp), len(self._numbers))
         modules = modules_of(layout, self.model.mtp_num_layers > 0)
         return Degrees(shape, self._alive_key(shape), modules, states, gathered, number)
@@ -185,11 +187,15 @@ class TermMaker:
     ) -> tuple[Always, tuple[Moment, ...]]:
         """States, buffers and the reserve; and the moment of the optimizer step, where it adds anything."""
         bundles = [self.states.bundle(layout, degrees.states, parts, *pieces)]
-        if layout.zero >= 2:
+        step: tuple[Moment, ...] = ()
+        if degrees.gathered:
             bundles.append(Bundle(self._sharded(layout, parts, pieces).always))
         bundles.append(self._buffer_bundle(layout, parts, degrees, pieces))
-        step: tuple[Moment, ...] = ()
-        if self.states.copies_gradients(layout.zero):
+        if states.deepspeed_reduces(layout.zero, self.workload, self.implementation):
+            held = states.state_bytes(layout.zero, self.workload, self.implementation)
+            shard = self.states.shard_elements(layout, *pieces, parts)
+            step = deepspeed_steps(held, self.implementation, layout, self._units(layout, parts, pieces), shard)
+        elif self.states.copies_gradients(layout.zero):
             copies = Moment("optimizer step", self.states.step_terms(layout, parts, *pieces))
             if self.implementation.keeps_gradients:
                 bundles.append(Bundle(self.states.kept_gradient_terms(layout, parts, *pieces)))
@@ -235,7 +241,7 @@ class TermMaker:
 
     def moments(self, layout: Layout, of_rank: tuple, parts: StageParts, now: Turn) -> Moments:
         """What the moments of a backward add: gradients of a layer, logits, gathered weights."""
-        key = (*of_rank, _gathered_key(layout), parts.around, now)
+        key = (*of_rank, self._gathered_key(layout), parts.around, now)
         found = self._moments.get(key)
         if found is None:
             shape, (_, modules, group) = _shape_key(layout), of_rank
@@ -251,18 +257,37 @@ class TermMaker:
         """What ZeRO 2 and 3 hold besides their shards; below them, DeepSpeed's fp32 copy of one bf16 gradient at a time
         on its way to the sums, of which the embedding's counts (bf16_optimizer.py: _update_hp_grad)."""
         kinds, edges = pieces
-        if layout.zero < 2:
+        if not self._gathered_key(layout):
             copies = states.keeps_half_gradients(self.workload, self.implementation)
             # in the place of the bf16 gradient that autograd adds
             more = Term("buffers", "fp32 copy of the embedding's gradient", edges.vocab_grad, certainty="estimated")
             return Additions(tuple(() for _ in kinds), embedding=(more,) if copies else ())
         held = states.state_bytes(layout.zero, self.workload, self.implementation)
+        by_deepspeed = states.deepspeed_reduces(layout.zero, self.workload, self.implementation)
+        terms = deepspeed_terms if by_deepspeed else sharded_terms
+        return terms(held, self.implementation, layout, self._units(layout, parts, pieces))
+
+    def _units(self, layout: Layout, parts: StageParts, pieces: Pieces) -> Units:
+        """What of a stage is gathered and reduced together."""
+        kinds, edges = pieces
         full = layout.recompute.granularity == "full"
         kept = [c.checkpoint_bytes if full else c.saved_bytes for c in kinds]
         embedding = edges.embedding_weights if parts.embedding_chunk is not None else ()
         head = edge_weights(parts, edges)[len(embedding) :]
-        units = units_of([c.weights for c in kinds], kept, embedding, head, self.model.num_layers, layout)
-        return sharded_terms(held, self.implementation, layout, units)
+        weights = [c.weights for c in kinds]
+        several = self.states.accumulates(layout)
+        return units_of(weights, kept, embedding, head, self.model.num_layers, self.implementation, layout, several)
+
+    def _gathered_key(self, layout: Layout) -> tuple:
+        """What ZeRO gathers and reduces depends on: a stage's layers, their recomputation, and where shards of
+        gradients are alive besides the sums, their size and whether there are sums."""
+        by_deepspeed = states.deepspeed_reduces(layout.zero, self.workload, self.implementation)
+        if layout.zero < 2 and not by_deepspeed:
+            return ()
+        key = (layout.zero, layout.pp, layout.vpp, layout.ep, layout.recompute.granularity)
+        if not by_deepspeed and layout.hsdp_replicas == 1:
+            return key
+        return (*key, *state_key(layout), self.states.accumulates(layout))
 
     def _offloaded(self, layout: Layout, kinds: tuple[LayerCost, ...]) -> Additions:
         """What activations that wait on the host change."""
@@ -281,10 +306,3 @@ def _shape_key(layout: Layout) -> tuple:
 
 _EP = 3
 """Where ep stands among them."""
-
-
-def _gathered_key(layout: Layout) -> tuple:
-    """What ZeRO 2 and 3 gather depends on a stage's layers and on their recomputation."""
-    if layout.zero < 2:
-        return ()
-    return layout.zero, layout.pp, layout.vpp, layout.ep, layout.recompute.granularity

@@ -10,6 +10,7 @@ from planner.memory import states
 from planner.memory.form import Bundle, Component, Counts, Term
 from planner.memory.moments import StageParts
 from planner.memory.pieces import EdgeCosts, LayerCost
+from planner.memory.sharded_units import largest_tensor
 from planner.model import Model
 from planner.parameters import Weight
 from planner.workload import Workload
@@ -46,7 +47,8 @@ class StateTerms:
 
     def copies_gradients(self, zero: int) -> bool:
         """Half-precision main gradients are copied to fp32 for the optimizer (optimizer/optimizer.py:
-        Float16OptimizerWithFloat16Params._copy_model_grads_to_main_grads; distrib_optimizer.py copies the shard)."""
+        Float16OptimizerWithFloat16Params._copy_model_grads_to_main_grads; distrib_optimizer.py copies the shard).
+        DeepSpeed's are in deepspeed.py."""
         s = self._bytes(zero)
         half = 2 in (s.gradients_whole, s.gradients_sharded) and self.implementation.main_grads_bytes == 4
         return half and not self.implementation.precision_aware_optimizer
@@ -116,14 +118,36 @@ class StateTerms:
         s = self._bytes(layout.zero)
         if not (s.host_whole or s.host_sharded):
             return 0
+        sums, staging = self._host_gradients(layout, s)
 
         def host(weights: tuple[Weight, ...]) -> int:
             whole, shards = self._elements(layout, weights)
-            return round(s.host_whole * whole + s.host_sharded * shards)
+            return round(s.host_whole * whole + (s.host_sharded + sums) * shards)
 
         copies = weight_copies(self.implementation, layout.pp)
         held = [copies * sum(chunk[k] for chunk in counts.layers) for k in range(len(kinds))]
-        return host(edge_weights(parts, edges)) + sum(n * host(c.weights) for n, c in zip(held, kinds, strict=True))
+        around = edge_weights(parts, edges)
+        largest = largest_tensor((*around, *(w for c in kinds for w in c.weights)))
+        return host(around) + staging * largest + sum(n * host(c.weights) for n, c in zip(held, kinds, strict=True))
+
+    def _host_gradients(self, layout: Layout, s: states.StateBytes) -> tuple[int, int]:
+        """Bytes on the host where DeepSpeed's stages 1 and 2 offload the optimizer (stage_1_and_2.py): for each element
+        of the shard, the sums of several microbatches (accumulated_grads_in_cpu), and of the largest tensor
+        (temp_grad_buffer_for_cpu_offload)."""
+        by_deepspeed = states.deepspeed_reduces(layout.zero, self.workload, self.implementation)
+        if layout.zero > 2 or not by_deepspeed or not self.implementation.optimizer_offload_fraction:
+            return 0, 0
+        return s.computed * self.accumulates(layout), s.computed
+
+    def accumulates(self, layout: Layout) -> bool:
+        """Whether a step has several microbatches."""
+        return (layout.num_microbatches(self.workload.global_batch) or 1) > 1
+
+    def shard_elements(self, layout: Layout, kinds: tuple[LayerCost, ...], edges: EdgeCosts, parts: StageParts) -> int:
+        """Elements of a rank's shard of the whole model, which one stage holds."""
+        numbers = [self.model.pattern.count(k) for k in range(len(kinds))]
+        layers = sum(n * self._elements(layout, c.weights)[1] for n, c in zip(numbers, kinds, strict=True))
+        return layers + self._elements(layout, edge_weights(parts, edges))[1]
 
     def padding_bound(self, layout: Layout, key: tuple, kinds: tuple[LayerCost, ...]) -> int:
         """At least what bucket padding can add to a stage (zero without the distributed optimizer)."""

@@ -6,6 +6,7 @@ experts tp * cp * dp / (etp * ep)):
     zero  keeper      weights            gradients     optimizer
     0     Megatron    2                  4             12 (fp32 master, two moments)
     1     Megatron    2                  4             12 / d (docs/user-guide/features/dist_optimizer.md)
+    1     DeepSpeed   2                  2             12 / d (runtime/zero/stage_1_and_2.py)
     1     DeepSpeed   2                  2 + 4         12 / d (bf16 gradients summed in fp32: runtime/bf16_optimizer.py)
     2     DeepSpeed   2                  g / d         12 / d (runtime/zero/stage_1_and_2.py)
     2     FSDP2       2 + 4 / d          4 / d         8 / d  (the fp32 shard is the master; weights stay gathered)
@@ -85,6 +86,8 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
     if zero < 2:
         # hybrid_optimizer.py: fp32 weights and gradients on the host, both pinned, beside the moments
         freed, host = (0.0, 0.0, fraction * optimizer), fraction * (4 + 4 + moments)
+        if deepspeed_reduces(zero, workload, impl):
+            host += weight * (fraction > 0)  # param_buffer_of_bit16_for_cpu_offload_groups
         if keeps_half_gradients(workload, impl):
             gradient += 2
         if zero == 0:
@@ -92,9 +95,11 @@ def state_bytes(zero: int, workload: Workload, impl: Implementation) -> StateByt
         return StateBytes(weight, 0, gradient, 0, 0, optimizer, computed=weight, host_sharded=host, freed=freed)
     if impl.sharded_framework == "deepspeed":
         offloads = fraction > 0
-        # fp32 weights and gradients, moments; the reduced gradients in their own type, in stage 2 the updated weights
+        # fp32 weights and gradients, moments; the reduced gradients in their own type, in stage 2 the updated weights.
+        # Of an optimizer that is offloaded in part the rest has fp32 gradients on the GPU (initialize_optimizer_states)
         host = fraction * (4 + 4 + moments) + (gradient if zero == 3 else weight) * offloads
-        freed = (weight * impl.offload_parameters, gradient * offloads, fraction * optimizer)
+        rest = 4 * (1 - fraction) * offloads
+        freed = (weight * impl.offload_parameters, gradient * offloads - rest, fraction * optimizer)
         host += weight * impl.offload_parameters
         if zero == 2:
             return StateBytes(weight, 0, 0, gradient, 0, optimizer, 0, weight, 0.0, host, freed)
@@ -126,7 +131,15 @@ def keeps_half_gradients(workload: Workload, impl: Implementation) -> bool:
     backward pass and sums them after it (pipe/engine.py: _exec_backward_pass; bf16_optimizer.py: clear_lp_grads). Its
     first users: "The additional memory usage is 4bytes x params and it's not sharded across gpus" (bigscience-workshop/
     bigscience, train/tr11-176B-ml/chronicles-prequel.md)."""
-    return impl.framework == "megatron-deepspeed" and workload.precision == "bf16" and impl.grad_reduce_bytes == 4
+    sums = workload.precision == "bf16" and impl.grad_reduce_bytes == 4 and not impl.optimizer_offload_fraction
+    return impl.framework == "megatron-deepspeed" and sums
+
+
+def deepspeed_reduces(zero: int, workload: Workload, impl: Implementation) -> bool:
+    """Whether DeepSpeed's own ZeRO optimizers reduce the gradients (engine.py: _do_optimizer_sanity_check)."""
+    if zero >= 2:
+        return impl.sharded_framework == "deepspeed"
+    return zero == 1 and impl.framework == "megatron-deepspeed" and not keeps_half_gradients(workload, impl)
 
 
 def keeps_remainders(zero: int, workload: Workload, impl: Implementation) -> bool:

@@ -13,6 +13,7 @@ from planner.model import Model
 from planner.rules.context import CONTEXT_RULES
 from planner.rules.experts import EXPERT_RULES
 from planner.rules.graphs import GRAPH_RULES
+from planner.rules.offload import OFFLOAD_RULES
 from planner.rules.pipeline import PIPELINE_RULES
 from planner.rules.rule import BrokenRule, Case, Rule
 from planner.rules.states import STATE_RULES
@@ -23,7 +24,14 @@ from planner.workload import Workload
 __all__ = ["RULES", "BrokenRule", "Case", "Rule", "broken_rules", "check"]
 
 RULES: tuple[Rule, ...] = (
-    WORLD_RULES + TENSOR_RULES + CONTEXT_RULES + PIPELINE_RULES + EXPERT_RULES + STATE_RULES + GRAPH_RULES
+    WORLD_RULES
+    + TENSOR_RULES
+    + CONTEXT_RULES
+    + PIPELINE_RULES
+    + EXPERT_RULES
+    + STATE_RULES
+    + OFFLOAD_RULES
+    + GRAPH_RULES
 )
 
 

@@ -85,18 +85,6 @@ RECOMPUTE_FP8 = Rule(
     lambda c: f"the modules are {', '.join(c.layout.recompute.modules)}",
     lambda c: "the recipes tensorwise, blockwise and mxfp8 would do",
 )
-OFFLOAD_PROJECTION = Rule(
-    "offload-attention-projection",
-    "offloading attn_proj needs core_attn to be offloaded too",
-    f"{_CONFIG} (offload_modules)",
-    (),
-    lambda c: (
-        "attn_proj" not in c.implementation.offload_modules
-        or not c.megatron_lm
-        or "core_attn" in c.implementation.offload_modules
-    ),
-    lambda c: f"the modules are {', '.join(c.implementation.offload_modules)}",
-)
 DISTRIBUTED_ACTIVATIONS = Rule(
     "recompute-distributed-activations",
     "distributing saved activations needs tp > 1, full recompute and no sequence parallelism",
@@ -166,9 +154,9 @@ DEEPSPEED_EXPERTS = Rule(
     "deepspeed-zero3-experts",
     "DeepSpeed's own mixture of experts excludes zero 3",
     "deepspeed/runtime/engine.py: _validate_zero3_moe_compatibility",
-    ("zero",),
-    lambda c: not (c.layout.zero == 3 and c.implementation.sharded_framework == "deepspeed" and c.experts),
-    lambda c: f"zero is {c.layout.zero} and {c.model.name} has experts",
+    ("ep", "zero"),
+    lambda c: not (c.layout.zero == 3 and c.implementation.sharded_framework == "deepspeed" and c.layout.ep > 1),
+    lambda c: f"zero is {c.layout.zero} and ep is {c.layout.ep}",
 )
 
 
@@ -272,7 +260,6 @@ STATE_RULES = (
     RECOMPUTE_MODULES,
     RECOMPUTE_PREREQUISITES,
     RECOMPUTE_FP8,
-    OFFLOAD_PROJECTION,
     DISTRIBUTED_ACTIVATIONS,
     ZERO_PIPELINE,
     FSDP2_EXPERTS,

@@ -115,6 +115,14 @@ HSDP_NEEDS_SHARDING = Rule(
     lambda c: c.layout.hsdp_replicas == 1 or c.layout.zero >= 2,
     lambda c: f"hsdp_replicas is {c.layout.hsdp_replicas} and zero is {c.layout.zero}",
 )
+MICS_STAGE = Rule(
+    "mics-stage",
+    "DeepSpeed shards within replicas (MiCS) with zero 3 only",
+    "deepspeed/runtime/zero/mics.py: MiCS_Optimizer (a DeepSpeedZeroOptimizer_Stage3)",
+    ("zero", "hsdp_replicas"),
+    lambda c: c.layout.hsdp_replicas == 1 or c.layout.zero != 2 or c.implementation.sharded_framework != "deepspeed",
+    lambda c: f"hsdp_replicas is {c.layout.hsdp_replicas} and zero is {c.layout.zero}",
+)
 
 WORLD_RULES = (
     POSITIVE,
@@ -125,4 +133,5 @@ WORLD_RULES = (
     OPTIMIZER_INSTANCES,
     HSDP_DIVIDES,
     HSDP_NEEDS_SHARDING,
+    MICS_STAGE,
 )

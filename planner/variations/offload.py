@@ -68,7 +68,7 @@ def offload_settings(around: Around) -> tuple[Offloaded, ...]:
 def _choices(around: Around) -> Iterator[tuple[str, dict[str, Any]]]:
     layout, layers = around.layout, around.question.model.num_layers
     yield "nothing", {}
-    if _moves_optimizer(around):
+    if _takes_weights(around.question.implementation):
         yield "half of the optimizer", {"optimizer_offload_fraction": 0.5}
         yield "the optimizer", {"optimizer_offload_fraction": 1.0}
     if layout.zero == 3:
@@ -78,12 +78,7 @@ def _choices(around: Around) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "activations of all layers but one", {"offload_activation_layers": layers - 1}
 
 
-def _moves_optimizer(around: Around) -> bool:
-    """Megatron-LM offloads a precision-aware Adam, which is a distributed one, and with fp8 weights only under delayed
-    scaling (megatron/training/arguments.py: validate_args; core/optimizer/optimizer_config.py)."""
-    question, layout = around.question, around.layout
-    implementation = question.implementation
-    if layout.zero >= 2 and implementation.sharded_framework != "megatron_fsdp":
-        return True
-    scaled = not implementation.fp8_param_gather or implementation.fp8_recipe == "delayed"
-    return question.workload.optimizer == "adamw" and (layout.zero > 0 or layout.dp * layout.cp == 1) and scaled
+def _takes_weights(implementation: Implementation) -> bool:
+    """Newer Megatron-LM updates fp8 weights on the host under delayed scaling only (megatron/training/arguments.py:
+    validate_args, optimizer_cpu_offload)."""
+    return not implementation.fp8_param_gather or implementation.fp8_recipe == "delayed"

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError, NotModelled
+from planner.implementation import DeepSpeedZero
 from planner.interop.deepspeed import deepspeed_config, launch_from_config, read_deepspeed
 from planner.interop.deepspeed.keys import IGNORED, NOT_ACCOUNTED, READ
-from planner.layout import Layout, Recompute
+from planner.layout import NO_RECOMPUTE, Layout, Recompute
 from planner.model import MLP, Attention, Layer, Model
+from planner.parameters import parameters
 from planner.workload import Workload
 
 LLAMA = Model("l", 64, 100, (Layer(Attention(4, 2, 16), MLP(128)),), (0,) * 8, max_positions=32)
@@ -28,7 +30,7 @@ ZERO3 = {
     "zero_optimization": {
         "stage": 3,
         "reduce_bucket_size": 1e7,
-        "stage3_prefetch_bucket_size": 5e7,
+        "stage3_prefetch_bucket_size": 4e7,
         "offload_optimizer": {"device": "cpu", "pin_memory": True, "ratio": 0.5},
         "offload_param": {"device": "nvme", "nvme_path": "/local"},
     },
@@ -50,10 +52,10 @@ def test_a_configuration_of_stage_three(tmp_path):
     assert (layout.zero, layout.dp, layout.micro_batch, layout.num_microbatches(64)) == (3, 8, 2, 4)
     assert layout.recompute == Recompute("full") and layout.stages[0][0].num_layers == 8
     i = got.implementation
-    assert (i.sharded_framework, i.optimizer_offload_fraction, i.offload_parameters) == ("deepspeed", 0.5, True)
+    assert (i.sharded_framework, i.optimizer_offload_fraction, i.offload_parameters) == ("deepspeed", 1.0, True)
     assert (i.overlap_grad_reduce, i.ddp_bucket_elements) == (True, 10_000_000)
-    assert (got.unrecognised, got.problems) == ((), ())
-    assert [text.partition(":")[0] for text in got.not_accounted] == ["zero_optimization.stage3_prefetch_bucket_size"]
+    assert i.deepspeed_zero == DeepSpeedZero(prefetch=40_000_000)
+    assert (got.unrecognised, got.problems, got.not_accounted) == ((), (), ())
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,59 @@ def test_written_and_read_again_is_the_same(zero, tp, precision, optimizer, full
     two = launch(json.loads(json.dumps(deepspeed_config(one.workload, one.implementation, one.layout))))
     assert (two.workload, two.layout, two.implementation) == (one.workload, one.layout, one.implementation)
     assert two.unrecognised == ()
+
+
+def stage_three(world=8, **section):
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": True},
+        "zero_optimization": {"stage": 3, **section},
+    }
+    return launch(config, world)
+
+
+@pytest.mark.parametrize(("ratio", "on_host"), [(0.3, 0.5), (0.5, 0.5), (0.75, 1.0), (1.0, 1.0), (0.0, 0.0)])
+def test_whole_sub_groups_are_offloaded(ratio, on_host):
+    """stage3.py: of n sub-groups those from int((1 - ratio) * n) on are updated on the host; here n is 2."""
+    half = parameters(LLAMA) // 16 + 1
+    section = {"sub_group_size": half, "offload_optimizer": {"device": "cpu", "ratio": ratio}}
+    assert stage_three(**section).implementation.optimizer_offload_fraction == on_host
+
+
+def test_the_trainer_puts_sizes_of_the_model_in_the_place_of_auto():
+    """transformers: the square of the hidden size, and nine tenths of it."""
+    got = stage_three(reduce_bucket_size="auto", stage3_prefetch_bucket_size="auto")
+    square = LLAMA.hidden_size**2
+    assert got.implementation.ddp_bucket_elements == square
+    assert got.implementation.deepspeed_zero.prefetch == int(0.9 * square)
+    assert sum("is auto" in note for note in got.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("shard", "replicas", "problems"), [(4, 2, []), (3, 1, ["deepspeed-mics"]), (16, 1, ["deepspeed-mics"])]
+)
+def test_mics_divides_the_ranks(shard, replicas, problems):
+    """mics_utils.py asserts it."""
+    got = stage_three(mics_shard_size=shard)
+    assert got.layout.hsdp_replicas == replicas
+    assert [p.id for p in got.problems] == problems
+
+
+def test_stage_zero_offloads_nothing():
+    """No ZeRO optimizer is made, and DeepSpeed's others do not look at the section."""
+    section = {"stage": 0, "offload_optimizer": {"device": "cpu"}}
+    got = launch({"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_optimization": section})
+    assert got.implementation.optimizer_offload_fraction == 0
+    assert "offload_optimizer has no effect at stage 0" in got.notes
+
+
+@pytest.mark.parametrize(("pp", "interval", "expected"), [(2, 1, 1), (2, 2, 2), (2, 0, None), (1, 1, None)])
+def test_a_pipeline_checkpoints_by_its_interval(pp, interval, expected):
+    """runtime/pipe/engine.py hands activation_checkpoint_interval to the module, which runs so many layers in each."""
+    config = {"train_micro_batch_size_per_gpu": 1, "pipeline": {"activation_checkpoint_interval": interval}}
+    got = launch(config, pp=pp)
+    assert got.layout.recompute == (Recompute("full", num_layers=expected) if expected else NO_RECOMPUTE)
+    assert got.unrecognised == ()
 
 
 def test_what_a_configuration_cannot_say_is_refused():

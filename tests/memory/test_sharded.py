@@ -9,7 +9,8 @@ from tiny import LOCAL, accounting, laid_out, model
 from planner.layout import Layout
 from planner.memory.activations.selective_ops import saved_by_policy
 from planner.memory.activations.shape import Shape
-from planner.memory.sharded import MEGATRON_PREFETCH_ELEMENTS, Units, sharded_terms
+from planner.memory.sharded import MEGATRON_PREFETCH_ELEMENTS, sharded_terms
+from planner.memory.sharded_units import Units
 from planner.memory.states import state_bytes
 from planner.model import MLP, Attention, Layer
 from planner.parameters import parameters
@@ -18,7 +19,10 @@ from planner.validation.memory_sharded import sharded_runs
 from planner.workload import Workload
 
 BF16 = Workload(8, 8)
-UNITS = Units(layers=(100,), embedding=30, head=20, stage_layers=4, chunks=1, kept=(0,))
+UNITS = Units(
+    layers=(100,), embedding=30, head=20, stage_layers=4, chunks=1, kept=(0,), shards=(25,), root_shard=13, largest=40,
+    accumulates=False,
+)  # fmt: skip
 
 
 def terms_of(framework, zero, units=UNITS, layout=None, **choices):
@@ -35,10 +39,16 @@ def by_name(terms):
 
 
 def test_nothing_is_gathered_below_zero_2():
-    """Megatron's distributed optimizer keeps weights and gradients whole."""
-    for zero in (0, 1):
-        found = terms_of("fsdp2", zero)
-        assert not any((found.always, found.loss, found.embedding, *found.layers))
+    """Megatron's distributed optimizer keeps weights and gradients whole, whoever shards above."""
+    for framework in ("fsdp2", "deepspeed"):
+        impl = replace(LOCAL, sharded_framework=framework)
+        names = {
+            name
+            for zero in (0, 1)
+            for stage in accounting(model(), impl).report(laid_out(model(), dp=4, zero=zero), detail=True).stages
+            for _, name, _, _ in stage.terms
+        }
+        assert not {name for name in names if "gathered" in name or "bucket" in name or "reduced" in name}
 
 
 def test_fsdp2_backward_of_a_layer():
@@ -97,12 +107,20 @@ def test_waiting_gradients_count_only_over_the_activations_that_go():
     assert (without, behind) == (4 * n + 2 * 4 * n, 4 * n)
 
 
-def test_deepspeed_buckets():
-    """One bucket of 16-bit gradients, two where stage 2 overlaps; stage 3 holds it throughout."""
-    bucket = {"ddp_bucket_elements": 7}
-    assert by_name(terms_of("deepspeed", 2, overlap_grad_reduce=False, **bucket).loss) == {"gradient buckets": 14}
-    assert by_name(terms_of("deepspeed", 2, overlap_grad_reduce=True, **bucket).loss) == {"gradient buckets": 28}
-    assert by_name(terms_of("deepspeed", 3, **bucket).always) == {"gradient bucket": 14}
+def test_fsdp2_reshards_layers_after_their_backward():
+    """At the end of the backward only the root is still gathered (FSDPParamGroup.post_backward: reshard)."""
+    assert by_name(terms_of("fsdp2", 2).embedding)["resharded layers"] == -2 * 100
+    assert "resharded layers" not in by_name(terms_of("fsdp2", 3).embedding)
+
+
+def test_replicas_hold_what_was_reduced_beside_the_sums():
+    """With replicas the reduce-scatter's outputs live to the end of the backward (AllReduceState); with one microbatch
+    they are the gradients themselves."""
+    layout = Layout(dp=4, zero=3, hsdp_replicas=2)
+    several = replace(UNITS, accumulates=True)
+    assert by_name(terms_of("fsdp2", 3, several, layout).embedding)["reduced over the shards"] == 4 * 25
+    assert "reduced over the shards" not in by_name(terms_of("fsdp2", 3, UNITS, layout).embedding)
+    assert "reduced over the shards" not in by_name(terms_of("fsdp2", 3, several).embedding)
 
 
 @pytest.mark.parametrize("framework", ["fsdp2", "megatron_fsdp", "deepspeed"])

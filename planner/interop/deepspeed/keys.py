@@ -22,7 +22,10 @@ READ = _names(
     zero_optimization.offload_optimizer.device zero_optimization.offload_optimizer.ratio
     zero_optimization.offload_param.device zero_optimization.cpu_offload zero_optimization.cpu_offload_param
     zero_optimization.mics_shard_size tensor_parallel.autotp_size
-    activation_checkpointing.partition_activations
+    activation_checkpointing.partition_activations pipeline.activation_checkpoint_interval
+    zero_optimization.stage3_prefetch_bucket_size zero_optimization.prefetch_bucket_size
+    zero_optimization.stage3_max_live_parameters zero_optimization.max_live_parameters
+    zero_optimization.stage3_max_reuse_distance zero_optimization.max_reuse_distance zero_optimization.sub_group_size
     """
 )
 
@@ -50,24 +53,17 @@ IGNORED = _names(
     zero_optimization.use_multi_rank_bucket_allreduce zero_optimization.override_module_apply
     zero_optimization.pipeline_loading_checkpoint
     activation_checkpointing.synchronize_checkpoint_boundary activation_checkpointing.profile
-    pipeline.seed_layers pipeline.partition pipeline.activation_checkpoint_interval pipeline.stages
+    pipeline.seed_layers pipeline.partition pipeline.stages
     """
 )
 
 NOT_ACCOUNTED = {
     "zero_optimization.allgather_bucket_size": "the bucket of gathered weights has its default size",
-    "zero_optimization.stage3_prefetch_bucket_size": "prefetching is counted as one layer ahead",
-    "zero_optimization.prefetch_bucket_size": "prefetching is counted as one layer ahead",
     "zero_optimization.stage3_param_persistence_threshold": "small weights are counted as sharded too",
     "zero_optimization.param_persistence_threshold": "small weights are counted as sharded too",
     "zero_optimization.stage3_model_persistence_threshold": "small weights are counted as sharded too",
-    "zero_optimization.stage3_max_live_parameters": "gathered weights are counted layer by layer",
-    "zero_optimization.max_live_parameters": "gathered weights are counted layer by layer",
-    "zero_optimization.stage3_max_reuse_distance": "gathered weights are counted layer by layer",
-    "zero_optimization.max_reuse_distance": "gathered weights are counted layer by layer",
-    "zero_optimization.stage3_module_granularity_threshold": "gathered weights are counted layer by layer",
+    "zero_optimization.stage3_module_granularity_threshold": "weights are gathered layer by layer",
     "zero_optimization.stage3_use_all_reduce_for_fetch_params": "gathers are timed as gathers",
-    "zero_optimization.sub_group_size": "the optimizer's step is counted as one group",
     "zero_optimization.zero_hpz_partition_size": "the secondary copy of the weights is not counted",
     "zero_optimization.zero_quantized_weights": "weights are gathered in 16 bits",
     "zero_optimization.zero_quantized_nontrainable_weights": "weights are gathered in 16 bits",

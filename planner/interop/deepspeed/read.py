@@ -9,16 +9,19 @@ Source: deepspeed/runtime/config.py: _set_batch_related_parameters, _batch_asser
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
 from planner.errors import InputError, NotModelled
-from planner.implementation import Implementation
+from planner.implementation import DeepSpeedZero, Implementation
 from planner.interop.deepspeed.keys import classify, flatten
 from planner.interop.files import read_mapping
 from planner.interop.megatron.problem import Problem
 from planner.layout import NO_RECOMPUTE, Layout, Recompute
+from planner.memory.deepspeed import REDUCE_BUCKET_ELEMENTS
 from planner.model import Model
+from planner.parameters import parameters
 from planner.stages import balanced_split
 from planner.workload import Optimizer, Precision, Workload
 
@@ -105,7 +108,6 @@ class _Reader:
         if zero == 0 and pp > 1 and self.precision() == "bf16":  # engine.py: _do_optimizer_sanity_check, BFLOAT16
             zero = 1
             self.notes.append("zero_optimization.stage 0: with bf16 the pipeline shards optimizer states as stage 1")
-        shard = self.number("zero_optimization.mics_shard_size", least=-1) or -1
         try:
             stages = balanced_split(model, pp)
         except InputError:
@@ -116,12 +118,12 @@ class _Reader:
             dp=dp,
             zero=zero,
             micro_batch=micro,
-            recompute=self.recompute(tp),
+            recompute=self.recompute(tp, pp),
             stages=stages,
-            hsdp_replicas=max(1, dp // shard) if zero == 3 and shard > 0 else 1,
+            hsdp_replicas=self.replicas(zero, dp),
         )
         workload = Workload(seq_length, batch, self.precision(), self.optimizer())
-        implementation = self.implementation(zero)
+        implementation = self.implementation(model, layout)
         unknown = {key: classify(key) for key in self.flat}
         return DeepSpeedLaunch(
             model,
@@ -175,6 +177,8 @@ class _Reader:
                 )
             micro = TRAINER_MICRO_BATCH
             self.notes.append(f"train_micro_batch_size_per_gpu is auto: the Trainer's default {micro} is taken")
+        if train is None and accumulation is None and self.flat.get("gradient_accumulation_steps") == "auto":
+            self.notes.append("gradient_accumulation_steps is auto: the Trainer's default 1 is taken")
         if micro is None:
             assert train is not None  # one of them was given
             micro = train // (dp * (accumulation or 1))
@@ -218,25 +222,46 @@ class _Reader:
             return "sgd-momentum"
         return _OPTIMIZERS[kind]
 
-    def recompute(self, tp: int) -> Recompute:
-        """The section configures checkpoints that the model makes: where it stands, every layer is taken as one."""
-        if "activation_checkpointing" not in self.sections:
-            return NO_RECOMPUTE
-        self.notes.append("activation_checkpointing is given: every layer is taken as checkpointed")
-        partition = bool(self.switch("activation_checkpointing.partition_activations"))
-        return Recompute("full", distribute_saved_activations=partition and tp > 1)
+    def replicas(self, zero: int, dp: int) -> int:
+        """Copies of the sharded states under MiCS."""
+        shard = self.number("zero_optimization.mics_shard_size", least=-1) or -1
+        if shard < 1:
+            return 1
+        if zero != 3:
+            self.notes.append(f"mics_shard_size has no effect at stage {zero}")
+            return 1
+        if dp % shard:
+            sentence = "mics_shard_size must divide the data-parallel size."
+            source = "deepspeed/runtime/zero/mics_utils.py: _generate_mics_config"
+            given = f"mics_shard_size = {shard}, dp = {dp}"
+            self.problems.append(Problem("deepspeed-mics", sentence, source, given))
+            return 1
+        return dp // shard
 
-    def implementation(self, zero: int) -> Implementation:
+    def recompute(self, tp: int, pp: int) -> Recompute:
+        """The section configures checkpoints that the model makes: where it stands, every layer is taken as one. A
+        pipeline makes them itself, one for each `activation_checkpoint_interval` layers (runtime/pipe/engine.py:
+        __init__, module.activation_checkpoint_interval)."""
+        interval = (self.number("pipeline.activation_checkpoint_interval", least=0) or 0) if pp > 1 else 0
+        if interval:
+            self.notes.append(
+                f"pipeline.activation_checkpoint_interval {interval}: a checkpoint each {interval} layers"
+            )
+        elif "activation_checkpointing" in self.sections:
+            self.notes.append("activation_checkpointing is given: every layer is taken as checkpointed")
+        else:
+            return NO_RECOMPUTE
+        partition = bool(self.switch("activation_checkpointing.partition_activations"))
+        return Recompute("full", num_layers=interval or 1, distribute_saved_activations=partition and tp > 1)
+
+    def implementation(self, model: Model, layout: Layout) -> Implementation:
+        zero = layout.zero
         overlap = self.switch("zero_optimization.overlap_comm")
         overlaps = zero == 3 if overlap is None else overlap
-        bucket = self.number("zero_optimization.reduce_bucket_size", least=0)
-        parameters = self.offloads("param") or bool(self.switch("zero_optimization.cpu_offload_param"))
-        optimizer = self.offloads("optimizer") or bool(self.switch("zero_optimization.cpu_offload"))
-        ratio = self.ratio() if optimizer else 0.0
-        if parameters and zero != 3:
+        weights = self.offloads("param") or bool(self.switch("zero_optimization.cpu_offload_param"))
+        if weights and zero != 3:
             self.problem("deepspeed-offload-parameters", "Parameters can be offloaded only in ZeRO stage 3.", zero)
-        if optimizer and ratio < 1 and zero != 3:
-            self.problem("deepspeed-offload-ratio", "A part of the optimizer can be offloaded only in stage 3.", zero)
+        square = model.hidden_size**2
         base = IMPLEMENTATION
         return Implementation(
             layer_implementation=base.layer_implementation,
@@ -247,10 +272,56 @@ class _Reader:
             grad_reduce_bytes=self.gradient_bytes(),
             overlap_grad_reduce=overlaps,
             overlap_param_gather=overlaps and zero == 3,
-            ddp_bucket_elements=bucket or 500_000_000,
-            optimizer_offload_fraction=ratio,
-            offload_parameters=parameters,
+            ddp_bucket_elements=self.elements("reduce_bucket_size", REDUCE_BUCKET_ELEMENTS, square),
+            deepspeed_zero=self.stage_three(square),
+            optimizer_offload_fraction=self.offload_fraction(model, layout),
+            offload_parameters=weights,
         )
+
+    def stage_three(self, square: int) -> DeepSpeedZero:
+        """The sizes of stage 3; `square`: the square of the hidden size."""
+        usual = DeepSpeedZero()
+        return DeepSpeedZero(
+            prefetch=self.elements("stage3_prefetch_bucket_size", usual.prefetch, int(0.9 * square)),
+            reuse_distance=self.elements("stage3_max_reuse_distance", usual.reuse_distance),
+            live=self.elements("stage3_max_live_parameters", usual.live),
+            sub_group=self.elements("sub_group_size", usual.sub_group) or usual.sub_group,
+        )
+
+    def elements(self, key: str, usual: int, automatic: int | None = None) -> int:
+        """A size of `zero_optimization`, in its own name or the shorter one; `automatic`: what the Trainer puts in the
+        place of "auto" (transformers/integrations/deepspeed.py: trainer_config_finalize)."""
+        for name in (f"zero_optimization.{key}", f"zero_optimization.{key.removeprefix('stage3_')}"):
+            if self.flat.get(name) == "auto" and automatic is not None:
+                self.notes.append(f"{name} is auto: {automatic:,} elements, which the Trainer takes of the hidden size")
+                return automatic
+            given = self.number(name, least=0)
+            if given is not None:
+                return given
+        return usual
+
+    def offload_fraction(self, model: Model, layout: Layout) -> float:
+        """Part of the optimizer that is updated on the host. Stage 3 divides whole sub-groups (stage3.py:
+        _create_fp32_partitions, subgroup_to_device)."""
+        if not (self.offloads("optimizer") or self.switch("zero_optimization.cpu_offload")):
+            return 0.0
+        ratio = self.ratio()
+        if layout.zero == 0:
+            self.notes.append("offload_optimizer has no effect at stage 0")
+            return 0.0
+        if ratio == 1 or layout.zero != 3:
+            if ratio < 1:
+                sentence = "A part of the optimizer can be offloaded only in stage 3."
+                self.problem("deepspeed-offload-ratio", sentence, layout.zero)
+            return ratio
+        shard = parameters(model) / (layout.tp * layout.dp / layout.hsdp_replicas)
+        groups = max(1, ceil(shard / self.stage_three(model.hidden_size**2).sub_group))
+        on_host = 1 - int((1 - ratio) * groups) / groups
+        self.notes.append(
+            f"offload_optimizer.ratio {ratio:g} of a rank's {groups} sub-group{'s' * (groups > 1)}: {on_host:.0%} of "
+            "the optimizer is on the host"
+        )
+        return on_host
 
     def gradient_bytes(self) -> Literal[2, 4]:
         """Bytes of an accumulated gradient: the model's own type unless data_types.grad_accum_dtype says otherwise

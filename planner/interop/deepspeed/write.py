@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from planner.errors import NotModelled
-from planner.implementation import Implementation
+from planner.implementation import DeepSpeedZero, Implementation
 from planner.layout import Layout
 from planner.workload import Workload
 
@@ -59,6 +59,20 @@ def _zero(implementation: Implementation, layout: Layout) -> dict[str, Any]:
         section["offload_optimizer"] = {"device": "cpu", "ratio": implementation.optimizer_offload_fraction}
     if implementation.offload_parameters:
         section["offload_param"] = {"device": "cpu"}
+    if layout.zero == 3:
+        section |= _stage_three(implementation)
     if layout.hsdp_replicas > 1:
         section["mics_shard_size"] = layout.dp // layout.hsdp_replicas
     return section
+
+
+def _stage_three(implementation: Implementation) -> dict[str, int]:
+    """Sizes that are not the defaults."""
+    usual, sizes = DeepSpeedZero(), implementation.deepspeed_zero
+    named = {
+        "stage3_prefetch_bucket_size": (sizes.prefetch, usual.prefetch),
+        "stage3_max_reuse_distance": (sizes.reuse_distance, usual.reuse_distance),
+        "stage3_max_live_parameters": (sizes.live, usual.live),
+        "sub_group_size": (sizes.sub_group, usual.sub_group),
+    }
+    return {key: size for key, (size, default) in named.items() if size != default}

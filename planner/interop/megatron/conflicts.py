@@ -39,6 +39,10 @@ class Conflict(NamedTuple):
 def find_conflicts(args: Arguments, model: Model, layout: Layout, problems: list[Problem]) -> None:
     """Add to `problems` what Megatron-LM refuses, and to `args.not_accounted` what some of its releases refuse."""
     if args.under_deepspeed:
+        if layout.zero == 3 and model.is_moe:  # its experts are DeepSpeed's own layer
+            sentence = "DeepSpeed's own mixture of experts excludes zero 3"
+            source = "deepspeed/runtime/engine.py: _validate_zero3_moe_compatibility"
+            problems.append(Problem("deepspeed-zero3-experts", sentence, source, "zero-stage is 3"))
         return
     launch = Launch(args, model, layout)
     for conflict in CONFLICTS:

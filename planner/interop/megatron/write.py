@@ -53,7 +53,7 @@ def _accepted(workload: Workload, implementation: Implementation, layout: Layout
         accepted = replace(accepted, tp_comm_overlap=False)  # nothing to overlap, and an assertion
     if implementation.optimizer_offload_fraction:
         # the host's part goes through the code of the precision-aware optimizer; bytes do not depend on it
-        if workload.optimizer != "adamw" or layout.zero == 0 or _torch_fsdp2(implementation, layout):
+        if layout.zero == 0 or _torch_fsdp2(implementation, layout):
             raise _no_argument("an optimizer on the host other than distributed Adam (zero 1, or Megatron-FSDP's)")
         accepted = replace(accepted, precision_aware_optimizer=True)
     return accepted
