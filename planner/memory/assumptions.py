@@ -59,6 +59,10 @@ def assumptions(
     notes += _offloaded(impl, cluster, host_bytes)
     if impl.cuda_graphs:
         notes.append(f"CUDA graphs of {', '.join(impl.cuda_graphs)}: their static buffers are not counted")
+    if impl.tp_comm_overlap and layout.tp > 1:
+        notes.append(
+            "user buffers of overlapped tensor parallelism stand with the reserve: Transformer Engine's default"
+        )
     reserve = f"reserve {reserve_bytes / 2**30:.1f} GiB outside the allocator"
     notes.append(f"{reserve}: CUDA context, NCCL, library workspaces, fragmentation")
     return (*notes, *model.notes)

@@ -40,6 +40,11 @@ DEEPSPEED_PIPELINE_STREAMS = 1
 """The same under DeepSpeed: the output of the microbatch in backward, gathered again from its part (deepspeed/runtime/
 pipe/engine.py: _exec_backward_pass). Measured: BigScience's peaks of 16 stages."""
 
+USER_BUFFERS = {"gathers": 8, "scatters": 4}
+"""Buffers of overlapped tensor parallelism, each of the whole residual stream and outside PyTorch's allocator; those
+of gathers are in fp8 where the products are (Transformer Engine, pytorch/module/base.py: initialize_ub,
+layers_all_gather_overlap; common/comm_gemm_overlap: register_user_buffer_collective)."""
+
 
 def buffer_terms(
     model: Model,
@@ -60,10 +65,19 @@ def buffer_terms(
     edge = parts.embedding_chunk is not None or parts.loss_chunk is not None
     if edge and impl.attention_mask_in_dataloader and impl.layer_implementation == "transformer_engine":
         terms.append(Term("buffers", "attention mask", shape.batch * workload.seq_length**2 // layout.cp))
+    if impl.tp_comm_overlap and layout.tp > 1:
+        size = user_buffer_bytes(workload, shape.full_stream)
+        terms.append(Term("reserve", "user buffers of overlapped tensor parallelism", size, certainty="estimated"))
     if layout.pp > 1:
         streams = DEEPSPEED_PIPELINE_STREAMS if impl.framework == "megatron-deepspeed" else PIPELINE_STREAMS
         terms.append(Term("buffers", "pipeline buffers", streams * shape.stream, certainty="measured"))
     return tuple(terms)
+
+
+def user_buffer_bytes(workload: Workload, stream: int) -> int:
+    """Of one rank; `stream`: bytes of the whole residual stream in half precision."""
+    gathered = stream // 2 if workload.precision == "fp8" else stream
+    return USER_BUFFERS["gathers"] * gathered + USER_BUFFERS["scatters"] * stream
 
 
 def workspace_bytes(model: Model, impl: Implementation, architecture: str) -> int:

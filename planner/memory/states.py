@@ -29,6 +29,7 @@ from functools import lru_cache
 from planner.errors import NotModelled
 from planner.implementation import Implementation
 from planner.layout import Layout
+from planner.memory.activations.fp8 import SCALE_ELEMENTS
 from planner.memory.offload import all_offloaded, check_offload
 from planner.parameters import Weight
 from planner.workload import Workload
@@ -205,12 +206,15 @@ def fp8_copies(weights: Sequence[Weight], layout: Layout, workload: Workload, im
     """Bytes of the fp8 copies that Transformer Engine's linear layers keep through a step's microbatches: row-wise and
     column-wise (`Implementation.fp8_columns`), the first of which is the weight itself where that is in fp8
     (pytorch/module/base.py: get_weight_workspace; megatron/core/extensions/transformer_engine.py:
-    is_first_microbatch). Sharded weights are cast again each time."""
+    is_first_microbatch). Under mxfp8 both have scales, the weight's own included (tensor/mxfp8_tensor.py:
+    MXFP8Quantizer.make_empty); those of other recipes are too few to count. Sharded weights are cast anew each time."""
     engine = impl.layer_implementation == "transformer_engine"
     if workload.precision != "fp8" or layout.zero >= 2 or not engine:
         return 0
     linear = sum(w.numel for w in weights if len(w.shape) >= 2 and w.part not in NEVER_FP8)
-    return linear * (int(not impl.fp8_param_gather) + int(impl.fp8_columns))
+    scale, block = SCALE_ELEMENTS["mxfp8"] if impl.fp8_recipe == "mxfp8" else (0, 1)
+    scales = (1 + int(impl.fp8_columns)) * scale * linear // block
+    return linear * (int(not impl.fp8_param_gather) + int(impl.fp8_columns)) + scales
 
 
 def shard_group(layout: Layout, impl: Implementation, expert: bool) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from tiny import GPT, LLAMA, LOCAL, MIXTURE, TE, accounting, laid_out, model, shape
 
 from planner.layout import Layout
@@ -31,6 +32,17 @@ def test_sequence_parallelism_keeps_a_scratch_for_the_gathered_input():
     both = buffers(m, replace(LOCAL, attention="unfused"), **sharded)
     assert both["global memory buffer"] == max(2 * 32 * 4, 2 * 2 * 32 * 32)
     assert "global memory buffer" not in buffers(m, TE, **sharded)
+
+
+@pytest.mark.parametrize(("precision", "bytes_each"), [("bf16", 12 * 2), ("fp8", 8 + 4 * 2)])
+def test_overlapped_tensor_parallelism_has_twelve_user_buffers(precision, bytes_each):
+    """Eight of gathers, in one byte with fp8, and four of scatters, each of the whole stream (initialize_ub); outside
+    the allocator."""
+    m, impl = model(LLAMA), replace(TE, tp_comm_overlap=True)
+    exact = accounting(m, impl, seq=32, precision=precision)
+    form = exact.form(laid_out(m, tp=2, sequence_parallel=True), 0)
+    found = [t for t in form.always.terms if t.name == "user buffers of overlapped tensor parallelism"]
+    assert [(t.component, t.bytes) for t in found] == [("reserve", bytes_each * 32 * 4)]
 
 
 def test_the_rotary_table_is_fp32_and_one_for_the_model():

@@ -118,6 +118,9 @@ def test_fp8_copies_of_linear_weights():
     weights = [MATRIX, EMBEDDING, VECTOR]
     assert fp8_copies(weights, Layout(), fp8, ENGINE) == 2 * 2048
     assert fp8_copies(weights, Layout(), fp8, replace(ENGINE, fp8_param_gather=True)) == 2048
+    scaled = replace(ENGINE, fp8_recipe="mxfp8")
+    assert fp8_copies(weights, Layout(), fp8, scaled) == 2 * (2048 + 2048 // 32)
+    assert fp8_copies(weights, Layout(), fp8, replace(scaled, fp8_param_gather=True)) == 2048 + 2 * 2048 // 32
     assert fp8_copies(weights, Layout(), BF16, ENGINE) == fp8_copies(weights, Layout(), fp8, LOCAL) == 0
 
 
