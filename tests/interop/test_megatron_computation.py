@@ -6,6 +6,7 @@ from least import LEAST, launch
 
 from planner.errors import InputError
 from planner.interop.megatron.launch import launch_from_text
+from planner.rules import broken_rules
 
 
 @pytest.mark.parametrize(
@@ -31,11 +32,14 @@ def test_precision_of_weights_and_gradients(arguments, precision, gradient_bytes
     ("arguments", "kernel"),
     [
         ("", "auto"),
-        ("--use-flash-attn", "flash"),
+        ("--use-flash-attn", "auto"),
         ("--attention-backend fused", "fused"),
         ("--attention-backend unfused", "unfused"),
         ("--transformer-impl local", "unfused"),
-        ("--transformer-impl local --use-flash-attn", "flash"),
+        ("--transformer-impl local --use-flash-attn", "unfused"),
+        ("--transformer-impl local --use-flash-attn --use-legacy-models", "flash"),
+        ("--use-flash-attn --use-legacy-models", "auto"),
+        ("--deepspeed --use-flash-attn", "flash"),
         ("--transformer-impl local --attention-backend flash", "flash"),
         ("--spec local", "unfused"),
     ],
@@ -43,6 +47,17 @@ def test_precision_of_weights_and_gradients(arguments, precision, gradient_bytes
 def test_attention_kernel(arguments, kernel):
     """Transformer Engine picks a kernel by the card, Megatron's own module is unfused unless told otherwise."""
     assert launch(arguments).implementation.attention == kernel
+
+
+def test_a_flash_argument_that_nothing_reads_is_said():
+    """Megatron-Core parses --use-flash-attn and never reads it, so that its own gpt-oss example, which gives it beside
+    attention sinks (examples/gptoss/02_train.sh), runs: sinks would break the rule `attention-sinks` under flash."""
+    got = launch("--bf16 --disable-bias-linear --softmax-type learnable --use-flash-attn")
+    broken = broken_rules(got.model, got.workload, got.implementation, got.layout)
+    assert not any(rule.id == "attention-sinks" for rule in broken)
+    assert "--use-flash-attn: has no effect in Megatron-Core (--attention-backend flash has)" in got.not_accounted
+    obeyed = launch("--transformer-impl local --use-flash-attn --use-legacy-models")
+    assert obeyed.not_accounted == ("--use-legacy-models: layers are counted as Megatron-Core's",)
 
 
 def test_deterministic_mode_switches_fusions_off():

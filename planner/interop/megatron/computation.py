@@ -62,9 +62,7 @@ _FP8_RECIPES: dict[str, Literal["delayed", "tensorwise", "blockwise", "mxfp8"]] 
     # a factory of the user's own: scales are counted as those of one tensor
     "custom": "tensorwise",
 }
-_FLASH = (
-    "use-flash-attn", "use-flash-attn-v1", "use-flash-attn-v2", "use-flash-attn-triton", "use-flash-attn-builder",
-)  # fmt: skip
+_DEEPSPEEDS_FLASH = ("use-flash-attn-v1", "use-flash-attn-v2", "use-flash-attn-triton", "use-flash-attn-builder")
 _MOMENT_BYTES: dict[str, Literal[1, 2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 _MAIN_BYTES: dict[str, Literal[2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2}
 _FSDP_GRADIENTS = {"auto": "auto", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
@@ -174,9 +172,22 @@ def _attention(args: Arguments, local: bool, environment: Environment, source: s
     given = choose(args, "attention-backend", _KERNELS, "auto", source)
     if given != "auto":
         return given
-    if any(map(args.flag, _FLASH)):
+    if _asks_for_flash(args, local):
         return "flash"
     return "unfused" if local else allowed_attention(environment, source)
+
+
+def _asks_for_flash(args: Arguments, local: bool) -> bool:
+    """Whether --use-flash-attn decides. Only the local layers of the legacy models read it, until core_r0.17
+    (megatron/legacy/model/transformer.py: ParallelAttention.__init__), and Megatron-DeepSpeed's, by several names."""
+    if any(map(args.flag, _DEEPSPEEDS_FLASH)):
+        return True
+    if not args.flag("use-flash-attn"):
+        return False
+    if args.under_deepspeed or (local and "use-legacy-models" in args.given):
+        return True
+    args.not_accounted.append("--use-flash-attn: has no effect in Megatron-Core (--attention-backend flash has)")
+    return False
 
 
 def _softmax_in_fp32(args: Arguments) -> bool:

@@ -177,7 +177,7 @@ HONOURED: dict[str, Argument] = {
         use-custom-fsdp Layout.zero (older name)
         torch-fsdp2-no-reshard-after-forward Layout.zero (2: weights stay from forward to backward)
         use-torch-fsdp2 Layout.zero
-        use-flash-attn Implementation.attention
+        use-flash-attn Implementation.attention (Megatron-DeepSpeed and the legacy models)
         use-flash-attn-v1 Implementation.attention (Megatron-DeepSpeed)
         use-flash-attn-v2 Implementation.attention (Megatron-DeepSpeed)
         use-flash-attn-triton Implementation.attention (Megatron-DeepSpeed)
@@ -275,6 +275,7 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         use-grouped-gemm-for-dense-mlp the MLP is timed as plain
         sft packed sequences are counted as full ones
         moe-use-upcycling the dense checkpoint that is read is not counted
+        use-legacy-models layers are counted as Megatron-Core's
         ds-inference the inference engine is not counted
         use-cpu-initialization initialisation on the host is not counted
         mos mixture of students is not counted (Megatron-DeepSpeed)
