@@ -12,6 +12,7 @@ from planner.interop.megatron.known import HONOURED, NOT_ACCOUNTED, REFUSED
 from planner.interop.megatron.launch import launch_from_text, launch_from_words, read_megatron
 from planner.layout import NO_RECOMPUTE, Recompute
 from planner.model import MLP, Attention, LatentAttention, MoE, Norm
+from planner.rules import broken_rules
 from planner.workload import Workload
 
 DATA = Path(__file__).parents[1] / "data" / "launch"
@@ -111,12 +112,26 @@ def test_what_is_sharded(arguments, zero, replicas):
         ("--recompute-activations --recompute-modules [mlp,'moe_act']", Recompute("selective", ("mlp", "moe_act"))),
         ("--checkpoint-activations", Recompute("full")),
         ("--moe-layer-recompute", Recompute("selective", ("core_attn", "moe"))),
+        # validate_args sets selective where --recompute-activations is given, before anything reads the granularity
+        ("--recompute-granularity full --recompute-activations", Recompute("selective", ("core_attn",))),
     ],
 )
 def test_recompute(arguments, recompute):
     """Each spelling of recomputation, the older ones included; selective without modules is the core attention."""
     got = launch(arguments)
     assert (got.layout.recompute, got.problems) == (recompute, ())
+
+
+@pytest.mark.parametrize("arguments", ["", "--recompute-activations"])
+def test_activations_that_are_distributed_without_full_recompute_break_a_rule(arguments):
+    """validate_args asserts "distributed recompute activations is only application to full recompute granularity"."""
+    got = launch(f"--tensor-model-parallel-size 2 --distribute-saved-activations {arguments}", world=2)
+    broken = broken_rules(got.model, got.workload, got.implementation, got.layout, 2)
+    assert "recompute-distributed-activations" in {rule.id for rule in broken}
+    whole = "--distribute-saved-activations --recompute-granularity full --recompute-method uniform"
+    alone = launch(f"{whole} --recompute-num-layers 1", world=1)  # needs tp > 1
+    broken = broken_rules(alone.model, alone.workload, alone.implementation, alone.layout, 1)
+    assert "recompute-distributed-activations" in {rule.id for rule in broken}
 
 
 def test_full_recompute_without_its_numbers_is_a_problem():

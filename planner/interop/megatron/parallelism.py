@@ -10,6 +10,7 @@ Sources: megatron/training/arguments.py: validate_args; megatron/core/transforme
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from planner.errors import InputError
 from planner.interop.megatron.architecture import positive
@@ -17,7 +18,7 @@ from planner.interop.megatron.computation import choose
 from planner.interop.megatron.parse import Arguments, readable
 from planner.interop.megatron.partition import DEFAULT, by_type
 from planner.interop.megatron.problem import Problem
-from planner.layout import NO_RECOMPUTE, Layout, Recompute, Stage
+from planner.layout import NO_RECOMPUTE, Granularity, Layout, Recompute, Stage
 from planner.model import Model
 from planner.stages import balanced_split, split_from_layout_string, uneven_split
 
@@ -185,23 +186,20 @@ def _zero(args: Arguments, source: str) -> int:
 
 def _recompute(args: Arguments, source: str, problems: list[Problem]) -> Recompute:
     """The recomputed activations. Full recompute without a number of layers takes all layers of a chunk as one."""
-    granularity = args.get("recompute-granularity")
-    if args.flag("recompute-activations"):
-        granularity = "selective"
+    granularity = _granularity(args, source)
     if args.flag("checkpoint-activations") and granularity is None:
         layers = positive(args, "checkpoint-num-layers", source, 1)
         return Recompute("full", num_layers=layers, distribute_saved_activations=_distributed(args))
-    experts_only = args.flag("moe-layer-recompute") and granularity is None
-    if experts_only:
+    if args.flag("moe-layer-recompute") and granularity is None:
         granularity = "selective"
     if granularity is None:
-        return NO_RECOMPUTE
-    known: dict[str, str] = {"selective": "selective", "full": "full"}
-    if choose(args, "recompute-granularity", known, granularity, source) == "selective":
+        return replace(NO_RECOMPUTE, distribute_saved_activations=args.flag("distribute-saved-activations"))
+    if granularity == "selective":
         modules = set(args.get("recompute-modules", ["core_attn"]))
         if args.flag("moe-layer-recompute"):
             modules.add("moe")
-        return Recompute("selective", tuple(sorted(modules)))
+        distributed = args.flag("distribute-saved-activations")
+        return Recompute("selective", tuple(sorted(modules)), distribute_saved_activations=distributed)
     missing = [name for name in ("recompute-method", "recompute-num-layers") if name not in args]
     if missing:
         problems.append(
@@ -222,7 +220,17 @@ def _recompute(args: Arguments, source: str, problems: list[Problem]) -> Recompu
     )
 
 
+def _granularity(args: Arguments, source: str) -> Granularity | None:
+    """Selective where --recompute-activations is given, whatever --recompute-granularity says (validate_args)."""
+    known: dict[str, Granularity] = {"selective": "selective", "full": "full"}
+    if "recompute-granularity" not in args:
+        return "selective" if args.flag("recompute-activations") else None
+    given = choose(args, "recompute-granularity", known, "", source)
+    return "selective" if args.flag("recompute-activations") else given
+
+
 def _distributed(args: Arguments) -> bool:
+    """Of full recompute, by either name; without it the rule `recompute-distributed-activations` is broken."""
     return args.flag("distribute-saved-activations") or args.flag("distribute-checkpointed-activations")
 
 
