@@ -20,6 +20,10 @@ CrossEntropy = Literal["unfused", "native", "te", "torch", "compiled", "liger"]
 """unfused, native, te: Megatron's. torch: torch.nn.functional.cross_entropy of fp32 logits; compiled: the same under
 torch.compile; liger: Liger-Kernel's, fused with the head, a chunk of tokens at a time."""
 
+LEAST_OFFLOADED = 2**20
+"""Elements of a tensor below which Megatron does not offload it unless told (transformer_config.py:
+min_offloaded_tensor_size)."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeepSpeedZero:
@@ -101,6 +105,10 @@ class Implementation:
     """Modules whose activations wait on the host (--fine-grained-activation-offloading, --offload-modules); sorted."""
     activation_offload_fraction: float = 1.0
     """Part of those modules' activations that goes (--activation-offload-fraction)."""
+    least_offloaded_elements: int = LEAST_OFFLOADED
+    """Smaller tensors of those modules stay (--min-offloaded-tensor-size)."""
+    muon_scalar_optimizer: Literal["adam", "lion"] = "adam"
+    """Who updates embeddings, heads and vectors beside Muon (--muon-scalar-optimizer)."""
     layer_wise_param_layout: bool = True
     """Muon's distributed optimizer divides every buffer evenly; without, it deals out whole tensors
     (--no-use-layer-wise-param-layout)."""

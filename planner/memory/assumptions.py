@@ -76,7 +76,8 @@ def _optimizer(workload: Workload, impl: Implementation, layout: Layout) -> str:
         dealt = layout.zero == 1 and not impl.layer_wise_param_layout
         how = "; whole tensors are dealt out, the largest to one rank" if dealt else ""
         even = "" if dealt or not layout.zero else "; shards of whole matrices are counted as equal"
-        return f"muon with fp32 states, AdamW for embeddings, head and vectors{how}{even}"
+        beside = "Lion" if impl.muon_scalar_optimizer == "lion" else "AdamW"
+        return f"muon with fp32 states, {beside} for embeddings, head and vectors{how}{even}"
     moments = {impl.exp_avg_bytes, impl.exp_avg_sq_bytes}
     if workload.optimizer == "adamw" and moments != {4}:
         return f"adamw with moments of {impl.exp_avg_bytes} and {impl.exp_avg_sq_bytes} bytes"

@@ -24,9 +24,6 @@ from planner.memory.additions import Additions
 from planner.memory.form import Counts, Term
 from planner.memory.tape import Branch, Checkpoint, Item, Op, Tape
 
-LEAST_OFFLOADED_ELEMENTS = 2**20
-"""--min-offloaded-tensor-size."""
-
 OFFLOAD_MODULES = ("attn_norm", "attn_proj", "core_attn", "expert_fc1", "mlp_norm", "moe_act", "qkv_linear")
 """Modules of --offload-modules that are modelled."""
 
@@ -63,7 +60,7 @@ def offloaded_bytes(impl: Implementation, tape: Tape, element: int, *, experts: 
         if module not in chosen or (module == "moe_act" and not experts):
             continue
         for s in item.saves:
-            if s.bytes >= LEAST_OFFLOADED_ELEMENTS * element:
+            if s.bytes >= impl.least_offloaded_elements * element:
                 storages[s.key] = max(s.bytes, storages.get(s.key, 0))
     return int(sum(storages.values()) * impl.activation_offload_fraction)
 

@@ -68,7 +68,7 @@ NEVER_FP8 = ("embedding", "position_embedding", "head", "router")
 EIGHT_BIT_BLOCK = 256
 """Elements that share a scale in 8-bit Adam."""
 MUON_MATRICES = ("attention", "mlp", "experts", "shared_experts", "mtp")
-"""Parts whose matrices Muon orthogonalises; everything else is left to AdamW (megatron/core/optimizer/muon.py)."""
+"""Parts whose matrices Muon orthogonalises; the rest is left to AdamW or Lion (megatron/core/optimizer/muon.py)."""
 
 
 @lru_cache(maxsize=1024)
@@ -173,8 +173,8 @@ def extra_optimizer_bytes(weights: Sequence[Weight], layout: Layout, workload: W
     """What the optimizer holds of these tensors on a rank beyond `StateBytes`, which is the same for all elements.
 
     adamw-8bit: an fp32 scale for each 256 elements of both moments (bitsandbytes, optim/optimizer.py: blocksize 256).
-    muon: AdamW's second moment of embeddings, heads and vectors; without the even layout one rank is dealt the largest
-    of them whole (layer_wise_optimizer.py: _shard_params_ping_pong).
+    muon: AdamW's second moment of embeddings, heads and vectors, which Lion has none of; without the even layout one
+    rank is dealt the largest of them whole (layer_wise_optimizer.py: _shard_params_ping_pong).
     """
     if workload.optimizer == "adamw-8bit":
         whole, shards = elements(weights, layout, impl)
@@ -183,15 +183,16 @@ def extra_optimizer_bytes(weights: Sequence[Weight], layout: Layout, workload: W
         return 0
     others = [w for w in weights if len(w.shape) < 2 or w.part not in MUON_MATRICES]
     whole, shards = elements(others, layout, impl)
+    second = 0 if impl.muon_scalar_optimizer == "lion" else 4
     if not layout.zero:
-        return 4 * whole
+        return second * whole
     dense = [w for w in others if w.part in ("embedding", "head")]
     if impl.layer_wise_param_layout or not dense or layout.zero > 1:
-        return 4 * shards
+        return second * shards
     group = shard_group(layout, impl, False)
     largest = max(w.numel for w in dense)
     dealt = largest - shard(sum(w.numel for w in dense), group)
-    return 4 * shards + (impl.main_params_bytes + 8) * max(0, dealt)
+    return second * shards + (impl.main_params_bytes + 4 + second) * max(0, dealt)
 
 
 def kept_in_half(weights: Sequence[Weight], workload: Workload, impl: Implementation) -> tuple[Weight, ...]:

@@ -78,6 +78,18 @@ def test_the_dataloader_mask_and_deferred_gradients():
     assert limited.deferred_embedding_wgrads == 2
 
 
+def test_options_of_offloading_and_muon_that_change_bytes():
+    """The least tensor that is offloaded and the optimizer beside Muon are read; what has no term is said."""
+    got = launch("--min-offloaded-tensor-size 5 --optimizer muon --muon-scalar-optimizer lion").implementation
+    assert (got.least_offloaded_elements, got.muon_scalar_optimizer) == (5, "lion")
+    delta = launch("--delta-offload-bytes-across-pp-ranks 1024").not_accounted
+    assert delta == (
+        "--delta-offload-bytes-across-pp-ranks 1024: later stages are counted as offloading as much as the first",
+    )
+    with pytest.raises(InputError, match="--min-offloaded-tensor-size must be at least 0, but was given -1"):
+        launch("--min-offloaded-tensor-size -1")
+
+
 @pytest.mark.parametrize(
     ("exports", "attention"),
     [

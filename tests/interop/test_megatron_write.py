@@ -76,6 +76,8 @@ CHOICES = {
     "--max-position-embeddings": ["16", "64"],
     "--offload-modules": ["core_attn"],
     "--activation-offload-fraction": ["0.5"],
+    "--min-offloaded-tensor-size": ["1"],
+    "--muon-scalar-optimizer": ["adam", "lion"],
 }
 MOE_CHOICES = {
     "--moe-layer-freq": ["2", "([0]*3+[1]*5)"],

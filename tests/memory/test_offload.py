@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tiny import LOCAL, accounting, laid_out, model
 
 from planner.errors import NotModelled
+from planner.implementation import LEAST_OFFLOADED
 from planner.interop.megatron.launch import launch_from_words
 from planner.memory.form import Counts
 from planner.memory.offload import (
-    LEAST_OFFLOADED_ELEMENTS,
     OFFLOAD_MODULES,
     activation_host_bytes,
     activation_offload,
@@ -24,7 +24,7 @@ from planner.workload import Workload
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=40)
 BF16 = Workload(8, 8)
-LARGE = 2 * LEAST_OFFLOADED_ELEMENTS
+LARGE = 2 * LEAST_OFFLOADED
 TAPE = (
     Branch((Op("input_layernorm", saves=(Saved("x", LARGE),)), Op("core_attention", saves=(Saved("q", LARGE),))), 8),
     Op("expert fc1", saves=(Saved("tokens", LARGE), Saved("counts", 8))),
@@ -88,6 +88,9 @@ def test_chosen_modules_send_what_they_keep():
     assert offloaded_bytes(impl, TAPE, 2, experts=False) == 2 * LARGE
     assert offloaded_bytes(replace(impl, activation_offload_fraction=0.5), TAPE, 2, experts=True) == 2 * LARGE
     assert offloaded_bytes(LOCAL, TAPE, 2, experts=True) == 0
+    # a tensor goes where it has as many elements: the 4 counts of 2 bytes, and none of 2 x 2^20 bytes beyond 2^20
+    assert offloaded_bytes(replace(impl, least_offloaded_elements=4), TAPE, 2, experts=True) == 4 * LARGE + 8
+    assert offloaded_bytes(replace(impl, least_offloaded_elements=2**20 + 1), TAPE, 2, experts=True) == 2 * LARGE
 
 
 @QUICK

@@ -88,6 +88,8 @@ def test_muon_leaves_embeddings_and_vectors_to_adam():
     weights = [MATRIX, EMBEDDING, VECTOR]
     assert extra_optimizer_bytes(weights, Layout(dp=4), muon, LOCAL) == 4 * (1024 * 32 + 32)
     assert extra_optimizer_bytes(weights, Layout(dp=4, zero=1), muon, LOCAL) == (1024 * 32 + 32)
+    lion = replace(LOCAL, muon_scalar_optimizer="lion")  # keeps exp_avg alone (distrib_optimizer.py)
+    assert extra_optimizer_bytes(weights, Layout(dp=4), muon, lion) == 0
 
 
 def test_muon_without_the_even_layout_deals_a_rank_the_whole_embedding():
@@ -97,6 +99,8 @@ def test_muon_without_the_even_layout_deals_a_rank_the_whole_embedding():
     even = extra_optimizer_bytes(weights, layout, muon, LOCAL)
     dealt = extra_optimizer_bytes(weights, layout, muon, replace(LOCAL, layer_wise_param_layout=False))
     assert dealt - even == 12 * (1024 * 32 * 3 // 4)
+    lion = replace(LOCAL, layer_wise_param_layout=False, muon_scalar_optimizer="lion")
+    assert extra_optimizer_bytes(weights, layout, muon, lion) == 8 * (1024 * 32 * 3 // 4)
 
 
 def test_the_precision_aware_optimizer_keeps_half_a_master():

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from planner.errors import InputError, NotModelled
 from planner.implementation import (
     ALL_MICROBATCHES,
+    LEAST_OFFLOADED,
     AttentionKernel,
     ContextExchange,
     CrossEntropy,
@@ -66,6 +67,7 @@ _DEEPSPEEDS_FLASH = ("use-flash-attn-v1", "use-flash-attn-v2", "use-flash-attn-t
 _MOMENT_BYTES: dict[str, Literal[1, 2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 _MAIN_BYTES: dict[str, Literal[2, 4]] = {"fp32": 4, "fp16": 2, "bf16": 2}
 _FSDP_GRADIENTS = {"auto": "auto", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+_SCALAR_OPTIMIZERS: dict[str, Literal["adam", "lion"]] = {"adam": "adam", "lion": "lion"}
 _FLASH_VERSIONS: dict[str, Literal[2, 3, 4] | None] = {"2": 2, "3": 3, "4": 4}
 _OPTIMIZERS: dict[str, Optimizer] = {
     "adam": "adamw",
@@ -152,6 +154,8 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         offload_activation_layers=max(0, args.get("cpu-offloading-num-layers", 0)),
         offload_modules=_offload_modules(args, source),
         activation_offload_fraction=_fraction(args, "activation-offload-fraction", source),
+        least_offloaded_elements=_least_offloaded(args, source),
+        muon_scalar_optimizer=choose(args, "muon-scalar-optimizer", _SCALAR_OPTIMIZERS, "adam", source),
         layer_wise_param_layout=not args.flag("no-use-layer-wise-param-layout"),
         sharded_framework=_sharded_framework(args),
         microbatch_group_size=positive(args, _GROUP, source) if _GROUP in args else None,
@@ -225,6 +229,14 @@ def _offload_modules(args: Arguments, source: str) -> tuple[str, ...]:
             known = ", ".join(OFFLOAD_MODULES)
             raise InputError(f"{source}: --offload-modules must be of {known}, but was given '{readable(name)}'.")
     return tuple(names)
+
+
+def _least_offloaded(args: Arguments, source: str) -> int:
+    """Elements of the smallest tensor that goes to the host."""
+    value: int = args.get("min-offloaded-tensor-size", LEAST_OFFLOADED)
+    if value < 0:
+        raise InputError(f"{source}: --min-offloaded-tensor-size must be at least 0, but was given {value}.")
+    return value
 
 
 def _fraction(args: Arguments, name: str, source: str) -> float:

@@ -38,7 +38,7 @@ GROUPS: dict[str, str] = {
     "TransformerConfig": """
         apply-layernorm-1p apply-query-key-layer-scaling batch-invariant-backend=
         batch-invariant-mode calculate-per-token-loss config-logger-dir= cpu-offloading-retain-pinned-cpu-buffers
-        cuda-graph-warmup-steps= delay-offload-until-cuda-graph delta-offload-bytes-across-pp-ranks=
+        cuda-graph-warmup-steps= delay-offload-until-cuda-graph
         disable-bf16-reduced-precision-matmul
         disable-clone-scatter-output-in-embedding disable-dsa-indexer-rotate-activation
         disable-dsa-indexer-scoring-relu disable-mamba-mem-eff-path disable-tp-comm-bulk-dgrad
@@ -55,7 +55,7 @@ GROUPS: dict[str, str] = {
         inference-moe-token-dispatcher-type= init-method-std= init-model-with-meta-device kitchen-attention-backend=
         linear-conv-kernel-dim= linear-key-head-dim= linear-num-key-heads= linear-num-value-heads=
         linear-value-head-dim= mamba-head-dim= mamba-num-groups= mamba-num-heads= mamba-state-dim=
-        mhc-init-gating-factor= mhc-num-residual-streams= mhc-sinkhorn-iterations= min-offloaded-tensor-size=
+        mhc-init-gating-factor= mhc-num-residual-streams= mhc-sinkhorn-iterations=
         mlp-chunks-for-prefill= moe-deepep-num-sms= moe-enable-routing-replay moe-flex-dispatcher-num-sms=
         moe-hybridep-num-blocks-permute= moe-hybridep-num-blocks-unpermute= moe-hybridep-num-sms-preprocessing=
         moe-hybridep-num-sms= moe-hybridep-pad-uneven-dispatch-inputs moe-input-jitter-eps=
@@ -115,7 +115,7 @@ GROUPS: dict[str, str] = {
     "regularization": """
         adam-beta1= adam-beta2= adam-eps= apply-wd-to-qk-layernorm clip-grad= lion-beta1= lion-beta2=
         muon-coefficient-type= muon-extra-scale-factor= muon-fp32-matmul-prec= muon-momentum= muon-nesterov
-        muon-no-split-qkv muon-num-ns-steps= muon-scalar-optimizer= muon-scale-mode= muon-tp-mode= muon-use-syrk
+        muon-no-split-qkv muon-num-ns-steps= muon-scale-mode= muon-tp-mode= muon-use-syrk
         no-weight-decay-cond-type= weight-decay=
     """,
     "rl": """

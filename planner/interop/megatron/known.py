@@ -80,6 +80,7 @@ HONOURED: dict[str, Argument] = {
         ddp-bucket-size Implementation.ddp_bucket_elements
         wgrad-deferral-limit Implementation.deferred_embedding_wgrads
         cpu-offloading-num-layers Implementation.offload_activation_layers
+        min-offloaded-tensor-size Implementation.least_offloaded_elements
         flash-attention-version Implementation.flash_attention_version
         zero-stage Layout.zero (Megatron-DeepSpeed)
         """,
@@ -123,6 +124,7 @@ HONOURED: dict[str, Argument] = {
         fp8-recipe Implementation.fp8_recipe
         fp8 Workload.precision (older name of fp8-format)
         optimizer Workload.optimizer
+        muon-scalar-optimizer Implementation.muon_scalar_optimizer
         main-grads-dtype Implementation.main_grads_bytes
         main-params-dtype Implementation.main_params_bytes
         exp-avg-dtype Implementation.exp_avg_bytes
@@ -293,6 +295,7 @@ NOT_ACCOUNTED: dict[str, Argument] = {
     **_table(
         "str",
         """
+        delta-offload-bytes-across-pp-ranks later stages are counted as offloading as much as the first
         ddp-num-buckets buckets are counted at their default size
         moe-flex-dispatcher-backend the backend's buffers are not counted
         moe-expert-rank-capacity-factor a rank's capacity is taken as balanced

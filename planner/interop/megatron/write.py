@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner.errors import NotModelled
-from planner.implementation import ALL_MICROBATCHES, Implementation
+from planner.implementation import ALL_MICROBATCHES, LEAST_OFFLOADED, Implementation
 from planner.interop.megatron.partition import DEFAULT, partition_method
 from planner.layout import Layout, Recompute
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm
@@ -255,6 +255,14 @@ def _states(workload: Workload, implementation: Implementation, layout: Layout) 
     words += ["--main-params-dtype", "fp16"] if implementation.main_params_bytes != 4 else []
     size = implementation.exp_avg_sq_bytes
     words += ["--exp-avg-sq-dtype", _MOMENTS[size]] if size != 4 else []
+    if implementation.muon_scalar_optimizer != "adam":
+        words += ["--muon-scalar-optimizer", implementation.muon_scalar_optimizer]
+    return words + _offloading(implementation)
+
+
+def _offloading(implementation: Implementation) -> list[str]:
+    """What waits on the host."""
+    words = []
     if implementation.optimizer_offload_fraction:
         words += ["--optimizer-cpu-offload"]
         words += ["--optimizer-offload-fraction", repr(implementation.optimizer_offload_fraction)]
@@ -264,6 +272,8 @@ def _states(workload: Workload, implementation: Implementation, layout: Layout) 
         words += ["--fine-grained-activation-offloading", "--offload-modules", *implementation.offload_modules]
     if implementation.activation_offload_fraction != 1.0:
         words += ["--activation-offload-fraction", repr(implementation.activation_offload_fraction)]
+    if implementation.least_offloaded_elements != LEAST_OFFLOADED:
+        words += ["--min-offloaded-tensor-size", str(implementation.least_offloaded_elements)]
     return words
 
 
