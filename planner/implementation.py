@@ -127,6 +127,8 @@ class Implementation:
     framework: Literal["megatron", "megatron-deepspeed"] = "megatron"
     cuda_graphs: tuple[str, ...] = ()
     """What is replayed as CUDA graphs (--cuda-graph-impl, --cuda-graph-modules), of GRAPHED."""
+    cuda_graph_impl: Literal["local", "transformer_engine"] = "transformer_engine"
+    """Who captures layers and modules; the whole iteration is PyTorch's."""
     launch_blocking: bool = False
     """CUDA_LAUNCH_BLOCKING=1: the host waits for each operation, so that nothing overlaps and every launch shows."""
     device_max_connections: int | None = None

@@ -116,6 +116,10 @@ EXAMPLES = {
         graphs(EXPERTS, "moe_router", recompute=Recompute("selective", ("moe",))),
         graphs(EXPERTS, "attn", recompute=Recompute("selective", ("moe",))),
     ),
+    "graph-dropout": (
+        graphs(DENSE, "attn", recompute=Recompute("selective", ("core_attn",)), attention_dropout=0.1),
+        graphs(DENSE, "attn", recompute=Recompute("selective", ("core_attn",)), attention_dropout=0.0),
+    ),
     "graph-offload": (
         graphs(DENSE, "attn", offload_activation_layers=2),
         graphs(DENSE, "iteration", offload_activation_layers=2),
@@ -253,6 +257,24 @@ EXAMPLES = {
     ),
     "precision-card": (case(cluster=cluster(fp16=1e12)), case(cluster=cluster(bf16=1e12))),
 }
+
+
+def test_megatrons_own_graphs_go_with_a_recomputed_mixture():
+    """TransformerConfig.__post_init__ refuses moe recompute around moe_router "with: --cuda-graph-impl
+    transformer_engine" only."""
+    words = ("moe_router", "moe_preprocess")
+    refused = graphs(EXPERTS, *words, recompute=Recompute("selective", ("moe",)))
+    taken = graphs(EXPERTS, *words, recompute=Recompute("selective", ("moe",)), cuda_graph_impl="local")
+    assert [rule.id for rule in broken_rules(*refused)] == ["graph-recompute"]
+    assert broken_rules(*taken) == []
+
+
+def test_a_mixture_with_dropout_is_not_recomputed_within_a_graph():
+    """__post_init__: "hidden dropout is not supported with graphed MLP/MoE recomputation", of whole iterations too."""
+    for captured in ("layer", "iteration"):
+        static = {"moe_capacity_factor": 1.0, "moe_pad_to_capacity": True}
+        given = graphs(EXPERTS, captured, recompute=Recompute("selective", ("moe",)), hidden_dropout=0.1, **static)
+        assert [rule.id for rule in broken_rules(*given)] == ["graph-dropout"]
 
 
 def test_book_is_complete():

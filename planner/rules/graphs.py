@@ -52,19 +52,46 @@ GRAPH_SHAPES = Rule(
 
 
 def _recompute_fits(c: Case) -> bool:
+    """Recomputing a mixture around the graph of its router is refused for Transformer Engine's graphs alone."""
     graphs, recompute = c.implementation.cuda_graphs, c.layout.recompute
     if not graphs or "iteration" in graphs:
         return True
-    return recompute.granularity != "full" and not ("moe" in recompute.modules and "moe_router" in graphs)
+    around = "moe" in recompute.modules and "moe_router" in graphs
+    return recompute.granularity != "full" and not (around and c.implementation.cuda_graph_impl != "local")
 
 
 GRAPH_RECOMPUTE = Rule(
     "graph-recompute",
-    "with CUDA graphs of layers or modules there is no full recompute, and none of moe around moe_router",
+    "with CUDA graphs of layers or modules there is no full recompute, with Transformer Engine's graph of moe_router "
+    "none of moe",
     _CONFIG,
     ("recompute",),
     _recompute_fits,
     lambda c: f"{_given(c)} and recompute is {c.layout.recompute.granularity} {' '.join(c.layout.recompute.modules)}",
+)
+
+
+def _random_recompute(c: Case) -> list[str]:
+    """Modules with dropout that are recomputed within a graph, which takes no random numbers."""
+    i, modules = c.implementation, c.layout.recompute.modules
+    attention = c.model.dropout if i.attention_dropout is None else i.attention_dropout
+    hidden = c.model.dropout if i.hidden_dropout is None else i.hidden_dropout
+    candidates = (("core_attn", "attn", attention), ("mlp", "mlp", hidden), ("moe", "moe", hidden))
+    return [
+        module
+        for module, graph, dropout in candidates
+        if module in modules and dropout > 0 and {graph, "layer", "iteration"} & {*i.cuda_graphs}
+    ]
+
+
+GRAPH_DROPOUT = Rule(
+    "graph-dropout",
+    "what is recomputed within a CUDA graph has no dropout",
+    f"{_CONFIG} (recompute_modules)",
+    ("recompute",),
+    lambda c: not _random_recompute(c),
+    lambda c: f"{_given(c)} and {' and '.join(_random_recompute(c))} is recomputed with dropout",
+    lambda c: "--attention-dropout 0 --hidden-dropout 0, or other modules, would do",
 )
 GRAPH_OFFLOAD = Rule(
     "graph-offload",
@@ -78,4 +105,4 @@ GRAPH_OFFLOAD = Rule(
     ),
     lambda c: f"{_given(c)} and {c.implementation.offload_activation_layers} layers are offloaded",
 )
-GRAPH_RULES = (GRAPH_MODULES, GRAPH_SHAPES, GRAPH_RECOMPUTE, GRAPH_OFFLOAD)
+GRAPH_RULES = (GRAPH_MODULES, GRAPH_SHAPES, GRAPH_RECOMPUTE, GRAPH_DROPOUT, GRAPH_OFFLOAD)

@@ -48,7 +48,7 @@ CHOICES = {
     "--position-embedding-type": ["rope", "learned_absolute", "none"],
     "--normalization": ["RMSNorm", "LayerNorm"],
     "--hidden-dropout": ["0.0", "0.1"],
-    "--cuda-graph-impl": ["none", "transformer_engine", "full_iteration"],
+    "--cuda-graph-impl": ["none", "local", "transformer_engine", "full_iteration"],
     "--cuda-graph-scope": ["attn", "moe_router,attn"],
     "--attention-backend": ["auto", "flash", "fused", "unfused"],
     "--transformer-impl": ["local", "transformer_engine"],

@@ -28,7 +28,7 @@ from planner.interop.megatron.environment import (
     device_max_connections,
     launch_blocking,
 )
-from planner.interop.megatron.graphs import build_cuda_graphs
+from planner.interop.megatron.graphs import build_cuda_graphs, capturer
 from planner.interop.megatron.parse import Arguments, readable
 from planner.memory.offload import OFFLOAD_MODULES
 from planner.workload import Optimizer, Precision, Workload
@@ -162,6 +162,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         framework="megatron-deepspeed" if args.under_deepspeed else "megatron",
         cp_comm_type=_cp_comm_type(args, source),
         cuda_graphs=build_cuda_graphs(args, source),
+        cuda_graph_impl=capturer(args, source),
         launch_blocking=launch_blocking(environment),
         device_max_connections=device_max_connections(environment),
         deterministic=deterministic,

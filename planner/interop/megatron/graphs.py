@@ -6,6 +6,8 @@ the names of older releases.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from planner.errors import InputError
 from planner.implementation import GRAPHED
 from planner.interop.megatron.parse import Arguments, readable
@@ -16,13 +18,7 @@ _IMPLEMENTATIONS = ("none", "local", "transformer_engine", "full_iteration")
 
 def build_cuda_graphs(args: Arguments, source: str) -> tuple[str, ...]:
     """Members of GRAPHED, in its order. Raises InputError where a word is none of Megatron's."""
-    kind = str(args.get("cuda-graph-impl", "none"))
-    if kind not in _IMPLEMENTATIONS:
-        known = ", ".join(_IMPLEMENTATIONS)
-        raise InputError(f"{source}: --cuda-graph-impl must be one of {known}, but was given '{readable(kind)}'.")
-    if kind == "none":
-        kind = "local" if args.flag("enable-cuda-graph") else kind
-        kind = "transformer_engine" if args.flag("external-cuda-graph") else kind
+    kind = _kind(args, source)
     modules = _modules(args, source)
     if kind == "full_iteration" or "full_iteration" in modules:
         return ("iteration",)
@@ -33,6 +29,25 @@ def build_cuda_graphs(args: Arguments, source: str) -> tuple[str, ...]:
     if kind == "local" and modules & {"moe_router", "moe_preprocess"}:  # it captures both or neither
         modules |= {"moe_router", "moe_preprocess"}
     return tuple(name for name in GRAPHED if name in modules)
+
+
+def capturer(args: Arguments, source: str) -> Literal["local", "transformer_engine"]:
+    """Who captures layers and modules; Transformer Engine where none are."""
+    graphs = build_cuda_graphs(args, source)
+    parts = graphs and graphs != ("iteration",)
+    return "local" if parts and _kind(args, source) == "local" else "transformer_engine"
+
+
+def _kind(args: Arguments, source: str) -> str:
+    kind = str(args.get("cuda-graph-impl", "none"))
+    if kind not in _IMPLEMENTATIONS:
+        known = ", ".join(_IMPLEMENTATIONS)
+        raise InputError(f"{source}: --cuda-graph-impl must be one of {known}, but was given '{readable(kind)}'.")
+    if kind != "none":
+        return kind
+    if args.flag("external-cuda-graph"):
+        return "transformer_engine"
+    return "local" if args.flag("enable-cuda-graph") else "none"
 
 
 def _modules(args: Arguments, source: str) -> set[str]:

@@ -115,7 +115,7 @@ HONOURED: dict[str, Argument] = {
         transformer-impl Implementation.layer_implementation
         attention-backend Implementation.attention
         pp-partition-method Layout.stages (Megatron-DeepSpeed)
-        cuda-graph-impl Implementation.cuda_graphs
+        cuda-graph-impl Implementation.cuda_graphs, Implementation.cuda_graph_impl
         cross-entropy-fusion-impl Implementation.cross_entropy
         moe-token-dispatcher-type Implementation.moe_dispatcher
         moe-router-score-function MoE.score_function

@@ -317,7 +317,7 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
     if i.cuda_graphs == ("iteration",):
         words += ["--cuda-graph-impl", "full_iteration"]
     elif i.cuda_graphs:
-        words += ["--cuda-graph-impl", "transformer_engine"]
+        words += ["--cuda-graph-impl", i.cuda_graph_impl]
         words += ["--cuda-graph-modules", *i.cuda_graphs] if i.cuda_graphs != ("layer",) else []
     if i.microbatch_group_size:
         words += ["--microbatch-group-size-per-virtual-pipeline-stage", str(i.microbatch_group_size)]
