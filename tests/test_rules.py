@@ -235,13 +235,9 @@ EXAMPLES = {
         case(implementation=Implementation(sharded_framework="deepspeed", optimizer_offload_fraction=0.5), zero=2),
         case(implementation=Implementation(sharded_framework="deepspeed", optimizer_offload_fraction=0.5), zero=3),
     ),
-    "megatron-fsdp-optimizer": (
-        case(
-            workload=Workload(96, 48, optimizer="muon"),
-            implementation=Implementation(sharded_framework="megatron_fsdp"),
-            zero=3,
-        ),
-        case(implementation=Implementation(sharded_framework="megatron_fsdp"), zero=3),
+    "fsdp-optimizer": (
+        case(workload=Workload(96, 48, optimizer="muon"), zero=3),
+        case(workload=Workload(96, 48, optimizer="muon"), zero=1),
     ),
     "precision-aware-optimizer": (
         case(implementation=Implementation(precision_aware_optimizer=True)),
@@ -275,6 +271,27 @@ def test_a_mixture_with_dropout_is_not_recomputed_within_a_graph():
         static = {"moe_capacity_factor": 1.0, "moe_pad_to_capacity": True}
         given = graphs(EXPERTS, captured, recompute=Recompute("selective", ("moe",)), hidden_dropout=0.1, **static)
         assert [rule.id for rule in broken_rules(*given)] == ["graph-dropout"]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_megatron_fsdp_has_its_conditions_whatever_it_shards(zero):
+    """validate_args asserts them under use_megatron_fsdp before it looks at --data-parallel-sharding-strategy, and only
+    warns of tp > 1 there; without Megatron-FSDP zero 0 and 1 are the distributed optimizer's."""
+    own = {"sharded_framework": "megatron_fsdp"}
+    muon = replace(WORKLOAD, optimizer="muon")
+    assert ids(case(workload=muon, implementation=Implementation(**own), zero=zero)) == ["fsdp-optimizer"]
+    one = Implementation(**own, device_max_connections=1)
+    assert ids(case(implementation=one, zero=zero)) == ["fsdp-connections"]
+    eight = Implementation(**own, device_max_connections=8)
+    assert ids(case(implementation=eight, tp=2, zero=zero, cluster=cluster("hopper", bf16=1.0))) == []
+    without = Implementation(device_max_connections=8)
+    given = case(implementation=without, tp=2, zero=zero, cluster=cluster("hopper", bf16=1.0))
+    assert ids(given) == (["device-connections"] if zero < 2 else [])
+
+
+def ids(given) -> list[str]:
+    """What a case breaks."""
+    return [rule.id for rule in broken_rules(*given)]
 
 
 def test_book_is_complete():

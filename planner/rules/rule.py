@@ -42,6 +42,12 @@ class Case:
         return self.implementation.framework == "megatron"
 
     @property
+    def fsdp(self) -> bool:
+        """Whether torch FSDP2 or Megatron-FSDP runs, the latter whatever its strategy shards."""
+        framework = self.implementation.sharded_framework
+        return framework == "megatron_fsdp" or (framework == "fsdp2" and self.layout.zero >= 2)
+
+    @property
     def sequence_parts(self) -> int:
         """Parts of a context-parallel rank's share of the sequence: two under Megatron-LM, which pairs an early with a
         late one; DeepSpeed's Ulysses cuts none."""

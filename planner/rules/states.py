@@ -135,11 +135,7 @@ FSDP_CONNECTIONS = Rule(
     "torch FSDP2 and Megatron-FSDP need CUDA_DEVICE_MAX_CONNECTIONS other than 1",
     "megatron/training/arguments.py: validate_args (use_torch_fsdp2, use_megatron_fsdp)",
     ("zero",),
-    lambda c: (
-        c.layout.zero < 2
-        or c.implementation.sharded_framework == "deepspeed"
-        or c.implementation.device_max_connections != 1
-    ),
+    lambda c: not c.fsdp or c.implementation.device_max_connections != 1,
     lambda c: f"it is 1 and zero is {c.layout.zero}",
 )
 FSDP2_FP16 = Rule(
@@ -160,17 +156,12 @@ DEEPSPEED_EXPERTS = Rule(
 )
 
 
-def _adam_or_sgd(c: Case) -> bool:
-    fsdp = c.layout.zero >= 2 and c.implementation.sharded_framework == "megatron_fsdp"
-    return not fsdp or c.workload.optimizer != "muon"
-
-
 FSDP_OPTIMIZER = Rule(
-    "megatron-fsdp-optimizer",
-    "Megatron-FSDP needs Adam or SGD",
-    "megatron/training/arguments.py: validate_args (use_megatron_fsdp)",
+    "fsdp-optimizer",
+    "torch FSDP2 and Megatron-FSDP need Adam or SGD",
+    "megatron/training/arguments.py: validate_args (use_megatron_fsdp; the emerging optimizers)",
     ("zero",),
-    _adam_or_sgd,
+    lambda c: not c.fsdp or c.workload.optimizer != "muon",
     lambda c: f"the optimizer is {c.workload.optimizer}",
 )
 PRECISION_AWARE = Rule(

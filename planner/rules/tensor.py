@@ -181,7 +181,7 @@ BEFORE_BLACKWELL = ("volta", "turing", "ampere", "ada", "hopper")
 def _one_connection(c: Case) -> bool:
     """Whether Megatron's check of the variable passes, as far as the launch and the cards are known."""
     given, layout, i = c.implementation.device_max_connections, c.layout, c.implementation
-    if given in (None, 1) or max(layout.tp, layout.cp) == 1 or layout.zero >= 2 or i.framework != "megatron":
+    if given in (None, 1) or max(layout.tp, layout.cp) == 1 or c.fsdp or i.framework != "megatron":
         return True
     older = c.cluster is not None and any(g.card.architecture in BEFORE_BLACKWELL for g in c.cluster.groups)
     return i.overlap_moe_expert_parallel_comm or not older
