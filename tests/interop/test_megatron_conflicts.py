@@ -28,6 +28,7 @@ PP2 = "--pipeline-model-parallel-size 2"
 PP4 = "--pipeline-model-parallel-size 4"
 AWARE = "--use-distributed-optimizer --use-precision-aware-optimizer"
 GATHER = "--use-distributed-optimizer --overlap-param-gather"
+MIXTURE = "--num-experts 4"
 EXPERTS = "--num-experts 4 --moe-router-topk 1"
 SELECTIVE = "--recompute-granularity selective"
 
@@ -103,6 +104,44 @@ EXAMPLES = {
         f"--mtp-num-layers 1 {ROPE}",
         "--position-embedding-type is yarn",
     ),
+    "deterministic-loss-fusion": (
+        "--deterministic-mode --cross-entropy-loss-fusion",
+        "--deterministic-mode --cross-entropy-fusion-impl native",
+        "both are given",
+    ),
+    "shared-expert-bias": (
+        f"{MIXTURE} --no-bias-dropout-fusion --moe-shared-expert-intermediate-size 64",
+        f"{MIXTURE} --disable-bias-linear --moe-shared-expert-intermediate-size 64",
+        "it is absent",
+    ),
+    "no-position-embedding": (
+        "--no-position-embedding",
+        "--no-position-embedding --use-rotary-position-embeddings",
+        "the type is not rope",
+    ),
+    "main-gradients-in-fp32": (
+        f"{AWARE} --main-grads-dtype bf16 --accumulate-allreduce-grads-in-fp32",
+        f"{AWARE} --main-grads-dtype bf16",
+        "--main-grads-dtype bf16 is given",
+    ),
+    "swiglu-alone": ("--swiglu --squared-relu --quick-geglu", "--swiglu", "--squared-relu and --quick-geglu are given"),
+    "squared-relu-fusion": ("--squared-relu", "--squared-relu --no-bias-gelu-fusion", "it is absent"),
+    "offloaded-modules-engine": (
+        "--fine-grained-activation-offloading --offload-modules core_attn --transformer-impl local",
+        "--fine-grained-activation-offloading --offload-modules core_attn",
+        "layers are local",
+    ),
+    "graph-checks-gradients": (
+        "--cuda-graph-impl full_iteration",
+        "--cuda-graph-impl full_iteration --no-check-for-nan-in-loss-and-grad",
+        "it is absent",
+    ),
+    "batch-schedule-alone": ("--step-batch-size-schedule 0:32", "", "--global-batch-size is given"),
+    "hierarchical-context-sizes": (
+        "--context-parallel-size 4 --cp-comm-type a2a+p2p",
+        "--context-parallel-size 4 --cp-comm-type a2a+p2p --hierarchical-context-parallel-sizes 2 2",
+        "it is absent",
+    ),
 }
 
 
@@ -146,6 +185,9 @@ def test_other_programs_are_not_judged_by_megatron_lm(name):
         "--num-layers-per-virtual-pipeline-stage 5",
         f"{PP2} --no-overlap-p2p-communication",
         "--main-grads-dtype fp32 --main-params-dtype fp32 --exp-avg-dtype fp32",
+        "--squared-relu --disable-bias-linear",
+        f"{MIXTURE} --no-bias-dropout-fusion --moe-shared-expert-intermediate-size 0",
+        "--cuda-graph-impl local --cuda-graph-modules attn",
     ],
 )
 def test_what_only_looks_refused(arguments):
@@ -169,6 +211,24 @@ def test_a_short_position_table_is_said_once(positions):
             f"--mtp-num-layers 1 {ROPE} --recompute-granularity full --recompute-method uniform "
             "--recompute-num-layers 2",
             "--recompute-num-layers 2: .* from core_r0.14 on",
+        ),
+        ("--deterministic-mode --use-flash-attn", "--use-flash-attn: .* before core_r0.19"),
+        (
+            "--deterministic-mode --tp-comm-overlap --tensor-model-parallel-size 2 --sequence-parallel",
+            "--tp-comm-overlap: .* from core_r0.19 on",
+        ),
+        (
+            "--cross-entropy-loss-fusion --cross-entropy-fusion-impl te",
+            "--cross-entropy-fusion-impl te: .* from core_r0.19 on",
+        ),
+        (
+            f"{AWARE} --optimizer-cpu-offload --fp8-format hybrid --fp8-recipe blockwise --fp8-param-gather",
+            "--optimizer-cpu-offload: .* from core_r0.14 on",
+        ),
+        (
+            f"{MIXTURE} --disable-bias-linear --recompute-activations --recompute-modules moe "
+            "--fine-grained-activation-offloading --offload-modules moe_act core_attn",
+            "--offload-modules moe_act: .* from core_r0.19 on",
         ),
     ],
 )

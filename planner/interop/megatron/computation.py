@@ -3,8 +3,8 @@
 Where an argument is absent the value is Megatron's own default, which is often the slower or larger one: hidden dropout
 0.1, no communication overlap, the all-gather dispatcher, fp32 weights without --bf16 or --fp16.
 
-Sources: megatron/training/arguments.py: validate_args; megatron/training/determinism.py: apply_determinism_to_args;
-megatron/training/training.py: get_megatron_ddp_config; megatron/core/transformer/transformer_config.py.
+Sources: megatron/training/arguments.py: validate_args; megatron/training/training.py: get_megatron_ddp_config;
+megatron/core/transformer/transformer_config.py.
 """
 
 from __future__ import annotations
@@ -107,7 +107,6 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
     capacity = args.get("moe-expert-capacity-factor")
     padded = any(name in args for name in ("padded-vocab-size", "pad-vocab-size-to"))
     padded = padded or args.flag("no-pad-vocab-size") or args.flag("disable-pad-vocab-size")
-    deterministic = args.flag("deterministic-mode")
     return Implementation(
         layer_implementation="local" if local else "transformer_engine",
         attention=_attention(args, local, environment, source),
@@ -130,7 +129,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         grad_reduce_bytes=_grad_reduce_bytes(args, source),
         overlap_grad_reduce=args.flag("overlap-grad-reduce"),
         overlap_param_gather=args.flag("overlap-param-gather"),
-        tp_comm_overlap=args.flag("tp-comm-overlap") and not deterministic,
+        tp_comm_overlap=args.flag("tp-comm-overlap"),
         ddp_bucket_elements=positive(args, "ddp-bucket-size", source) if "ddp-bucket-size" in args else None,
         pad_buckets_for_high_nccl_busbw=args.flag("ddp-pad-buckets-for-high-nccl-busbw"),
         num_distributed_optimizer_instances=positive(args, "num-distributed-optimizer-instances", source, 1),
@@ -165,7 +164,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         cuda_graph_impl=capturer(args, source),
         launch_blocking=launch_blocking(environment),
         device_max_connections=device_max_connections(environment),
-        deterministic=deterministic,
+        deterministic=args.flag("deterministic-mode"),
         attention_mask_in_dataloader=not args.flag("no-create-attention-mask-in-dataloader"),
         deferred_embedding_wgrads=_deferred_embedding_wgrads(args),
     )
@@ -259,8 +258,7 @@ def _deferred_embedding_wgrads(args: Arguments) -> int:
 def _cross_entropy(args: Arguments, source: str) -> CrossEntropy:
     fused: dict[str, CrossEntropy] = {"native": "native", "te": "te"}
     kind = choose(args, "cross-entropy-fusion-impl", fused, "native", source)
-    # Deterministic mode switches the fusion off (determinism.py: ARG_VALUES_REQUIRED_FOR_DETERMINISM).
-    return kind if args.flag("cross-entropy-loss-fusion") and not args.flag("deterministic-mode") else "unfused"
+    return kind if args.flag("cross-entropy-loss-fusion") else "unfused"
 
 
 def precision(args: Arguments, source: str) -> Precision:

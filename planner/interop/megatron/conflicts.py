@@ -1,8 +1,8 @@
 """Arguments that Megatron-LM refuses together, where only the words of the launch can tell.
 
 Rules about the model, the implementation and the layout stand in `planner.rules`. Here each refusal is in core_r0.12
-and in every release since, or came with the argument that it is about. What some releases refuse and others take is a
-note in the report, never a broken rule. Megatron-DeepSpeed is another program, and its launches are not judged here.
+and in every release since, or came with the argument that it is about; what some releases refuse and others take is in
+`releases`. Megatron-DeepSpeed is another program, and its launches are not judged here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from planner.implementation import Implementation
 from planner.interop.megatron.parse import Arguments, readable
 from planner.interop.megatron.problem import Problem
+from planner.interop.megatron.releases import release_notes
 from planner.layout import Layout
-from planner.model import Model
+from planner.model import Model, MoE
 
 _ARGUMENTS = "megatron/training/arguments.py: validate_args"
 _CONFIG = "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__"
@@ -25,6 +27,7 @@ class Launch(NamedTuple):
     args: Arguments
     model: Model
     layout: Layout
+    implementation: Implementation
 
 
 class Conflict(NamedTuple):
@@ -36,20 +39,20 @@ class Conflict(NamedTuple):
     given: Callable[[Launch], str]
 
 
-def find_conflicts(args: Arguments, model: Model, layout: Layout, problems: list[Problem]) -> None:
-    """Add to `problems` what Megatron-LM refuses, and to `args.not_accounted` what some of its releases refuse."""
+def find_conflicts(launch: Launch, problems: list[Problem]) -> None:
+    """Add to `problems` what Megatron-LM refuses, and to `not_accounted` what some of its releases refuse."""
+    args = launch.args
     if args.under_deepspeed:
         if layout.zero == 3 and model.is_moe:  # its experts are DeepSpeed's own layer
             sentence = "DeepSpeed's own mixture of experts excludes zero 3"
             source = "deepspeed/runtime/engine.py: _validate_zero3_moe_compatibility"
             problems.append(Problem("deepspeed-zero3-experts", sentence, source, "zero-stage is 3"))
         return
-    launch = Launch(args, model, layout)
     for conflict in CONFLICTS:
         given = conflict.given(launch)
         if given:
             problems.append(Problem(conflict.id, conflict.sentence, conflict.source, given))
-    args.not_accounted += _releases(launch)
+    args.not_accounted += release_notes(args, launch.model, launch.layout)
 
 
 def _positions(launch: Launch) -> str:
@@ -130,14 +133,61 @@ def _yarn(launch: Launch) -> str:
 
 
 def _nothing_to_overlap(launch: Launch) -> str:
-    """Sequence parallelism is switched off without tensor parallelism; with it this is a rule about the layout, unless
-    the deterministic mode switches the overlap off, which it does after it was judged."""
-    if not launch.args.flag("tp-comm-overlap"):
-        return ""
-    if launch.layout.tp == 1:
-        return "tp is 1"
-    late = launch.args.flag("deterministic-mode") and not launch.layout.sequence_parallel
-    return "sequence parallelism is off" if late else ""
+    """Sequence parallelism is switched off without tensor parallelism; with it this is a rule about the layout."""
+    return "tp is 1" if launch.args.flag("tp-comm-overlap") and launch.layout.tp == 1 else ""
+
+
+def _given(flag: str, excluded: tuple[str, ...]) -> Callable[[Launch], str]:
+    """What of the excluded arguments stands beside the flag."""
+
+    def given(launch: Launch) -> str:
+        found = ["--" + name for name in excluded if name in launch.args.given]
+        return f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'} given" if found else ""
+
+    return lambda launch: given(launch) if flag in launch.args.given else ""
+
+
+def _small_gradients(launch: Launch) -> str:
+    """Of bf16 alone."""
+    args = launch.args
+    small = args.get("main-grads-dtype", "fp32") != "fp32" and args.flag("bf16")
+    return _listed(launch, ("main-grads-dtype",)) if small and args.flag("accumulate-allreduce-grads-in-fp32") else ""
+
+
+def _unfused_squares(launch: Launch) -> str:
+    """Without biases the fusion is off by itself; SwiGLU has a refusal of its own."""
+    args = launch.args
+    fused = not args.flag("disable-bias-linear") and not args.flag("no-bias-gelu-fusion") and not args.flag("swiglu")
+    return "it is absent" if "squared-relu" in args.given and fused else ""
+
+
+def _shared_biases(launch: Launch) -> str:
+    shared = [k.mlp.shared for k in launch.model.layer_kinds if isinstance(k.mlp, MoE) and k.mlp.shared]
+    return "it is absent" if any(expert.bias for expert in shared) else ""
+
+
+def _checked_graph(launch: Launch) -> str:
+    """Dynamic loss scaling of fp16 switches the check off."""
+    args, whole = launch.args, launch.implementation.cuda_graphs == ("iteration",)
+    scaled = args.flag("fp16") and "loss-scale" not in args.given
+    unchecked = scaled or "no-check-for-nan-in-loss-and-grad" in args.given
+    return "it is absent" if whole and not unchecked else ""
+
+
+def _levels(launch: Launch) -> str:
+    two = "a2a+p2p" in launch.args.get("cp-comm-type", ())
+    return "it is absent" if two and "hierarchical-context-parallel-sizes" not in launch.args.given else ""
+
+
+def _offloads_locally(launch: Launch) -> str:
+    local = launch.implementation.layer_implementation == "local"
+    return "layers are local" if local and launch.args.flag("fine-grained-activation-offloading") else ""
+
+
+def _unplaced(launch: Launch) -> str:
+    args = launch.args
+    rotary = args.flag("use-rotary-position-embeddings") or args.get("position-embedding-type") == "rope"
+    return "the type is not rope" if args.flag("no-position-embedding") and not rotary else ""
 
 
 CONFLICTS = (
@@ -226,22 +276,64 @@ CONFLICTS = (
         f"{_ARGUMENTS} (mtp_num_layers)",
         _yarn,
     ),
+    Conflict(
+        "deterministic-loss-fusion",
+        "--deterministic-mode excludes --cross-entropy-loss-fusion",
+        f"{_ARGUMENTS} (deterministic_mode); megatron/training/determinism.py: apply_determinism_to_args",
+        _excludes("deterministic-mode", "cross-entropy-loss-fusion"),
+    ),
+    Conflict(
+        "shared-expert-bias",
+        "a shared expert needs --disable-bias-linear",
+        "megatron/core/transformer/moe/shared_experts.py: SharedExpertMLP.__init__",
+        _shared_biases,
+    ),
+    Conflict(
+        "no-position-embedding",
+        "--no-position-embedding needs --position-embedding-type rope",
+        f"{_ARGUMENTS} (add_position_embedding)",
+        _unplaced,
+    ),
+    Conflict(
+        "main-gradients-in-fp32",
+        "--accumulate-allreduce-grads-in-fp32 with --bf16 needs main gradients of fp32",
+        f"{_ARGUMENTS} (main_grads_dtype)",
+        _small_gradients,
+    ),
+    Conflict(
+        "swiglu-alone",
+        "--swiglu excludes --squared-relu and --quick-geglu",
+        "megatron/training/argument_utils.py: core_transformer_config_from_args",
+        _given("swiglu", ("squared-relu", "quick-geglu")),
+    ),
+    Conflict(
+        "squared-relu-fusion",
+        "--squared-relu with biases needs --no-bias-gelu-fusion",
+        f"{_CONFIG} (bias_activation_fusion)",
+        _unfused_squares,
+    ),
+    Conflict(
+        "offloaded-modules-engine",
+        "--fine-grained-activation-offloading needs --transformer-impl transformer_engine",
+        f"{_ARGUMENTS} (fine_grained_activation_offloading)",
+        _offloads_locally,
+    ),
+    Conflict(
+        "graph-checks-gradients",
+        "a CUDA graph of the whole iteration needs --no-check-for-nan-in-loss-and-grad",
+        f"{_ARGUMENTS} (cuda_graph_impl)",
+        _checked_graph,
+    ),
+    Conflict(
+        "batch-schedule-alone",
+        "--step-batch-size-schedule excludes --global-batch-size",
+        f"{_ARGUMENTS} (step_batch_size_schedule)",
+        _given("step-batch-size-schedule", ("global-batch-size",)),
+    ),
+    Conflict(
+        "hierarchical-context-sizes",
+        "--cp-comm-type a2a+p2p needs --hierarchical-context-parallel-sizes",
+        f"{_ARGUMENTS} (hierarchical_context_parallel_sizes)",
+        _levels,
+    ),
 )
-
-
-def _releases(launch: Launch) -> list[str]:
-    """What some releases refuse and others take: arguments.py: validate_args of core_r0.12 to core_r0.19;
-    multi_token_prediction.py: MultiTokenPredictionLayer._checkpointed_forward."""
-    args, model, recompute = launch.args, launch.model, launch.layout.recompute
-    notes = []
-    if args.flag("multi-latent-attention") and args.flag("group-query-attention"):
-        notes.append("--group-query-attention: has no effect with latent attention, and is refused from core_r0.16 on")
-    if model.mtp_num_layers and model.position == "learned":
-        notes.append("--mtp-num-layers: with learned positions it is refused before core_r0.17")
-    uniform = recompute.granularity == "full" and recompute.method == "uniform"
-    if model.mtp_num_layers and uniform and recompute.num_layers not in (None, 1):
-        notes.append(
-            f"--recompute-num-layers {recompute.num_layers}: with --mtp-num-layers, uniform recompute of other than 1 "
-            "layer is refused from core_r0.14 on"
-        )
-    return notes

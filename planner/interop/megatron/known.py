@@ -201,7 +201,7 @@ HONOURED: dict[str, Argument] = {
         overlap-grad-reduce Implementation.overlap_grad_reduce
         overlap-param-gather Implementation.overlap_param_gather
         tp-comm-overlap Implementation.tp_comm_overlap
-        deterministic-mode Implementation.deterministic, and cross-entropy fusion and tp-comm-overlap off
+        deterministic-mode Implementation.deterministic
         defer-embedding-wgrad-compute Implementation.deferred_embedding_wgrads
         no-create-attention-mask-in-dataloader Implementation.attention_mask_in_dataloader
         ddp-pad-buckets-for-high-nccl-busbw Implementation.pad_buckets_for_high_nccl_busbw

@@ -10,7 +10,7 @@ from planner.errors import InputError, NotModelled
 from planner.implementation import Implementation
 from planner.interop.megatron.architecture import build_model, positive
 from planner.interop.megatron.computation import build_implementation, build_workload
-from planner.interop.megatron.conflicts import find_conflicts
+from planner.interop.megatron.conflicts import Launch, find_conflicts
 from planner.interop.megatron.launcher import MAX_WORLD
 from planner.interop.megatron.parallelism import build_layout
 from planner.interop.megatron.parse import Arguments, parse
@@ -87,11 +87,12 @@ def _launch(found: Source, name: str, world_size: int | None, vocab_size: int | 
     problems: list[Problem] = []
     model = build_model(args, name, Path(name).stem or "model", problems, vocab_size)
     layout = build_layout(args, name, model, world, problems)
-    find_conflicts(args, model, layout, problems)
+    implementation = build_implementation(args, name, found.environment)
+    find_conflicts(Launch(args, model, layout, implementation), problems)
     return MegatronLaunch(
         model=model,
         workload=build_workload(args, name, positive(args, "micro-batch-size", name), layout.dp),
-        implementation=build_implementation(args, name, found.environment),
+        implementation=implementation,
         layout=layout,
         world_size=world,
         unrecognised=tuple(args.unrecognised),

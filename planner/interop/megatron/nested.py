@@ -31,7 +31,6 @@ _RENAMED = {
 }
 _FALSE = {
     "add_bias_linear": "disable-bias-linear",
-    "add_position_embedding": "no-position-embedding",
     "bias_swiglu_fusion": "no-bias-swiglu-fusion",
     "masked_softmax_fusion": "no-masked-softmax-fusion",
     "bias_dropout_fusion": "no-bias-dropout-fusion",
@@ -60,7 +59,7 @@ _NO_EFFECT = """
     init_method output_layer_init_method embedding_init_method params_dtype pipeline_dtype autocast_dtype timers
     finalize_model_grads_func grad_scale_func no_sync_func grad_sync_func param_sync_func deallocate_pipeline_outputs
     batch_p2p_comm batch_p2p_sync variable_seq_lengths tp_comm_atomic_ag tp_comm_atomic_rs barrier_with_L1_time
-    _cpu_offloading_context
+    _cpu_offloading_context add_position_embedding
 """
 """Initial values, and what the launch sets itself whatever the file says."""
 _OFF = """
@@ -135,7 +134,7 @@ def _activation(fields: dict[str, Any], notes: list[str], source: str) -> dict[s
         notes.append(f"gated_linear_unit: True with {given} is counted as --quick-geglu")
     unfused: dict[str, Any] = {}
     fused = fields.pop("bias_activation_fusion", None)
-    if given == "gelu" and (fields.get("add_bias_linear") is not False or fused is not True):
+    if fused is not True or (given == "gelu" and fields.get("add_bias_linear") is not False):
         unfused = {"no-bias-gelu-fusion": True}
     squared = {"squared-relu": True} if given == "squaredrelu" else {}
     return unfused | squared | ({"quick-geglu": True} if gated is True else {})

@@ -176,6 +176,8 @@ def _mlps(kinds: tuple[Layer, ...], moe_pattern: list[int]) -> list[str]:
     words += ["--glu-linear-offset", repr(mlp.linear_offset)] if mlp.linear_offset else []
     if not moe:
         return words
+    if moe.shared and moe.shared.bias:
+        raise _no_argument("biases of a shared expert")
     if moe.router_bias != bias:
         raise _no_argument("a learned bias of the router without other biases, or these without it")
     words += ["--num-experts", str(moe.num_experts), "--moe-router-topk", str(moe.top_k)]
@@ -315,7 +317,7 @@ def _kernels(model: Model, implementation: Implementation) -> list[str]:
         words += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", i.cross_entropy]
     words += ["--cp-comm-type", i.cp_comm_type] if i.cp_comm_type != "p2p" and i.framework == "megatron" else []
     if i.cuda_graphs == ("iteration",):
-        words += ["--cuda-graph-impl", "full_iteration"]
+        words += ["--cuda-graph-impl", "full_iteration", "--no-check-for-nan-in-loss-and-grad"]
     elif i.cuda_graphs:
         words += ["--cuda-graph-impl", i.cuda_graph_impl]
         words += ["--cuda-graph-modules", *i.cuda_graphs] if i.cuda_graphs != ("layer",) else []
