@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING, Any, cast
 
 from planner.errors import InputError
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKENS = 2**22
 """A step of about 4 million tokens: 1024 sequences of 4096."""
+NEAR = Fraction(3, 4), Fraction(4, 3)
+"""Shares of it that still are about 4 million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +82,16 @@ class Variant:
 
 
 def default_global_batch(seq_length: int, gpus: int) -> int:
-    """About 4 Mi tokens in sequences, rounded so that the odd part of the GPU count and a power of two divide it: a
-    batch that no data-parallel degree divides would rule out layouts for no reason of theirs."""
+    """About 4 Mi tokens in sequences: of the batches within NEAR that the odd part of the GPU count divides, the one
+    with the most factors of two, which leaves most degrees free; where none is so near, the nearest that it divides."""
     target = max(1, DEFAULT_TOKENS // seq_length)
-    unit = gpus // (gpus & -gpus)
-    while unit * 16 <= target:
-        unit *= 2
-    return max(unit, round(target / unit) * unit)
+    odd = gpus // (gpus & -gpus)
+    for power in reversed(range(target.bit_length() + 1)):
+        step = odd << power
+        batch = ceil(NEAR[0] * target / step) * step
+        if batch <= NEAR[1] * target:
+            return batch
+    return max(odd, round(target / odd) * odd)
 
 
 def the_cluster(gpus: Cluster | None, cluster: Cluster | None) -> Cluster:
@@ -123,7 +130,7 @@ def ask(options: dict[str, Any]) -> Question:
     if global_batch is None:
         global_batch = default_global_batch(seq_length, cluster.gpus)
         tokens = seq_length * global_batch / 1e6
-        near = 0.75 < seq_length * global_batch / DEFAULT_TOKENS < 1.35
+        near = NEAR[0] <= seq_length * global_batch / DEFAULT_TOKENS <= NEAR[1]
         why = "about 4 million tokens a step" if near else "as near to 4 million tokens a step as the GPUs divide"
         defaults.append(f"global batch {global_batch} sequences: {why} ({tokens:.2f} M)")
     precision = options["precision"]

@@ -92,6 +92,15 @@ def test_two_reviews_are_byte_identical(plan: Plan) -> None:
     assert read(1) == read(2)
 
 
+def test_more_gpus_with_an_odd_factor_train_sooner(plan: Plan) -> None:
+    """6,144 cards beat 4,096 and lose to 8,192: their batch takes stages and ranks alike, so none has fewer virtual
+    stages for want of microbatches (with 1,056 sequences, 11 x 96, they were slower than 4,096)."""
+    arguments = ("capacity", "--model", "70b", "--gpu", "A100-80G", "--tokens", "15T", "--counts", "4096,6144,8192")
+    (side,) = json.loads(plan(*arguments, "--quick", "--workers", 1, "--json").out)["sides"]
+    days = [point["training"]["days"] for point in side["counts"] if point["gpus"] >= 4096]
+    assert len(days) == 3 and days[0] > days[1] > days[2]
+
+
 def test_proven_infeasible_is_3(plan: Plan) -> None:
     """70b on at most two GPUs: every count refuted, the reason named."""
     answer = plan(
