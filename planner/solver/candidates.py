@@ -145,12 +145,12 @@ class Space:
         return placements(self.cluster, layout.pp) if given is None else (given,)
 
     def _sequence_parallel(self, layout: Layout) -> list[bool]:
-        """On wherever it is legal, unless the user says otherwise."""
+        """On wherever it is legal, unless the user says otherwise; what is asked for is left to the rules."""
         pins = self.pins.sequence_parallel
-        if layout.tp == 1:
-            return [False]
         if pins is not None:
             return sorted(set(pins))
+        if layout.tp == 1:
+            return [False]
         return [self.workload.seq_length % (layout.tp * layout.cp) == 0]
 
     def _expert_sizes(self, layout: Layout) -> list[int]:

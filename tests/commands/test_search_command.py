@@ -35,6 +35,16 @@ def test_a_number_pins_and_a_list_restricts(plan) -> None:
     assert {p["layout"]["tp"] for p in plans} <= {2, 4}
 
 
+def test_sequence_parallelism_that_is_asked_for_is_on(plan) -> None:
+    """Every plan has it, so none has tp 1, where it cannot be; with tp 1 alone the rule is named."""
+    plans = plan(*QUICK, "--sequence-parallel", "--top", "20", "--json").data["plans"]
+    assert plans and all(p["layout"]["sequence_parallel"] and p["layout"]["tp"] > 1 for p in plans)
+    assert any(p["layout"]["tp"] == 1 for p in plan(*QUICK, "--top", "20", "--json").data["plans"])
+    refused = plan(*QUICK, "--sequence-parallel", "--tp", "1", "--json")
+    assert refused.code == 3
+    assert [fact["id"] for fact in refused.data["explanation"]["facts"]] == ["sequence-needs-tensor"]
+
+
 def test_detail_says_what_each_plan_is_made_of(plan) -> None:
     """As data, in words for the chosen one, and as a spreadsheet's rows: a search itself counts totals only."""
     asked = (*QUICK, "--tp", "2", "--pp", "2", "--detail")
