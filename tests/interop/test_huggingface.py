@@ -148,6 +148,35 @@ def test_the_text_part_of_a_multimodal_config_is_read_and_said():
     assert gemma.tied and gemma.layers[0].attention.qk_norm == "head"
 
 
+MISTRAL_SMALL = {
+    "model_type": "mistral", "hidden_size": 5120, "intermediate_size": 32768, "num_hidden_layers": 40,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072,
+    "max_position_embeddings": 131072,
+}  # fmt: skip
+QWEN25_7B = {
+    "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("outer", "text", "count"),
+    [("mistral3", MISTRAL_SMALL, 23_572_403_200), ("internvl", QWEN25_7B, 7_615_616_512)],
+)
+def test_a_language_model_inside_another_is_tied_as_it_is_alone(outer, text, count):
+    """Neither config says it: the counts are those of the checkpoints of Mistral-Small-24B-Base-2501 and Qwen2.5-7B
+    (their safetensors), which have a head; a note says what was taken. What either config says holds."""
+    model = model_from_config({"model_type": outer, "text_config": text})
+    assert parameters(model) == count
+    assert any("says whether the head is tied: it is not" in note for note in model.notes)
+    for config in (
+        {"model_type": outer, "text_config": {**text, "tie_word_embeddings": True}},
+        {"model_type": outer, "text_config": text, "tie_word_embeddings": True},
+    ):
+        given = model_from_config(config)
+        assert given.tied and not any("tied" in note for note in given.notes)
+
+
 def test_architectures_stand_in_for_a_missing_model_type():
     """A config without model_type is read by the class it names."""
     config = {**LLAMA, "architectures": ["LlamaForCausalLM"]}

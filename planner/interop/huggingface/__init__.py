@@ -56,20 +56,34 @@ def model_from_config(config: Mapping[str, Any], name: str = "config.json") -> M
 
 
 def _text_model(config: Mapping[str, Any], key: str, model_type: str, name: str) -> Model:
-    """The language model inside a multimodal one. The head belongs to the outer model, so its tying holds
-    where it is given, and its class's default where neither gives one."""
+    """The language model inside a multimodal one. Its tying is the outer model's where that is given, else its own."""
     inner = dict(config[key])
     inner.setdefault("model_type", f"{model_type}_text")
     if inner["model_type"] not in FAMILIES and f"{inner['model_type']}_text" in FAMILIES:
         inner["model_type"] = f"{inner['model_type']}_text"
-    outer = Fields(config, model_type, name)
+    notes = []
     if "tie_word_embeddings" in config:
         inner["tie_word_embeddings"] = config["tie_word_embeddings"]
-    elif "tie_word_embeddings" in outer.defaults:
-        inner.setdefault("tie_word_embeddings", outer.defaults["tie_word_embeddings"])
+    elif "tie_word_embeddings" not in inner:
+        inner["tie_word_embeddings"], whose = _class_tying(model_type, str(inner["model_type"]))
+        tied = "is" if inner["tie_word_embeddings"] else "is not"
+        notes.append(f"Neither {name} nor its {key} says whether the head is tied: it {tied}, by the class of {whose}.")
     model = model_from_config(inner, name)
     note = f"Only the language model ({key}) of this {model_type} model is counted, not its other encoders."
-    return replace(model, notes=(*model.notes, note))
+    return replace(model, notes=(*model.notes, note, *notes))
+
+
+def _class_tying(outer: str, inner: str) -> tuple[bool, str]:
+    """Whether the head is tied where no config says so, and the model type whose class decides it.
+
+    Checkpoints were saved by classes that built a language model of its own class inside the outer (transformers 4),
+    so that class's default is theirs: Mistral-Small-3.1 and InternVL have a head, though transformers 5 gave their
+    outer classes a default of true (huggingface/transformers#42313, #43429). A class that exists only within an outer
+    one (gemma3_text) leaves it to that.
+    """
+    inside_only = inner.endswith("_text") and "tie_word_embeddings" in Fields({}, outer, outer).defaults
+    whose = outer if inside_only else inner
+    return bool(Fields({}, whose, whose).defaults.get("tie_word_embeddings", False)), whose
 
 
 def _model_type(config: Mapping[str, Any], name: str) -> str:
