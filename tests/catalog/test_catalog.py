@@ -152,6 +152,13 @@ def test_shapes_beyond_the_dense_layer():
     assert round(active_parameters(v3) / 1e9) == 38 and round(active_parameters(load_model("gpt-oss-120b")) / 1e9) == 6
 
 
+def test_only_the_largest_starcoder2_has_a_head_of_its_own():
+    """NeMo trained the 15B without sharing (megatron_starcoder2_config.yaml); the 3B and 7B have no lm_head
+    (bigcode-project/starcoder2#18)."""
+    assert [load_model(f"starcoder2-{size}").tied for size in ("3b", "7b", "15b")] == [True, True, False]
+    assert parameters(load_model("starcoder2-15b")) == 15_957_889_024
+
+
 def test_a_users_yaml_is_a_model(tmp_path):
     """A file in the catalogue's own format is read, named after its file unless it has a name."""
     model = load_model(write(tmp_path / "mine.yaml", SMALL))
