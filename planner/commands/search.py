@@ -191,9 +191,12 @@ def _as_typed(ctx: click.Context, result: SearchResult, model_name: str) -> Sear
     if result.explanation is None or not result.explanation.hints:
         return result
     named = words.typed(ctx, ("model",)) or f"--model {model_name}"
-    others = words.typed(ctx, (*words.WORKLOAD[2:], *words.ACCOUNTING))  # sequence and batch are in the command
 
     def command(text: str) -> str:
+        asked: tuple[str, ...] = (*words.WORKLOAD[2:], *words.ACCOUNTING)  # sequence and batch are in the command
+        if " --precision " in text:  # so is the precision of a remedy that changes it, which leaves fp8
+            asked = tuple(name for name in asked if name != "precision" and not name.startswith("fp8"))
+        others = words.typed(ctx, asked)
         return f"{text.replace(f'--model {model_name}', named, 1)} {others}".rstrip()
 
     hints = tuple(replace(hint, command=command(hint.command)) for hint in result.explanation.hints)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from planner.solver.asked import Asked
     from planner.solver.search import Progress
     from planner.solver.space import Pins
+    from planner.workload import Workload
 
 Answer = tuple["Question", SearchResult, tuple["Section", ...]]
 
@@ -60,7 +61,7 @@ def answer(
     return question, result, _fewer_kinds(question, asked, result, options, progress) if beside else ()
 
 
-def _asked(question: Question, pins: Pins, seconds: float | None, progress: Progress) -> Asked:
+def _asked(question: Question, pins: Pins, seconds: float | None, progress: Progress | None) -> Asked:
     from planner.solver.asked import asked
 
     return asked(
@@ -81,7 +82,7 @@ def _fastest(question: Question, asked: Asked, top: int) -> SearchResult:
     from planner.solver.search import search
 
     left = asked.seconds_left
-    return search(
+    result = search(
         question.model,
         question.workload,
         question.implementation,
@@ -93,6 +94,20 @@ def _fastest(question: Question, asked: Asked, top: int) -> SearchResult:
         question.reserve_bytes,
         progress=asked.progress,
     )
+    if result.explanation is None:
+        return result
+    from planner.solver.hints import MOST_HINTS
+    from planner.solver.other_work import other_work
+
+    def ask(workload: Workload) -> Asked:
+        fp8 = question.implementation.fp8_param_gather and workload.precision == "fp8"
+        implementation = replace(question.implementation, fp8_param_gather=fp8)
+        other = replace(question, workload=workload, implementation=implementation)
+        return _asked(other, asked.pins, asked.seconds_left, asked.progress)
+
+    facts, hints = result.explanation.facts, result.explanation.hints
+    hints = (*other_work(asked, facts, ask), *hints)[:MOST_HINTS]
+    return replace(result, explanation=replace(result.explanation, hints=hints))
 
 
 def _explained(question: Question, result: SearchResult, asked: Asked) -> SearchResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from planner.reports.blocks import Block, Heading, Table, Text
+from planner.reports.blocks import Block, Heading, Items, Table, Text
 from planner.reports.search_report import Section
 from planner.reports.words import margin_words
 from planner.solver.result import Status
@@ -57,7 +57,7 @@ def _blocks(tried: tuple[Tried, ...], chosen: Tried) -> list[Block]:
         rows.append(
             (
                 ", ".join(t.setting.uses) or "the defaults",
-                f"not possible: {t.refused}" if t.refused or t.result is None else VERDICT[t.result.status],
+                "not possible" if t.refused or t.result is None else VERDICT[t.result.status],
                 seconds(t.step_ns / 1e9) if t.step_ns is not None else "",
                 behind(t),
                 gib(peak) if peak is not None else "",
@@ -71,4 +71,5 @@ def _blocks(tried: tuple[Tried, ...], chosen: Tried) -> list[Block]:
     note = "Each combination of what --allow names was searched."
     if least is not None:
         note += " The best layouts above are those of the marked one."
-    return [Heading("What was allowed"), table, Text(note, "quiet")]
+    refused = tuple(f"{', '.join(t.setting.uses)}: {t.refused}" for t in tried if t.refused)
+    return [Heading("What was allowed"), table, *([Items(refused)] if refused else []), Text(note, "quiet")]

@@ -45,7 +45,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Tried:
-    """A setting and what its search found; `refused` says why it could not be searched."""
+    """A setting and what its search found; `refused` says why it could not be searched, or had nothing to search."""
 
     setting: Setting
     result: SearchResult | None
@@ -93,8 +93,8 @@ def least_host_bytes(model: Model, setting: Setting, cluster: Cluster) -> int:
 def try_all(
     model: Model, found: tuple[Setting, ...], cluster: Cluster, search: Callable[[Setting], SearchResult]
 ) -> tuple[Tried, ...]:
-    """Each setting searched; what a model, a card or the host's memory cannot do is refused by name and the rest goes
-    on."""
+    """Each setting searched; what a model, a card, the rules or the host's memory rule out is refused by name and the
+    rest goes on."""
     tried = []
     for setting in found:
         if setting.pins.zero == ():
@@ -105,12 +105,25 @@ def try_all(
             if held and least > held:
                 tried.append(Tried(setting, NOTHING, _host_words(least, held)))
                 continue
-            tried.append(_on_host(Tried(setting, search(setting)), cluster))
+            result = search(setting)
+            if setting.uses and result.statistics.get("candidates") == 0:
+                tried.append(Tried(setting, result, _rules_words(model, setting, cluster)))
+                continue
+            tried.append(_on_host(Tried(setting, result), cluster))
         except PlannerError as error:
             if not setting.uses:
                 raise
             tried.append(Tried(setting, None, str(error)))
     return tuple(tried)
+
+
+def _rules_words(model: Model, setting: Setting, cluster: Cluster) -> str:
+    """The rules that leave a setting no layout."""
+    from planner.solver.candidates import Space
+    from planner.solver.explain import no_legal_layout
+
+    space = Space(model, setting.workload, setting.implementation, cluster, setting.pins)
+    return "; ".join(fact.sentence for fact in no_legal_layout(space))
 
 
 def _on_host(tried: Tried, cluster: Cluster) -> Tried:

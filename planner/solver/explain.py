@@ -89,7 +89,7 @@ def facts(space: Space, accounting: Accounting, timing: StepTiming, until: float
     sharded = _leanest_sharded(space)
     layouts = [layout for each in sharded for layout in _most_recomputed(space, each)]
     if not layouts:
-        return _no_legal_layout(space)
+        return no_legal_layout(space)
     kept = frozenset(REMOVAL)
     late = False
     try:
@@ -343,7 +343,7 @@ def _not_divided(component: str, layout: Layout) -> str:
     return ""
 
 
-def _no_legal_layout(space: Space) -> tuple[Fact, ...]:
+def no_legal_layout(space: Space) -> tuple[Fact, ...]:
     """A smallest set of rules that alone leave the pinned degrees no layout: without any one of them there is one."""
     pins, world = space.pins, space.world
     values = {name: pin[0] for name in ("tp", "cp", "pp", "vpp", "ep", "etp", "zero") if (pin := getattr(pins, name))}
@@ -360,12 +360,12 @@ def _no_legal_layout(space: Space) -> tuple[Fact, ...]:
     broken = broken_rules(space.model, space.workload, space.implementation, layout, world, space.cluster)
     needed = _needed_rules(space)
     if needed:
-        given = {b.id: f", but {b.given}" for b in broken}
-        return tuple(Fact(rule.id, rule.sentence + given.get(rule.id, "")) for rule in needed)
+        given = {b.id: str(b) for b in broken}
+        return tuple(Fact(rule.id, given.get(rule.id, rule.sentence)) for rule in needed)
     # Not even the values can be written down: the degrees do not divide the GPUs, or mean nothing for this model.
     counted = [b for b in broken if b.id == WORLD.id] or broken[:1]
     if counted:
-        return tuple(Fact(b.id, f"{b.sentence}, but {b.given}") for b in counted)
+        return tuple(Fact(b.id, str(b)) for b in counted)
     return (Fact("no-layout", f"no layout of {world} GPUs keeps every rule under these pins", {"gpus": world}),)
 
 

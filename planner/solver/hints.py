@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import islice
 
-from planner.cluster import Cluster, NodeGroup
+from planner.cluster import Card, Cluster, NodeGroup
 from planner.hardware import gpus_argument
 from planner.solver.candidates import Pins, Space
 from planner.solver.explain import described
@@ -16,7 +16,20 @@ Solve = Callable[[Cluster, Pins], SearchResult]
 """The fastest layout on another cluster or with other pins."""
 DOUBLINGS = 7
 MOST_HINTS = 4
-FREED = ("recompute", "zero", "hsdp_replicas", "micro_batch", "pp", "tp", "cp", "ep", "vpp")
+FREED = (
+    "recompute",
+    "zero",
+    "hsdp_replicas",
+    "micro_batch",
+    "dp",
+    "pp",
+    "tp",
+    "cp",
+    "ep",
+    "etp",
+    "vpp",
+    "sequence_parallel",
+)
 """Pins that may be what stands in the way, the cheapest to give up first."""
 
 
@@ -26,7 +39,7 @@ def hints(space: Space, solve: Solve) -> tuple[Hint, ...]:
 
 
 def _solved(space: Space, solve: Solve) -> Iterator[Hint]:
-    same = f"the same {space.world} GPUs"
+    same = same_gpus(space.world)
     freed = False
     for name in FREED:
         if getattr(space.pins, name) is None:
@@ -35,8 +48,8 @@ def _solved(space: Space, solve: Solve) -> Iterator[Hint]:
         found = solve(space.cluster, pins).plans
         if found:
             freed = True
-            option = name.replace("_", "-")
-            yield Hint(f"without --{option} it fits on {same}: {described(found[0].layout)}",
+            pin = option(name, getattr(space.pins, name))
+            yield Hint(f"without {pin} it fits on {same}: {described(found[0].layout)}",
                        command(space, space.cluster, pins), found[0])  # fmt: skip
             if name == "recompute":
                 break
@@ -47,6 +60,10 @@ def _solved(space: Space, solve: Solve) -> Iterator[Hint]:
                        command(space, space.cluster, Pins()), found[0])  # fmt: skip
     yield from _more_gpus(space, solve)
     yield from _larger_card(space, solve)
+
+
+def same_gpus(gpus: int) -> str:
+    return f"the same {gpus} GPUs" if gpus > 1 else "the same GPU"
 
 
 def _more_gpus(space: Space, solve: Solve) -> Iterator[Hint]:
@@ -92,21 +109,33 @@ def _hold(cluster: Cluster) -> str:
 
 
 def _larger_card(space: Space, solve: Solve) -> Iterator[Hint]:
-    """The same number of the smallest card that holds it, among cards of the same vendor with more memory; on a mixed
-    cluster in place of the cards that have less."""
+    """The same number of the smallest card that holds it, among cards of the same vendor with more memory, or with as
+    much where ours do not compute in the precision; on a mixed cluster in place of the cards that have less."""
     from planner.hardware.cards import card_names, load_card
 
-    cluster = space.cluster
-    here = min((group.card for group in cluster.groups), key=lambda card: card.capacity_bytes)
-    larger = [card for card in map(load_card, card_names()) if card.capacity_bytes > here.capacity_bytes]
-    larger = [card for card in larger if card.vendor == here.vendor and space.workload.precision in card.flops]
+    cluster, precision = space.cluster, space.workload.precision
+    without = [group.card for group in cluster.groups if precision not in group.card.flops]
+    here = min(without or (group.card for group in cluster.groups), key=lambda card: card.capacity_bytes)
+
+    def replaces(card: Card) -> bool:
+        as_large = bool(without) and card.sold_bytes >= here.sold_bytes
+        able = card.vendor == here.vendor and precision in card.flops
+        return able and (as_large or card.capacity_bytes > here.capacity_bytes)
+
+    larger = filter(replaces, map(load_card, card_names()))
     ours = {group.card.name for group in cluster.groups}
     refuted = 0
-    for card in sorted(larger, key=lambda card: (card.name not in ours, card.capacity_bytes, card.name)):
+
+    def order(card: Card) -> tuple[bool, int, bool, str]:
+        return card.name not in ours, card.sold_bytes, card.scale_up != here.scale_up, card.name
+
+    for card in sorted(larger, key=order):
         if card.capacity_bytes <= refuted:
             continue
         groups = tuple(
-            replace(group, card=card) if group.card.capacity_bytes < card.capacity_bytes else group
+            replace(group, card=card)
+            if group.card in without or group.card.capacity_bytes < card.capacity_bytes
+            else group
             for group in cluster.groups
         )
         name = f"{cluster.gpus}x{card.name}" if cluster.homogeneous else gpus_argument(groups)
@@ -129,8 +158,12 @@ def command(space: Space, cluster: Cluster, pins: Pins) -> str:
         values = getattr(pins, field.name)
         if values is None or field.name in ("stage_layers", "placement"):
             continue
-        if field.name == "sequence_parallel":
-            words.append("--sequence-parallel" if values[0] else "--no-sequence-parallel")
-            continue
-        words.append(f"--{field.name.replace('_', '-')} {','.join(map(str, values))}")
+        named = option(field.name, values)
+        words.append(named if field.name == "sequence_parallel" else f"{named} {','.join(map(str, values))}")
     return " ".join(words)
+
+
+def option(name: str, values: Sequence[object]) -> str:
+    """The option that pins a choice."""
+    off = name == "sequence_parallel" and not values[0]
+    return f"--{'no-' if off else ''}{name.replace('_', '-')}"

@@ -20,3 +20,37 @@ def test_a_remedy_keeps_the_model_file_and_the_options(plan, tmp_path) -> None:
     for command in commands:
         assert f"--model '{path}'" in command or str(path) in command
         assert "--precision fp16" in command and "--reserve 6GiB" in command
+
+
+def hints(answer) -> list[tuple[str, str]]:
+    return [(hint["sentence"], hint["command"]) for hint in answer.data["explanation"]["hints"]]
+
+
+def test_a_precision_that_the_card_has_not_is_remedied_by_one_it_has_and_by_a_card(plan) -> None:
+    """Of fp8 on A100: bf16 on the same cards, and a card of the same size and links that has fp8. Both commands run."""
+    fp8 = ("--precision", "fp8", "--fp8-recipe", "tensorwise", "--top", "1")
+    refused = plan("--model", "7b", "--gpus", "8xA100-80G", *fp8, "--json")
+    assert refused.code == 3
+    (narrow, in_bf16), (card, on_card) = hints(refused)
+    assert narrow.startswith("in bf16 it fits on the same 8 GPUs")
+    assert "--precision bf16" in in_bf16 and "fp8" not in in_bf16
+    assert card.startswith("8 H100-80G hold it") and "--precision fp8 --fp8-recipe tensorwise" in on_card
+    assert plan(*in_bf16.split()[1:], "--top", "1").code == plan(*on_card.split()[1:], "--top", "1").code == 0
+
+
+def test_a_batch_that_does_not_divide_is_remedied_by_the_nearest_and_by_the_pin(plan) -> None:
+    """3 sequences over 2 ranks: 2 or 4 would divide, and without --dp one rank takes them all."""
+    refused = plan("--model", "7b", "--gpus", "8xA100-80G", "--global-batch", "3", "--dp", "2", "--json")
+    assert refused.code == 3
+    (fact,) = refused.data["explanation"]["facts"]
+    assert fact["id"] == "batch-divides" and fact["sentence"].endswith("global batch 2 or 4 would divide")
+    (batch, with_batch), (freed, without_pin) = hints(refused)
+    assert batch.startswith("a global batch of 2 fits") and "--global-batch 2 --dp 2" in with_batch
+    assert freed.startswith("without --dp it fits") and "--dp" not in without_pin
+    assert plan(*with_batch.split()[1:]).code == plan(*without_pin.split()[1:]).code == 0
+
+
+def test_a_choice_of_sequence_parallelism_in_the_way_is_named_as_it_was_typed(plan) -> None:
+    """One GPU has no tp > 1; without the choice 1.3B fits it."""
+    refused = plan("--model", "gpt3-1.3b", "--gpus", "1xA100-80G", "--sequence-parallel", "--json")
+    assert hints(refused)[0][0].startswith("without --sequence-parallel it fits on the same GPU:")

@@ -35,12 +35,14 @@ def test_the_next_command_repeats_the_choice(plan) -> None:
 
 
 def test_a_narrower_precision_wins_where_the_card_has_it(plan) -> None:
-    """fp8 halves the products of a Hopper card; an Ampere card has none, which is proved and said."""
+    """fp8 halves the products of a Hopper card; an Ampere card has none: refused with the rule, as no layout was
+    there to be proved not to fit."""
     hopper = plan("--model", "7b", "--gpus", "8xH100", *FAST, "--allow", "fp8", "--json").data
     assert [s["uses"] for s in hopper["settings"] if s["chosen"]] == [["fp8"]]
     assert hopper["inputs"]["workload"]["precision"] == "fp8"
     ampere = plan("--model", "7b", "--gpus", "8xA100-80G", *FAST, "--allow", "fp8", "--json").data
-    assert [(s["uses"], s["status"]) for s in ampere["settings"]] == [([], "optimal"), (["fp8"], "infeasible")]
+    assert [(s["uses"], s["status"]) for s in ampere["settings"]] == [([], "optimal"), (["fp8"], "refused")]
+    assert "A100-80G computes no fp8" in ampere["settings"][1]["reason"]
 
 
 def test_schedules_are_compared(plan) -> None:
