@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKENS = 2**22
 """A step of about 4 million tokens: 1024 sequences of 4096."""
+LONGEST_TRAINED = 32768
+"""No model of the catalogue had longer sequences in its main training [tokens]; a file may state what the model reaches
+after it was extended."""
 NEAR = Fraction(3, 4), Fraction(4, 3)
 """Shares of it that still are about 4 million."""
 
@@ -124,7 +127,10 @@ def ask(options: dict[str, Any]) -> Question:
     seq_length = options["seq_length"]
     if seq_length is None:
         seq_length = model.max_positions
-        defaults.append(f"sequence length {seq_length}: the model's context")
+        why = "the model's context"
+        if seq_length > LONGEST_TRAINED:
+            why = "the whole context in the model's file, but most are trained on less: --seq-length sets it"
+        defaults.append(f"sequence length {seq_length}: {why}")
     global_batch = options["global_batch"]
     batch_given = global_batch is not None
     if global_batch is None:

@@ -68,15 +68,20 @@ def memory(
     """
     from planner.reports.memory_report import memory_report
     from planner.reports.ranks import rank_entries
+    from planner.reports.sections import peak_words
 
     format = choose_format(format, None if flags else output)  # arguments go into any file
     question = with_finer_choices(ask(options), options)
     question, layout = given_layout(question, options)
-    if flags:
-        emit_flags(flags, question, layout, format, output)
-        return 0
     cluster = question.cluster
     accounting = accounting_of(question)
+    if flags:
+        emit_flags(flags, question, layout, format, output)
+        report = accounting.report(layout)
+        if not report.fits:
+            verdict = peak_words(report)
+            click.echo(f"Note: {verdict[0].lower()}{verdict[1:]}", err=True)
+        return 0
     report = accounting.report(layout, detail=detail)
     around: Variations | None = None
     if detail:

@@ -13,6 +13,7 @@ from planner.catalog.schema import validated
 from planner.errors import InputError
 from planner.model import LatentAttention
 from planner.parameters import active_parameters, parameters
+from planner.question import LONGEST_TRAINED
 
 COUNTS = json.loads((Path(__file__).parents[1] / "data/models/hf_counts.json").read_text())
 CONTRACT = [
@@ -150,6 +151,11 @@ def test_shapes_beyond_the_dense_layer():
     assert [layer.kind for layer in maverick.layers[:4]] == ["dense", "moe", "dense", "moe"]
     assert [bool(layer.attention.window) for layer in gemma.layers[:7]] == [True] * 5 + [False, True]
     assert round(active_parameters(v3) / 1e9) == 38 and round(active_parameters(load_model("gpt-oss-120b")) / 1e9) == 6
+
+
+def test_no_entry_was_trained_on_more_than_is_called_long():
+    """What a report calls longer than usual is longer than every training context of the catalogue."""
+    assert max(entry.max_positions for entry in entries()) == LONGEST_TRAINED
 
 
 def test_only_the_largest_starcoder2_has_a_head_of_its_own():

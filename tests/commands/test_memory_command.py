@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 MEMORY = ("memory", "--model", "13b", "--gpus", "8xA100-80G", "--json")
@@ -131,3 +133,26 @@ def test_time_is_asked_for(plan) -> None:
 def test_two_runs_are_byte_identical(plan) -> None:
     """A report can be compared with diff."""
     assert plan(*MEMORY, "--detail").out == plan(*MEMORY, "--detail").out
+
+
+@pytest.mark.parametrize("framework", ["megatron", "deepspeed"])
+def test_arguments_of_a_layout_that_does_not_fit_come_with_a_word(plan, framework: str) -> None:
+    """The arguments can be pasted whole; that the GPUs cannot hold them, and by how much, is on standard error."""
+    layout = ("--model", "70b", "--gpus", "8xA100-80G", "--zero", "3")
+    over = -plan("memory", *layout, "--json").data["memory"]["stages"][0]["headroom_bytes"]
+    answer = plan("memory", *layout, "--flags", framework)
+    assert answer.code == 0 and "fit" not in answer.out
+    assert f"Note: does not fit: over by {over / 2**30:.1f} GiB at the peak" in answer.err
+    fitting = plan("memory", "--model", "7b", "--gpus", "8xA100-80G", "--zero", "3", "--flags", framework)
+    assert "does not fit" not in fitting.err
+
+
+@pytest.mark.parametrize(("context", "said"), [(32_768, "the model's context"), (131_072, "--seq-length sets it")])
+def test_a_long_context_of_a_file_is_kept_and_remarked(plan, tmp_path, context: int, said: str) -> None:
+    """A config's positions are what the model reaches, not what it was trained on: kept, with how to change it."""
+    sizes = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 1000}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "llama", **sizes, "max_position_embeddings": context}))
+    inputs = plan("memory", "--model", path, "--gpus", "8xA100-80G", "--global-batch", "8", "--json").data["inputs"]
+    assert inputs["workload"]["seq_length"] == context
+    assert [line for line in inputs["defaults"] if said in line] == [inputs["defaults"][0]]
