@@ -1,12 +1,14 @@
 """How fast the slowest stage can be when memory counts: stages are filled with layers up to a time T and their memory.
 
-If the stages cannot hold the whole model within T, no split is that fast. With one chunk a stage, filling from the
-first stage on is exact (`Chain`); in general only numbers of layers are filled (`Counted`), which bounds every split.
+If the stages cannot hold the whole model within T, no split is that fast. With one chunk a stage, following from stage
+to stage where each can end is exact (`Chain`); in general only numbers of layers are filled (`Counted`), which bounds
+every split.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from planner.memory.form import Counts
 from planner.solver.bags import Counted
@@ -132,9 +134,12 @@ def _largest(holds: Callable[[int], bool], least: int, most: int) -> int | None:
 
 
 class Chain:
-    """One chunk a stage: each stage takes as many of the next layers as it can.
+    """One chunk a stage: each stage takes layers from where the one before may end.
 
-    If that does not hold the model, nothing does, since a stage with fewer layers never needs more time or memory.
+    A stage with fewer layers never needs more time or memory. So if an end is reached at all, it is from the latest
+    start; and where layers are alike, all that matters is how far the stages before come. Where kinds differ, no stage
+    may be filled as far as it goes and be done: inner stages hold a layer at least, so one that took the light layers
+    may push a heavy one onto a stage that cannot hold it.
     """
 
     def __init__(self, problem: SplitProblem):
@@ -145,27 +150,48 @@ class Chain:
         return self.fill(limit_ns) is not None
 
     def fill(self, limit_ns: int) -> Split | None:
-        """The split that fills every stage up to the limit, front to back; None when layers are left over."""
-        problem, start = self.problem, 0
-        after = sum(problem.minimum(s) for s in range(1, problem.pp))
-        slices, redone = [], []
+        """The split within the limit whose later stages hold the fewest layers; None when none is within it."""
+        problem, starts = self.problem, [0]
+        reached: list[dict[int, int]] = []
         for stage in range(problem.pp):
-
-            def within(n: int, stage: int = stage, start: int = start) -> bool:
-                cost = self._cost(stage, start, n)
-                return cost is not None and cost[0] <= limit_ns
-
-            n = _largest(within, problem.minimum(stage), problem.layers - start - after)
-            if n is None:
+            reached.append(self._ends(stage, starts, limit_ns))
+            starts = sorted(reached[-1])
+            if not starts:
                 return None
-            cost = self._cost(stage, start, n)
+        slices: list[int] = []
+        redone: list[int] = []
+        end = problem.layers
+        for stage in reversed(range(problem.pp)):
+            start = reached[stage][end]
+            cost = self._cost(stage, start, end - start)
             assert cost is not None
-            slices.append(n)
-            redone.append(cost[1])
-            start += n
-            if stage + 1 < problem.pp:
-                after -= problem.minimum(stage + 1)
-        return Split(tuple(slices), tuple(redone)) if start == problem.layers else None
+            slices.insert(0, end - start)
+            redone.insert(0, cost[1])
+            end = start
+        return Split(tuple(slices), tuple(redone))
+
+    def _ends(self, stage: int, starts: list[int], limit_ns: int) -> dict[int, int]:
+        """Where the stage can end when it begins at one of these starts (ascending), each end with the latest start
+        that it is reached from. Of layers that are alike, the latest end alone."""
+        problem = self.problem
+        least = problem.minimum(stage)
+        first, last = problem.windows[stage + 1] if stage + 1 < problem.pp else (problem.layers, problem.layers)
+
+        def within(end: int, start: int) -> bool:
+            cost = self._cost(stage, start, end - start)
+            return cost is not None and cost[0] <= limit_ns
+
+        latest = starts[-1]
+        furthest = _largest(lambda end: within(end, latest), max(first, latest + least), last)
+        if problem.kinds == 1:
+            return {} if furthest is None else {furthest: latest}
+        ends = {} if furthest is None else dict.fromkeys(range(max(first, latest + least), furthest + 1), latest)
+        for start, following in pairwise(starts):
+            for end in range(max(first, start + least), min(last + 1, following + least)):
+                if not within(end, start):
+                    break
+                ends[end] = start
+        return ends
 
     def _cost(self, stage: int, start: int, n: int) -> tuple[int, int] | None:
         """(time, recomputed layers) of layers [start, start + n) on a stage; None when they do not fit."""

@@ -171,3 +171,20 @@ def test_progress_shows_only_on_a_terminal_and_after_a_while(monkeypatch, capsys
     err = capsys.readouterr().err
     assert "searching: 1 of 10 candidates" in err and "3 solved" in err
     assert err.endswith("\r") and err.split("\r")[-2].strip() == ""
+
+
+def test_unlike_layers_that_fit_one_a_stage_are_found(plan, tmp_path) -> None:
+    """Four dense layers in front of four of experts on eight stages: the first stage has room for two, but then one of
+    experts lands where a microbatch more is in flight. What `plan memory` says fits, the search must not refute."""
+    model = tmp_path / "m8.yaml"
+    model.write_text(
+        "{hidden_size: 4096, num_layers: 8, num_attention_heads: 32, num_query_groups: 8, ffn_hidden_size: 8192,"
+        " vocab_size: 32000, max_positions: 4096,"
+        " moe: {num_experts: 16, top_k: 4, ffn_hidden_size: 4096, first_dense_layers: 4}}"
+    )
+    asked = ("--model", model, "--gpus", "8xA100-80G", "--seq-length", "4096", "--global-batch", "64", "--pp", "8",
+             "--micro-batch", "2", "--recompute", "none", "--reserve", "57.7GiB")  # fmt: skip
+    one_each = plan("memory", *asked, "--stage-layers", "1,1,1,1,1,1,1,1", "--json").data
+    found = plan(*asked, "--json")
+    assert one_each["memory"]["fits"] and found.code == 0
+    assert found.data["plans"][0]["layout"]["stage_layers"] == [1] * 8
