@@ -19,6 +19,7 @@ from planner.errors import InputError
 from planner.layout import Layout
 from planner.timing.collectives import all_reduce_seconds, all_to_all_seconds, gather_seconds
 from planner.timing.efficiency import Efficiency, efficiency
+from planner.timing.factors import KEYS
 from planner.timing.kernels import Device, flash_seconds, gemm_seconds, memory_seconds
 from planner.topology import GroupLink, group_links
 
@@ -83,8 +84,11 @@ def applied(e: Efficiency, constants: Iterable[Constant]) -> Efficiency:
 def calibration_of_recording(
     recording: Recording, constants: Iterable[Constant], cluster: Cluster
 ) -> dict[str, object]:
-    """The cluster's calibration with the determined constants, each with its provenance."""
-    calibration: dict[str, object] = dict(cluster.calibration)
+    """The cluster's calibration with the determined constants, each with its provenance, and without what they make
+    stale (`stale_factors`)."""
+    constants = tuple(constants)
+    stale = stale_factors(constants, cluster)
+    calibration: dict[str, object] = {k: v for k, v in cluster.calibration.items() if k not in stale}
     for c in constants:
         if not c.determined:
             continue
@@ -95,6 +99,21 @@ def calibration_of_recording(
         else:
             calibration[c.name] = figure
     return calibration
+
+
+def stale_factors(constants: Iterable[Constant], cluster: Cluster) -> tuple[str, ...]:
+    """What the cluster's calibration has from logs and the constants are measured without: the factors of their rates,
+    which would count twice what is in a constant now, and the error that was left with those factors."""
+    measured = {c.name for c in constants if c.determined}
+    plain = efficiency(replace(cluster, calibration={}))
+    stale = []
+    for factor in KEYS:
+        halved = efficiency(replace(cluster, calibration={factor: 0.5}))
+        if factor in cluster.calibration and any(getattr(halved, name) != getattr(plain, name) for name in measured):
+            stale.append(factor)
+    if stale and "relative_error" in cluster.calibration:
+        stale.append("relative_error")
+    return tuple(stale)
 
 
 def _fit(

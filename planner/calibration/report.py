@@ -79,11 +79,12 @@ def determination(fitted: Fitted) -> str:
     return text + "."
 
 
-def recording_parts(recording: Recording, constants: Sequence[Constant]) -> Parts:
+def recording_parts(recording: Recording, constants: Sequence[Constant], notes: Sequence[str] = ()) -> Parts:
     """What a microbenchmark gave."""
     data: dict[str, Any] = {
         "machine": asdict(recording.machine),
         "constants": [asdict(c) for c in constants],
+        "notes": list(notes),
     }
     table = Table(
         ("<constant", "default", "measured", "within", "points", "median error of fit", "<use"),
@@ -109,7 +110,18 @@ def recording_parts(recording: Recording, constants: Sequence[Constant]) -> Part
         )
     )
     blocks: list[Block] = [Heading(f"Microbenchmark {recording.name}".rstrip()), about, table]
+    if notes:
+        blocks.append(Items(tuple(notes)))
     return data, blocks, [{"what": "constant", **asdict(c)} for c in constants]
+
+
+def stale_note(stale: Sequence[str]) -> str:
+    """That factors were let go for the constants that were measured."""
+    were = "was" if len(stale) == 1 else "were"
+    return (
+        f"{_and(list(stale))} of the cluster's calibration {were} fitted beside other constants and {were} dropped: "
+        "give the logs again (--from-log) for what is left beside these"
+    )
 
 
 def _run_data(run: Run, after: float) -> dict[str, Any]:

@@ -126,8 +126,8 @@ def _calibrate(
     """Constants first, so that the factors of logs are what is left beside them."""
     from dataclasses import replace
 
-    from planner.calibration.curves import calibration_of_recording, constants_of_recording
-    from planner.calibration.report import calibration_report, log_parts, recording_parts
+    from planner.calibration.curves import calibration_of_recording, constants_of_recording, stale_factors
+    from planner.calibration.report import calibration_report, log_parts, recording_parts, stale_note
     from planner.calibration.reserve import reserve_of
     from planner.calibration.spec import calibrated_spec
 
@@ -135,10 +135,13 @@ def _calibrate(
     before, figures, remarks = cluster, None, ["Written by `plan calibrate`."]
     for recording in recordings:
         constants = constants_of_recording(recording, cluster)
-        parts.append(recording_parts(recording, constants))
+        stale = stale_factors(constants, cluster)
+        notes = [stale_note(stale)] if stale else []
+        parts.append(recording_parts(recording, constants, notes))
         cluster = replace(cluster, calibration=calibration_of_recording(recording, constants, cluster))
         figures = _capacity(recording, cluster)
         remarks += [f"Not determined by {recording.name}: {c.name}." for c in constants if not c.determined]
+        remarks += [f"{note}." for note in notes]
     runs: list[Run] = []
     if logs:
         from planner.calibration.logfit import calibration_of, fit_runs

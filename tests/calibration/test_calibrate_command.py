@@ -113,6 +113,26 @@ def test_a_recording_and_a_log_together(plan, tmp_path):
     assert plan("memory", "--model", "13b", "--tp", 2, "--pp", 2, "--cluster", path)[0] == 0
 
 
+def test_a_recording_after_a_log_does_not_count_slowness_twice(plan, tmp_path):
+    """A machine that is slower than the model of time, first known by a log's factor, then by its constants: the
+    constants stand alone, as if there had been no log, and the report says what was dropped. A factor of what the
+    recording does not time stays."""
+    logged, made = tmp_path / "logged.yaml", tmp_path / "bench.json"
+    made.write_text(recording_json(recording(memory=0.6, gemm={"bf16": 0.5, "fp8": 0.4}, ranks=())))
+    logged.write_text(
+        "groups: [{card: H100-80G, nodes: 2}]\n"
+        "calibration: {compute_factor: 0.8, memory_factor: 0.9, network_factor: 0.7, relative_error: 0.1}\n"
+    )
+    both, alone = tmp_path / "both.yaml", tmp_path / "alone.yaml"
+    code, out, _ = plan("calibrate", "--from-measurement", made, "--cluster", logged, "-o", both)
+    assert code == 0 and "compute_factor, memory_factor and relative_error" in " ".join(out.split())
+    assert plan("calibrate", "--from-measurement", made, *GPUS, "-o", alone)[0] == 0
+    found = dict(load_cluster(str(both)).calibration)
+    assert found.pop("network_factor") == 0.7
+    assert found == load_cluster(str(alone)).calibration
+    assert "give the logs again" in both.read_text()
+
+
 @pytest.mark.parametrize("format", ["table", "markdown", "yaml", "csv", "html"])
 def test_every_format_of_the_report(plan, format):
     """The report renders in every format, with the factor in it."""
