@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from planner.calibration.recording import Recording
 from planner.calibration.runs import Run
-from planner.cluster import Card
-from planner.hardware import specs
+from planner.calibration.spec import reserve_items
+from planner.cluster import Cluster
 from planner.hardware.cards import value_of
 
 
 @dataclass(frozen=True, slots=True)
 class ReserveMeasured:
-    """The items of a card's reserve, what was not measured kept from its sheet."""
+    """The items of a card's reserve, what was not measured kept as the cluster has it."""
 
     items: Mapping[str, object]
 
@@ -24,19 +24,17 @@ class ReserveMeasured:
 
 
 def reserve_of(
-    card: Card, runs: Sequence[Run] = (), recordings: Sequence[Recording] = ()
+    cluster: Cluster, runs: Sequence[Run] = (), recordings: Sequence[Recording] = ()
 ) -> tuple[ReserveMeasured | None, str]:
-    """The card's reserve as runs and recordings have it, or None and the reason.
+    """The reserve of the cluster's card as runs and recordings have it, or None and the reason.
 
     From logs, the peak of reserved memory less what we count as allocated (or what was, if that is less) takes the
     place of libraries and fragmentation; the context, which no log shows, is the microbenchmark's. What neither shows
-    (NCCL's buffers) stays as it is.
+    (NCCL's buffers) stays as the cluster has it: the sheet's, the user's own, or measured before.
     """
-    path = specs.find("cards", card.name)
-    sheet = specs.read(path).get("reserve_bytes") if path else None
-    if not isinstance(sheet, Mapping) or "context" not in sheet:
-        return None, f"the reserve of {card.name} is not split into context, collectives and the rest"
-    items: dict[str, object] = dict(sheet)
+    items = reserve_items(cluster)
+    if "context" not in items:
+        return None, f"the reserve of {cluster.card.name} is not split into context, collectives and the rest"
     why = _from_logs(items, runs)
     contexts = [r for r in recordings if r.machine.context_bytes]
     if contexts:

@@ -52,6 +52,21 @@ def calibrated_spec(
     return text
 
 
+def reserve_items(cluster: Cluster) -> dict[str, object]:
+    """The items of the card's reserve as the cluster's file has them, those of the built-in card where it says
+    nothing; empty where it is one number. Of several groups, the largest, which is the cluster's."""
+    from planner.hardware.schema import validate_cluster
+
+    groups = validate_cluster(_base(cluster), cluster.source)["groups"]
+    largest = max(range(len(groups)), key=lambda i: cluster.groups[i].card.reserve_bytes)
+    item = groups[largest]["card"]
+    like = item if isinstance(item, str) else item.get("like")
+    reserve = {} if isinstance(item, str) else item.get("reserve_bytes", {})
+    if not reserve and like and (path := specs.find("cards", like)):
+        reserve = specs.read(path)["reserve_bytes"]
+    return dict(reserve) if isinstance(reserve, Mapping) and "value" not in reserve else {}
+
+
 def _base(cluster: Cluster) -> dict[str, Any]:
     """The file that the cluster came from, or one for what `--gpus` said."""
     if cluster.source == "--gpus":

@@ -154,7 +154,7 @@ def _calibrate(
         remarks.append(determination(fitted))
     elif launches:
         raise InputError("--launch is the launch of a log, so --from-log is required with it.")
-    reserve, why = reserve_of(cluster.card, runs, recordings)
+    reserve, why = reserve_of(cluster, runs, recordings)
     items = reserve.items if reserve else None
     text = calibrated_spec(before, output.stem if output else "", cluster.calibration, items, figures, remarks)
     emit(calibration_report(before, parts, reserve, why), format or "table", None)

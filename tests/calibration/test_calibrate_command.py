@@ -133,6 +133,30 @@ def test_a_recording_after_a_log_does_not_count_slowness_twice(plan, tmp_path):
     assert "give the logs again" in both.read_text()
 
 
+def test_the_reserve_starts_from_the_cluster_at_hand(plan, tmp_path):
+    """What the user or an earlier measurement says of the reserve stays where nothing new was measured: a log's
+    fragmentation beside a later context, a user's collectives beside a log. One number is not taken apart."""
+    made, first, second = tmp_path / "bench.json", tmp_path / "first.yaml", tmp_path / "second.yaml"
+    made.write_text(recording_json(recording(ranks=())))
+    base = tmp_path / "base.yaml"
+    card = "groups: [{card: {like: H100-80G, name: H100-mine, reserve_bytes: %s}, nodes: 2}]"
+    base.write_text(card % "{context: 1e9, collectives: 2e9, libraries: 3e8, fragmentation: {value: 7e9, source: me}}")
+    assert plan("calibrate", "--from-log", LOG, "--launch", LAUNCH, "--cluster", base, "-o", first)[0] == 0
+    kept = load_cluster(str(first)).card
+    assert kept.sources["reserve_bytes.fragmentation"].startswith("plan calibrate: ")
+    assert "reserve_bytes.libraries" not in kept.sources
+    code, out, _ = plan("calibrate", "--from-measurement", made, "--cluster", first, "-o", second, "--json")
+    card_now = load_cluster(str(second)).card
+    assert code == 0 and card_now.reserve_bytes == json.loads(out)["reserve_bytes"]
+    assert card_now.reserve_bytes == kept.reserve_bytes - 10**9 + 600 * 2**20
+    assert card_now.sources["reserve_bytes.fragmentation"] == kept.sources["reserve_bytes.fragmentation"]
+
+    base.write_text(card % "6e9")
+    code, out, _ = plan("calibrate", "--from-log", LOG, "--launch", LAUNCH, "--cluster", base, "-o", first)
+    assert code == 0 and "The reserve stays as it is" in out
+    assert load_cluster(str(first)).reserve_bytes == 6 * 10**9
+
+
 @pytest.mark.parametrize("format", ["table", "markdown", "yaml", "csv", "html"])
 def test_every_format_of_the_report(plan, format):
     """The report renders in every format, with the factor in it."""

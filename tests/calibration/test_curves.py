@@ -145,7 +145,7 @@ def test_collectives_must_fit_the_cluster():
 
 def test_the_measured_context_replaces_the_sheet_s():
     """The context is the benchmark's, the rest of the reserve the sheet's."""
-    reserve, _ = reserve_of(CLUSTER.card, (), [recording(ranks=())])
+    reserve, _ = reserve_of(CLUSTER, (), [recording(ranks=())])
     assert reserve.items["context"]["value"] == 600 * 2**20
     assert reserve.total_bytes == CLUSTER.card.reserve_bytes - 512 * 2**20 + 600 * 2**20
 

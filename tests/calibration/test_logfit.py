@@ -118,7 +118,7 @@ def test_memory_is_compared_stage_by_stage_and_gives_the_reserve():
     ]
     run = make_run(log_of(5.6, memory), launch(), CLUSTER)
     assert [(m.stage, m.record.rank) for m in run.memory] == [(0, 1), (1, 8)]
-    reserve, _ = reserve_of(CLUSTER.card, [run])
+    reserve, _ = reserve_of(CLUSTER, [run])
     expected = max(
         m.record.max_reserved_bytes - min(m.predicted_bytes, m.record.max_allocated_bytes) for m in run.memory
     )
@@ -130,9 +130,9 @@ def test_memory_is_compared_stage_by_stage_and_gives_the_reserve():
 def test_memory_before_the_first_optimizer_step_is_not_a_reserve():
     """A report after one iteration, or none at all, leaves the reserve alone and says why."""
     early = make_run(log_of(5.6, [record(0, 1, 2**35, 2**35)]), launch(), CLUSTER)
-    assert reserve_of(CLUSTER.card, [early]) == (None, reserve_of(CLUSTER.card, [early])[1])
-    assert "first iteration" in reserve_of(CLUSTER.card, [early])[1]
-    assert "no log reports memory" in reserve_of(CLUSTER.card, [make_run(log_of(5.6), launch(), CLUSTER)])[1]
+    assert reserve_of(CLUSTER, [early]) == (None, reserve_of(CLUSTER, [early])[1])
+    assert "first iteration" in reserve_of(CLUSTER, [early])[1]
+    assert "no log reports memory" in reserve_of(CLUSTER, [make_run(log_of(5.6), launch(), CLUSTER)])[1]
 
 
 def test_a_report_is_compared_with_its_own_phase():
