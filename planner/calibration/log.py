@@ -10,6 +10,8 @@ theoretical_memory_usage.py), with their older and forked forms:
     ... elapsed time per iteration (ms): 1234.5/1240.1 | ...                     (this one / mean; Megatron of ROCm)
     Step Time : 4.10s GPU utilization: 650.0MODEL_TFLOP/s/GPU                    (Megatron-Bridge)
     [Rank 0] (after 2 iterations) memory (MB) | allocated: 1 | max allocated: 2 | reserved: 3 | max reserved: 4
+    [Rank 0] (after 2 iterations) memory (GB) | mem-allocated-gigabytes: 1 | ... | mem-max-reserved-gigabytes: 4
+                                                  (Megatron-Bridge, training/utils/train_utils.py: report_memory)
     using world size: 16, data-parallel size: 2, ..., tensor-model-parallel size: 8, pipeline-model-parallel size: 1
     > number of parameters on (tensor, pipeline) model parallel rank (0, 0): 354871296
     Total number of parameters in billions: 13.02
@@ -24,7 +26,7 @@ import os
 import re
 import stat
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +38,8 @@ MOST_ITERATIONS = 5_000_000
 MOST_RANKS = 100_000
 MEGABYTE = 2**20
 """Megatron's MB (megatron/training/utils.py: report_memory divides by 1024 twice)."""
+GIGABYTE = 10**9
+"""Megatron-Bridge's GB (training/utils/train_utils.py: report_memory divides by 1e9, to 5 significant digits)."""
 LONGEST_STEP_SECONDS = 86_400.0
 
 _ANSI = re.compile(rb"\x1b\[[0-9;?]{0,16}[A-Za-z]|\x1b[\[\]]?")
@@ -47,11 +51,15 @@ _BATCH = re.compile(rb"global[ _]batch[ _]size\s{0,8}[:=]\s{0,16}([0-9]{1,12})")
 _TFLOPS = re.compile(
     rb"(?:throughput per GPU \(TFLOP/s/GPU\)\s{0,4}:|GPU utilization:|TFLOPs\s{0,4}[:=])\s{0,16}" + _NUMBER
 )
+_AFTER = rb"\[Rank\s{0,4}([0-9]{1,9})\]\s{0,4}\(after\s{1,4}([0-9]{1,12})\s{1,4}iterations?\)\s{0,4}memory "
 _MEMORY = re.compile(
-    rb"\[Rank\s{0,4}([0-9]{1,9})\]\s{0,4}\(after\s{1,4}([0-9]{1,12})\s{1,4}iterations?\)\s{0,4}memory \(MB\)"
-    rb"\s{0,4}\|\s{0,4}allocated:\s{0,4}" + _NUMBER + rb"\s{0,4}\|\s{0,4}max allocated:\s{0,4}" + _NUMBER +
+    _AFTER + rb"\(MB\)\s{0,4}\|\s{0,4}allocated:\s{0,4}" + _NUMBER +
+    rb"\s{0,4}\|\s{0,4}max allocated:\s{0,4}" + _NUMBER +
     rb"(?:\s{0,4}\|\s{0,4}reserved:\s{0,4}" + _NUMBER + rb")?(?:\s{0,4}\|\s{0,4}max reserved:\s{0,4}" + _NUMBER + rb")?"
 )  # fmt: skip
+_MEMORY_GB = re.compile(_AFTER + rb"\(GB\)((?:\s{0,4}\|\s{0,4}mem-[a-z-]{1,40}:\s{0,4}[0-9.eE+-]{1,24}){1,20})")
+_GIGABYTES = re.compile(rb"mem-((?:max-)?(?:allocated|reserved))-gigabytes:\s{0,4}" + _NUMBER)
+_REPORTED = (b"allocated", b"max-allocated", b"reserved", b"max-reserved")
 _DEGREES = {
     "world_size": re.compile(rb"using world size:\s{0,4}([0-9]{1,9})"),
     "dp": re.compile(rb"data-parallel[- ]size:\s{0,4}([0-9]{1,9})"),
@@ -64,7 +72,7 @@ _SHARD = re.compile(
     rb"\(?\s{0,4}([0-9]{1,9})(?:\s{0,4},\s{0,4}([0-9]{1,9})\s{0,4}\))?\s{0,4}:\s{0,4}([0-9]{1,15})(?![0-9])"
 )
 _BILLIONS = re.compile(rb"Total number of parameters in billions:\s{0,4}" + _NUMBER)
-_INTERESTING = re.compile(rb"elapsed[ _]time|Step Time|memory \(MB\)|using world size|number of parameters")
+_INTERESTING = re.compile(rb"elapsed[ _]time|Step Time|memory \([MG]B\)|using world size|number of parameters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +144,11 @@ def parse_log(lines: Iterable[bytes], name: str) -> TrainingLog:
         if b"\x1b" in line:
             line = _ANSI.sub(b"", line)
         for found in _MEMORY.finditer(line):
-            _add_memory(log, found)
+            _add_memory(log, found, found.groups()[2:], MEGABYTE)
+        for found in _MEMORY_GB.finditer(line):
+            named = dict(_GIGABYTES.findall(found[3]))
+            if b"max-allocated" in named and b"allocated" in named:  # not cut
+                _add_memory(log, found, [named.get(name) for name in _REPORTED], GIGABYTE)
         if match := _ELAPSED.search(line):
             _add_iteration(log, line, float(match[2]) / (1000.0 if match[1] == b"ms" else 1.0))
         elif match := _STEP_TIME.search(line):
@@ -176,9 +188,10 @@ def _add_iteration(log: TrainingLog, line: bytes, seconds: float) -> None:
     log.tflops.append(float(tflops[1]) if tflops else 0.0)
 
 
-def _add_memory(log: TrainingLog, match: re.Match[bytes]) -> None:
+def _add_memory(log: TrainingLog, match: re.Match[bytes], texts: Sequence[bytes | None], unit_bytes: int) -> None:
+    """A rank's report; `texts` are the figures of `_REPORTED`, in units of so many bytes."""
     rank = int(match[1])
-    figures = [None if text is None else round(float(text) * MEGABYTE) for text in match.groups()[2:]]
+    figures = [None if text is None else round(min(float(text) * unit_bytes, 2.0**60)) for text in texts]
     allocated, peak = figures[0], figures[1]
     if allocated is None or peak is None or not 0 < peak < 2**50 or len(log.memory) >= MOST_RANKS:
         log.dropped += 1

@@ -85,6 +85,22 @@ def test_memory_of_interleaved_ranks():
     assert (six.reserved_bytes, six.max_reserved_bytes) == (3 * 2**20, None)
 
 
+def test_memory_of_megatron_bridge():
+    """Its lines name what Megatron-LM's do in gigabytes of 10^9 bytes, among figures that are not needed, in any order;
+    one that was cut before the peak says nothing."""
+    log = parse(
+        "[Rank 3] (after 2 iterations) memory (GB) | mem-allocated-gigabytes: 29.37 | mem-active-gigabytes: 29.37 | "
+        "mem-inactive-gigabytes: 0.20112 | mem-reserved-gigabytes: 47.29 | mem-max-allocated-gigabytes: 45.352 | "
+        "mem-max-active-gigabytes: 45.36 | mem-max-inactive-gigabytes: 1.1 | mem-max-reserved-gigabytes: 47.305 | "
+        "mem-alloc-retires: 0 | mem-allocated-count: 5123\n"
+        "[Rank 7] (after 2 iterations) memory (GB) | mem-allocated-gigabytes: 29.37 | mem-active-giga"
+    )
+    record = log.memory.pop(3)
+    assert (record.iteration, record.allocated_bytes, record.max_allocated_bytes) == (2, 29_370_000_000, 45_352_000_000)
+    assert (record.reserved_bytes, record.max_reserved_bytes) == (47_290_000_000, 47_305_000_000)
+    assert not log.memory and not log.dropped
+
+
 def test_degrees_and_parameters():
     """Old and new lines about the layout and the size of the model."""
     log = parse(
@@ -114,6 +130,13 @@ def test_impossible_figures_are_never_used(figure):
     """A step that took no time, for ever, or not a number is not a step."""
     log = parse(f" iteration 1/ 5 | elapsed time per iteration (ms): {figure} |")
     assert not log.seconds
+
+
+@pytest.mark.parametrize("figure", ["0", "9e999", "99999999999999999"])
+def test_impossible_memory_is_never_used(figure):
+    """A peak of nothing, or of more than any card has, is dropped and counted."""
+    log = parse(f"[Rank 0] (after 2 iterations) memory (MB) | allocated: 1 | max allocated: {figure} | reserved: 3")
+    assert not log.memory and log.dropped == 1
 
 
 @settings(max_examples=200, deadline=None)
