@@ -102,12 +102,19 @@ class TrainingLog:
     memory: dict[int, MemoryRecord] = field(default_factory=dict)
     """By rank, the last report."""
     degrees: dict[str, int] = field(default_factory=dict)
-    """world_size, dp, cp, tp, pp as the log states them."""
+    """world_size, dp, cp, tp, pp as the log states them first."""
+    contradictions: dict[str, int] = field(default_factory=dict)
+    """The same where a later start in the file states others: figures of several jobs, which cannot be told apart."""
     shard_parameters: dict[tuple[int, int], int] = field(default_factory=dict)
     """Parameters of (tensor, pipeline) rank."""
     parameters_billions: float | None = None
     dropped: int = 0
     """Lines that look like an iteration but whose figures cannot be."""
+
+
+def called(degree: str) -> str:
+    """What a message calls a degree."""
+    return "GPUs" if degree == "world_size" else degree
 
 
 def read_log(path: str | Path) -> TrainingLog:
@@ -126,6 +133,12 @@ def read_log(path: str | Path) -> TrainingLog:
         raise InputError(f"{name}: no such file.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if log.contradictions:
+        degree, other = next(iter(log.contradictions.items()))
+        raise InputError(
+            f"{name}: the log of one job is required, but it states {called(degree)} = {log.degrees[degree]} and later "
+            f"{other}: give a file for each."
+        )
     if not log.seconds:
         why = f" ({log.dropped} were found, but their figures cannot be)" if log.dropped else ""
         raise InputError(
@@ -203,7 +216,9 @@ def _add_setting(log: TrainingLog, line: bytes) -> None:
     if b"using world size" in line:
         for name, pattern in _DEGREES.items():
             if match := pattern.search(line):
-                log.degrees[name] = int(match[1])
+                degree = int(match[1])
+                if log.degrees.setdefault(name, degree) != degree:
+                    log.contradictions[name] = degree
     for match in _SHARD.finditer(line):
         if len(log.shard_parameters) < MOST_RANKS:
             log.shard_parameters[int(match[1]), int(match[2] or 0)] = int(match[3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from planner.calibration.log import MemoryRecord, TrainingLog
+from planner.calibration.log import MemoryRecord, TrainingLog, called
 from planner.calibration.peaks import Peaks
 from planner.calibration.summary import WARM_UP, Summary, summarise
 from planner.cluster import Cluster
@@ -105,9 +105,8 @@ def _contradictions(log: TrainingLog, launch: MegatronLaunch) -> list[str]:
     ours = {"world_size": layout.world_size, "tp": layout.tp, "cp": layout.cp, "pp": layout.pp, "dp": layout.dp}
     for name, stated in log.degrees.items():
         if ours[name] != stated:
-            what = "GPUs" if name == "world_size" else name
             raise InputError(
-                f"{log.name}: the log states {what} = {stated}, but the launch has {ours[name]}: "
+                f"{log.name}: the log states {called(name)} = {stated}, but the launch has {ours[name]}: "
                 "they must be the same job."
             )
     notes = []

@@ -119,6 +119,18 @@ def test_degrees_and_parameters():
     assert newer.degrees == {"world_size": 16, "dp": 2, "cp": 4, "tp": 2, "pp": 1}
 
 
+def test_a_file_with_jobs_of_different_degrees_is_refused(tmp_path):
+    """A restart of the same job prints the same degrees; other ones are another job, whose steps and memory would be
+    taken for this one's."""
+    said = "using world size: 16, data-parallel size: {}, tensor-model-parallel size: {}\n"
+    path = tmp_path / "a.log"
+    path.write_text(said.format(2, 8) + line(1, 1000) + "\n" + said.format(2, 8) + line(2, 1000) + "\n")
+    assert read_log(path).degrees == {"world_size": 16, "dp": 2, "tp": 8}
+    path.write_text(said.format(2, 8) + line(1, 1000) + "\n" + said.format(4, 4) + line(2, 1000) + "\n")
+    with pytest.raises(InputError, match="states dp = 2 and later 4: give a file for each"):
+        read_log(path)
+
+
 def test_several_ranks_that_print_the_same_iteration_count_once():
     """Interleaved output of two ranks gives each iteration once, in order."""
     log = parse("\n".join(line(i, 1000 + i) for i in (1, 1, 2, 3, 2, 3, 4)))
