@@ -198,11 +198,29 @@ def _precision(
     ]
 
 
+def unused(recording: Recording, cluster: Cluster) -> list[str]:
+    """What was measured and tells nothing here, in words: products that the card has no rate for, kernels of attention
+    that do not run on it in training."""
+    card, notes = cluster.card, []
+    for precision in sorted({p.precision for p in recording.products} - set(card.flops)):
+        count = sum(p.precision == precision for p in recording.products)
+        notes.append(f"{count} products in {precision} are not used: {card.name} has no such rate")
+    older = sum(t.kernel == "cudnn" for t in recording.attention)
+    if older and not _modern(cluster):
+        notes.append(f"{older} times of cuDNN's attention are not used: training on {card.name} runs the flash kernel")
+    return notes
+
+
+def _modern(cluster: Cluster) -> bool:
+    """Whether training runs cuDNN's attention."""
+    return cluster.card.architecture.lower() in ("hopper", "blackwell")
+
+
 def _attention(recording: Recording, cluster: Cluster, e: Efficiency) -> list[Constant]:
     """cuDNN's kernel where there is one is what Transformer Engine runs from Hopper on, and PyTorch's flash kernel the
     older one; before Hopper the flash kernel is the one that runs."""
     newer = [t for t in recording.attention if t.kernel == "cudnn"]
-    modern = cluster.card.architecture.lower() in ("hopper", "blackwell")
+    modern = _modern(cluster)
     main = newer if modern else [t for t in recording.attention if t.kernel == "flash"]
     older = [t for t in recording.attention if t.kernel == "flash"] if modern else []
     found: list[Constant] = []

@@ -126,7 +126,7 @@ def _calibrate(
     """Constants first, so that the factors of logs are what is left beside them."""
     from dataclasses import replace
 
-    from planner.calibration.curves import calibration_of_recording, constants_of_recording, stale_factors
+    from planner.calibration.curves import calibration_of_recording, constants_of_recording, stale_factors, unused
     from planner.calibration.report import calibration_report, log_parts, recording_parts, stale_note
     from planner.calibration.reserve import reserve_of
     from planner.calibration.spec import calibrated_spec
@@ -136,7 +136,7 @@ def _calibrate(
     for recording in recordings:
         constants = constants_of_recording(recording, cluster)
         stale = stale_factors(constants, cluster)
-        notes = [stale_note(stale)] if stale else []
+        notes = unused(recording, cluster) + ([stale_note(stale)] if stale else [])
         parts.append(recording_parts(recording, constants, notes))
         cluster = replace(cluster, calibration=calibration_of_recording(recording, constants, cluster))
         figures = _capacity(recording, cluster)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from planner.calibration.curves import calibration_of_recording, constants_of_recording
+from planner.calibration.curves import calibration_of_recording, constants_of_recording, unused
 from planner.calibration.recording import (
     AttentionTime,
     CollectiveTime,
@@ -132,6 +132,20 @@ def test_a_recording_of_one_card_says_nothing_of_links():
     assert not names & {"scale_up", "scale_up_all_reduce", "network", "all_to_all", "collective_seconds"}
     bare = Recording("bare.json", MACHINE, None)
     assert constants_of_recording(bare, CLUSTER) == []
+
+
+def test_what_a_recording_holds_in_vain_is_said():
+    """bf16 on a card without it (a recording of older releases, which timed its emulation), cuDNN's attention where
+    the flash kernel runs in training. On the card that was measured everything is used."""
+    made = recording(ranks=())
+    assert unused(made, CLUSTER) == []
+    said = unused(made, parse_gpus("8xV100-32G"))
+    counts = [sum(p.precision == precision for p in made.products) for precision in ("bf16", "fp8")]
+    assert said[:2] == [
+        f"{count} products in {precision} are not used: V100-32G has no such rate"
+        for count, precision in zip(counts, ("bf16", "fp8"), strict=True)
+    ]
+    assert "cuDNN's attention" in said[2]
 
 
 def test_collectives_must_fit_the_cluster():
