@@ -26,13 +26,14 @@ from planner.calibration.recording import (
     Sample,
     recording_json,
 )
-from planner.calibration.shapes import COLLECTIVES, COPIES, MESSAGES, attentions, products
+from planner.calibration.shapes import COLLECTIVES, COPIES, MESSAGES, AttentionCase, Product, attentions, products
 from planner.errors import InputError, PlannerError
 from planner.model import Model
 
 KERNELS_IN_GRAPH = 1000
 INSTALL = "install it with `pip install 'planner[measure]'` on a machine with an NVIDIA or AMD GPU"
 Say = Callable[[str], None]
+Call = Callable[[], object]
 
 
 def load_torch() -> Any:
@@ -56,13 +57,14 @@ def record(torch: Any, model: Model, tokens: int, repetitions: int = REPETITIONS
     kernel = _kernel(torch, repetitions)
     copies = tuple(_copies(torch, repetitions))
     tell("matrix products")
-    product_times = tuple(_products(torch, model, tokens, repetitions))
+    product_times = tuple(_products(torch, model, tokens, repetitions, tell))
     tell("attention")
-    attention = tuple(_attention(torch, model, tokens, repetitions))
+    attention = tuple(_attention(torch, model, tokens, repetitions, tell))
     collectives: tuple[CollectiveTime, ...] = ()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         tell("collectives")
-        collectives = tuple(_collectives(torch, repetitions))
+        torch.cuda.empty_cache()  # NCCL's buffers come from outside the allocator
+        collectives = tuple(_until_failure(_collectives(torch, repetitions), tell))
     return Recording("", machine, kernel, product_times, attention, copies, collectives)
 
 
@@ -102,67 +104,132 @@ def _kernel(torch: Any, repetitions: int) -> Sample:
 
 def _copies(torch: Any, repetitions: int) -> Iterator[CopyTime]:
     for size in COPIES:
-        source = torch.empty(size, dtype=torch.uint8, device="cuda")
-        target = torch.empty_like(source)
-        yield CopyTime(2 * size, measure_call(torch, _bind(target.copy_, source), repetitions))
+
+        def copy(size: int = size) -> Call:
+            source = torch.empty(size, dtype=torch.uint8, device="cuda")
+            return _bind(torch.empty_like(source).copy_, source)
+
+        if sample := _attempt(torch, copy, repetitions):
+            yield CopyTime(2 * size, sample)
 
 
-def _bind(function: Callable[..., object], *arguments: object, **named: object) -> Callable[[], object]:
+def _bind(function: Callable[..., object], *arguments: object, **named: object) -> Call:
     return lambda: function(*arguments, **named)
 
 
-def _products(torch: Any, model: Model, tokens: int, repetitions: int) -> Iterator[ProductTime]:
-    """Every product in 16 bits, and in fp8 where card and library have it; one that fails is left out."""
-    half, name = (torch.bfloat16, "bf16") if torch.cuda.is_bf16_supported() else (torch.float16, "fp16")
-    with_fp8 = hasattr(torch, "_scaled_mm") and torch.cuda.get_device_capability() >= (8, 9)
-    for p in products(model, tokens):
-        a = torch.randn(p.m, p.k, dtype=half, device="cuda")
-        b = torch.randn(p.n, p.k, dtype=half, device="cuda")
-        out = torch.empty(p.m, p.n, dtype=half, device="cuda")
-        call = _bind(torch.mm, a, b.t(), out=out)
-        yield ProductTime(p.m, p.n, p.k, p.use, name, measure_call(torch, call, repetitions))
-        if with_fp8 and p.k % 16 == 0 and p.n % 16 == 0:
-            one = torch.ones((), dtype=torch.float32, device="cuda")
-            a8, b8 = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)
-            call = _bind(torch._scaled_mm, a8, b8.t(), scale_a=one, scale_b=one, out_dtype=half)
-            sample = _attempt(torch, call, repetitions)
-            if sample:
-                yield ProductTime(p.m, p.n, p.k, p.use, "fp8", sample)
+def _half(torch: Any) -> tuple[Any, str]:
+    """The 16-bit type whose products the card has. `torch.cuda.is_bf16_supported` says yes to Volta and Turing too,
+    where bf16 is emulated in fp32 (its `including_emulation`)."""
+    if torch.version.hip or torch.cuda.get_device_capability() >= (8, 0):
+        return torch.bfloat16, "bf16"
+    return torch.float16, "fp16"
 
 
-def _attempt(torch: Any, call: Callable[[], object], repetitions: int) -> Sample | None:
-    """None where the library has no such kernel, or the card no room."""
-    try:
-        return measure_call(torch, call, repetitions)
-    except (RuntimeError, ValueError, NotImplementedError):
+def _fp8(torch: Any) -> Any:
+    """The 8-bit type of the card's products, None where card or library has none. MI300's (gfx942) has no negative zero
+    and another bias; MI350's (gfx950) and NVIDIA's from Ada on are OCP's."""
+    if not hasattr(torch, "_scaled_mm"):
         return None
+    if torch.version.hip:
+        name = str(torch.cuda.get_device_properties(torch.cuda.current_device()).gcnArchName).partition(":")[0]
+        found = {"gfx942": "float8_e4m3fnuz", "gfx950": "float8_e4m3fn"}.get(name)
+    else:
+        found = "float8_e4m3fn" if torch.cuda.get_device_capability() >= (8, 9) else None
+    return found and getattr(torch, found, None)
 
 
-def _attention(torch: Any, model: Model, tokens: int, repetitions: int) -> Iterator[AttentionTime]:
-    """PyTorch's flash kernel and cuDNN's, forward and backward, causal."""
+def _products(torch: Any, model: Model, tokens: int, repetitions: int, tell: Say) -> Iterator[ProductTime]:
+    """Every product in 16 bits, and in fp8 where card and library have it; those that fail are left out and counted."""
+    (half, name), fp8 = _half(torch), _fp8(torch)
+    shapes = products(model, tokens)
+    kinds: list[tuple[str, list[Product], Callable[[Product], Call]]] = [
+        (name, shapes, lambda p: _half_product(torch, p, half))
+    ]
+    if fp8 is not None:
+        aligned = [p for p in shapes if p.k % 16 == 0 and p.n % 16 == 0]
+        kinds.append(("fp8", aligned, lambda p: _fp8_product(torch, p, fp8, half)))
+    for precision, asked, prepare in kinds:
+        timed = 0
+        for p in asked:
+            if sample := _attempt(torch, _bind(prepare, p), repetitions):
+                timed += 1
+                yield ProductTime(p.m, p.n, p.k, p.use, precision, sample)
+        _left_out(tell, len(asked) - timed, len(asked), f"products in {precision}")
+
+
+def _half_product(torch: Any, p: Product, half: Any) -> Call:
+    a = torch.randn(p.m, p.k, dtype=half, device="cuda")
+    b = torch.randn(p.n, p.k, dtype=half, device="cuda")
+    return _bind(torch.mm, a, b.t(), out=torch.empty(p.m, p.n, dtype=half, device="cuda"))
+
+
+def _fp8_product(torch: Any, p: Product, fp8: Any, half: Any) -> Call:
+    """As Transformer Engine runs it: the forward pass accumulates fast, both gradients with a split accumulator
+    (common/recipe: fp8_gemm_fprop, fp8_gemm_dgrad, fp8_gemm_wgrad; pytorch/module/base.py: _2X_ACC_FPROP). Sweeps are
+    of forward products. AMD's library has one way only."""
+    a = torch.randn(p.m, p.k, dtype=half, device="cuda").to(fp8)
+    b = torch.randn(p.n, p.k, dtype=half, device="cuda").to(fp8)
+    one = torch.ones((), dtype=torch.float32, device="cuda")
+    fast = not torch.version.hip and p.use in ("forward", "sweep")
+    return _bind(torch._scaled_mm, a, b.t(), scale_a=one, scale_b=one, out_dtype=half, use_fast_accum=fast)
+
+
+def _attempt(torch: Any, prepare: Callable[[], Any], repetitions: int) -> Sample | None:
+    """The time of the call that `prepare` makes with its tensors. None where the library has no such kernel, or the
+    card no room for the tensors or the call."""
+    try:
+        return measure_call(torch, prepare(), repetitions)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):  # torch.OutOfMemoryError is a RuntimeError
+        pass
+    torch.cuda.empty_cache()
+    return None
+
+
+def _left_out(tell: Say, count: int, whole: int, what: str) -> None:
+    if count:
+        tell(f"{count} of {whole} {what} left out: no room on the card, or no kernel")
+
+
+def _attention(torch: Any, model: Model, tokens: int, repetitions: int, tell: Say) -> Iterator[AttentionTime]:
+    """PyTorch's flash kernel and cuDNN's, forward and backward, causal; a case that fails is left out and counted."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     backends = [("flash", SDPBackend.FLASH_ATTENTION)]
     if hasattr(SDPBackend, "CUDNN_ATTENTION"):
         backends.append(("cudnn", SDPBackend.CUDNN_ATTENTION))
-    half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    for case in attentions(model, tokens):
-        q, k, v = (
-            torch.randn(case.batch, case.heads, case.seq, d, dtype=half, device="cuda", requires_grad=True)
-            for d in (case.qk_dim, case.qk_dim, case.v_dim)
-        )
-        forward = _bind(torch.nn.functional.scaled_dot_product_attention, q, k, v, is_causal=True)
-        for kernel, backend in backends:
-            with sdpa_kernel(backend):
-                sample = _attempt(torch, forward, repetitions)
+    half, _ = _half(torch)
+    cases = attentions(model, tokens)
+    for kernel, backend in backends:
+        timed = 0
+        for case in cases:
+            for backward in (False, True):
+                with sdpa_kernel(backend):
+                    sample = _attempt(torch, _bind(_attention_call, torch, case, half, backward), repetitions)
                 if sample is None:
-                    continue
-                yield AttentionTime(*case, False, kernel, sample)
-                out: Any = forward()
-                back = _bind(torch.autograd.grad, out, (q, k, v), torch.ones_like(out), retain_graph=True)
-                sample = _attempt(torch, back, repetitions)
-                if sample:
-                    yield AttentionTime(*case, True, kernel, sample)
+                    break
+                timed += 1
+                yield AttentionTime(*case, backward, kernel, sample)
+        _left_out(tell, 2 * len(cases) - timed, 2 * len(cases), f"passes of {kernel} attention")
+
+
+def _attention_call(torch: Any, case: AttentionCase, half: Any, backward: bool) -> Call:
+    q, k, v = (
+        torch.randn(case.batch, case.heads, case.seq, d, dtype=half, device="cuda", requires_grad=True)
+        for d in (case.qk_dim, case.qk_dim, case.v_dim)
+    )
+    forward = _bind(torch.nn.functional.scaled_dot_product_attention, q, k, v, is_causal=True)
+    if not backward:
+        return forward
+    out: Any = forward()
+    return _bind(torch.autograd.grad, out, (q, k, v), torch.ones_like(out), retain_graph=True)
+
+
+def _until_failure(times: Iterator[CollectiveTime], tell: Say) -> Iterator[CollectiveTime]:
+    """What is timed before one fails: minutes of other measurements are not thrown away for it."""
+    try:
+        yield from times
+    except RuntimeError as error:
+        tell(f"collectives end here: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
 
 
 def _collectives(torch: Any, repetitions: int) -> Iterator[CollectiveTime]:
