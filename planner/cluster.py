@@ -46,6 +46,12 @@ class Card:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def spans_nodes(self) -> bool:
+        """Whether the scale-up links join the GPUs of several nodes, as in a rack of NVL72. Measured against the node
+        as it is sold: a chassis with half its GPUs joins none of its neighbour's."""
+        return self.scale_up_domain > self.gpus_per_node
+
+    @property
     def capability_bf16(self) -> bool:
         return "bf16" in self.flops
 
@@ -71,7 +77,7 @@ class NodeGroup:
         """GPUs of one scale-up domain: a rack-scale domain spans nodes, any other ends with its node."""
         if self.domain_gpus:
             return self.domain_gpus
-        if self.card.scale_up_domain > self.card.gpus_per_node:
+        if self.card.spans_nodes:
             return min(self.card.scale_up_domain, self.gpus)
         return min(self.card.scale_up_domain, self.gpus_per_node)
 

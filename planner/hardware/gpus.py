@@ -132,7 +132,7 @@ def rack_scale(group: NodeGroup) -> NodeGroup:
     nodes in each rack (Slurm's topology/block plugin, `--segment`).
     """
     card: Card = group.card
-    if card.scale_up_domain <= group.gpus_per_node or group.gpus <= card.scale_up_domain:
+    if not card.spans_nodes or group.gpus <= card.scale_up_domain:
         return group
     fewest = -(-group.gpus // card.scale_up_domain)
     for racks in range(fewest, 2 * fewest + 1):

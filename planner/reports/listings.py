@@ -65,7 +65,7 @@ def gpus_report(cards: Sequence[Card], clusters: Sequence[Cluster]) -> Report:
             rate(c.flops["bf16"]) if "bf16" in c.flops else "",
             rate(c.flops["fp16"]) if "fp16" in c.flops else "",
             rate(c.memory_bytes_per_second),
-            f"{c.scale_up} {c.scale_up_domain}" if c.scale_up_domain > c.gpus_per_node else c.scale_up,
+            f"{c.scale_up} {c.scale_up_domain}" if c.spans_nodes else c.scale_up,
             rate(c.scale_up_bytes_per_second) if c.scale_up_bytes_per_second else "",
             rate(c.network_bytes_per_second) if c.network_bytes_per_second else "",
             str(c.gpus_per_node),
@@ -111,7 +111,7 @@ def gpus_report(cards: Sequence[Card], clusters: Sequence[Cluster]) -> Report:
 def _notes(cards: Sequence[Card]) -> Iterator[str]:
     """What the columns mean, of those that are there."""
     yield "Bandwidths are of one GPU in one direction, FLOP/s are dense. node: GPUs of one."
-    for domain in sorted({c.scale_up_domain for c in cards if c.scale_up_domain > c.gpus_per_node}):
+    for domain in sorted({c.scale_up_domain for c in cards if c.spans_nodes}):
         yield f"nvlink {domain}: the links connect {domain} GPUs, more than a node."
     if any(c.host_bytes_per_node for c in cards):
         yield "host: GiB of a reference node's own memory, where it is known."

@@ -114,7 +114,7 @@ def cluster_words(cluster: Cluster) -> str:
     if cluster.gpus > 1:
         links = (
             f"{_LINKS[g.card.scale_up]} {rate(g.card.scale_up_bytes_per_second)}B/s"
-            + (f" among {g.card.scale_up_domain}" if g.card.scale_up_domain > g.gpus_per_node else "")
+            + (f" among {g.card.scale_up_domain}" if g.card.spans_nodes else "")
             for g in cluster.groups
         )
         words.append(" and ".join(dict.fromkeys(links)))

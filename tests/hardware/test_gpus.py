@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.cluster import Cluster
 from planner.errors import InputError
-from planner.hardware import describe, parse_gpus
+from planner.hardware import describe, load_cluster, parse_gpus
+from planner.reports.words import cluster_words
 
 
 def _groups(text: str) -> list[tuple[str, int, int]]:
@@ -50,6 +52,27 @@ def test_the_network_is_that_of_the_reference_node() -> None:
 def test_racks_are_filled_evenly(text: str, domain: int) -> None:
     """512 GPUs of NVL72 are eight domains of 64, and a job smaller than a rack is one domain."""
     assert parse_gpus(text).groups[0].domain == domain
+
+
+@pytest.mark.parametrize(
+    ("cluster", "domain"),
+    [
+        (parse_gpus("4x4xA100-80G"), 4),
+        (parse_gpus("16x4xV100-32G"), 4),
+        (parse_gpus("8x2xRTX4090"), 2),
+        (load_cluster("jean-zay-v100"), 4),
+        (load_cluster("polaris"), 4),
+        (load_cluster("perlmutter"), 4),
+        (load_cluster("gb200-nvl72"), 72),
+    ],
+    ids=lambda c: getattr(c, "name", str(c)),
+)
+def test_links_of_a_chassis_end_with_the_node(cluster: Cluster, domain: int) -> None:
+    """A node of 4 whose card is sold in nodes of 8 has no NVLink (and no PCIe) to the next: Polaris, Perlmutter and
+    Jean Zay join 4 GPUs, which then meet the others over the network. Only racks join nodes, and words say so."""
+    group = cluster.groups[0]
+    assert group.domain == domain
+    assert ("among" in cluster_words(cluster)) == (domain == 72)
 
 
 def test_a_hundred_thousand_gpus_are_one_group() -> None:
