@@ -9,9 +9,14 @@ from planner.model import Attention, LatentAttention, Model
 
 if TYPE_CHECKING:
     from planner.cluster import Cluster
+    from planner.workload import Precision
 
 BEFORE_FLASH = ("volta", "turing")
 """Architectures without flash and cuDNN attention: compute capability below 8.0."""
+FLASH_PRECISIONS = ("bf16", "fp16", "fp8")
+"""Workloads whose attention flash and cuDNN compute; fp8's is in bf16. They take nothing wider (Transformer Engine,
+pytorch/attention/dot_product_attention/utils.py: get_attention_backend, "Filter: Data type"; Dao-AILab/flash-attention,
+csrc/flash_attn/flash_api.cpp: "FlashAttention only support fp16 and bf16 data type")."""
 WIDEST_FLASH_HEAD = 256
 HEAD_ALIGNMENT = 8
 LONGEST_FUSED_SOFTMAX = 4096
@@ -50,13 +55,16 @@ def heads_without_flash(model: Model, implementation: Implementation) -> list[in
     return sorted(filter(unserved, widths))
 
 
-def attention_on(implementation: Implementation, architecture: str, model: Model) -> AttentionKernel:
+def attention_on(
+    implementation: Implementation, architecture: str, model: Model, precision: Precision
+) -> AttentionKernel:
     """The kernel that `auto` means: cuDNN from Hopper on and for attention sinks, FlashAttention before, and on
     Blackwell in deterministic mode, where cuDNN has no deterministic backward (nor, on any card, one for sinks);
     unfused where neither runs (Transformer Engine, pytorch/attention/dot_product_attention/utils.py:
     get_attention_backend). A kernel that was named where none runs is counted as unfused too: rules say that the launch
-    breaks (`flash-attention-card`, `flash-attention-heads`), and its numbers are those of the launch that does not."""
-    if architecture in BEFORE_FLASH or heads_without_flash(model, implementation):
+    breaks (`flash-attention-card`, `flash-attention-heads`, `flash-attention-precision`), and its numbers are those of
+    the launch that does not."""
+    if architecture in BEFORE_FLASH or heads_without_flash(model, implementation) or precision not in FLASH_PRECISIONS:
         return "unfused"
     if implementation.attention != "auto":
         return implementation.attention
@@ -80,15 +88,15 @@ def default_attention(model: Model, cluster: Cluster | None = None) -> tuple[Att
     return "flash", ""
 
 
-def fuses_softmax(implementation: Implementation, seq: int, batch_heads: int, sinks: bool) -> bool:
+def fuses_softmax(implementation: Implementation, seq: int, batch_heads: int, sinks: bool, element: int) -> bool:
     """Whether stored scores of sequences of `seq` tokens, for so many heads times sequences on a rank, go through a
-    fused scale, mask and softmax kernel; else PyTorch's runs in fp32.
+    fused scale, mask and softmax kernel; else PyTorch's runs in fp32. `element`: bytes of a score.
 
     Megatron-Core's kernel: fusions/fused_softmax.py: is_kernel_available (--no-masked-softmax-fusion turns it off);
     Transformer Engine's: pytorch/attention/dot_product_attention/softmax.py: FusedScaleMaskSoftmax, which only its own
-    environment variable turns off. A column of sinks fits neither.
+    environment variable turns off. Both take scores of 16 bits; a column of sinks fits neither.
     """
-    if sinks or batch_heads % 4:
+    if sinks or element > 2 or batch_heads % 4:
         return False
     if implementation.layer_implementation == "transformer_engine":
         return 16 < seq <= LONGEST_ENGINE_SOFTMAX and seq % 8 == 0

@@ -19,5 +19,10 @@ class Workload:
     optimizer: Optimizer = "adamw"
 
     @property
+    def activation_bytes(self) -> int:
+        """Of one activation element; what fp8 products do not keep in 8 bits is in bf16."""
+        return 4 if self.precision == "fp32" else 2
+
+    @property
     def tokens_per_step(self) -> int:
         return self.seq_length * self.global_batch

@@ -11,10 +11,12 @@ from planner.hardware import parse_gpus
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.memory.exact import ExactAccounting
+from planner.memory.report import MemoryReport
 from planner.model import MLP, Attention, LatentAttention, Layer, Model
 from planner.stages import even_split
+from planner.timing.report import StepTime
 from planner.timing.step import Timing
-from planner.workload import Workload
+from planner.workload import Precision, Workload
 
 ENGINE = Implementation(attention="unfused")
 LOCAL = replace(ENGINE, layer_implementation="local")
@@ -46,29 +48,31 @@ def test_flash_takes_aligned_heads_up_to_256(attention, implementation, widths):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "shape", "deterministic", "kernel"),
+    ("architecture", "shape", "deterministic", "precision", "kernel"),
     [
-        ("volta", PLAIN, False, "unfused"),
-        ("ampere", PLAIN, False, "flash"),
-        ("hopper", PLAIN, False, "fused"),
-        ("blackwell", PLAIN, True, "flash"),
-        ("ampere", SINKS, False, "fused"),
-        ("hopper", SINKS, True, "unfused"),
-        ("hopper", model(Attention(8, 8, 150)), False, "unfused"),
+        ("volta", PLAIN, False, "fp16", "unfused"),
+        ("ampere", PLAIN, False, "bf16", "flash"),
+        ("hopper", PLAIN, False, "bf16", "fused"),
+        ("hopper", PLAIN, False, "fp8", "fused"),
+        ("hopper", PLAIN, False, "fp32", "unfused"),
+        ("blackwell", PLAIN, True, "bf16", "flash"),
+        ("ampere", SINKS, False, "bf16", "fused"),
+        ("hopper", SINKS, True, "bf16", "unfused"),
+        ("hopper", model(Attention(8, 8, 150)), False, "bf16", "unfused"),
     ],
 )
-def test_what_transformer_engine_picks(architecture, shape, deterministic, kernel):
-    """By card and shape; cuDNN's sinks have no deterministic backward pass."""
-    assert attention_on(replace(AUTO, deterministic=deterministic), architecture, shape) == kernel
+def test_what_transformer_engine_picks(architecture, shape, deterministic, precision, kernel):
+    """By card, shape and precision; cuDNN's sinks have no deterministic backward pass, and nothing takes fp32."""
+    assert attention_on(replace(AUTO, deterministic=deterministic), architecture, shape, precision) == kernel
 
 
 def test_a_kernel_that_was_named_stays_where_it_runs():
     """Where none runs, rules say so and scores are counted as stored."""
     flash = Implementation(attention="flash")
-    assert attention_on(flash, "hopper", PLAIN) == "flash"
-    assert (
-        attention_on(flash, "volta", PLAIN) == attention_on(flash, "hopper", model(Attention(8, 8, 150))) == "unfused"
-    )
+    assert attention_on(flash, "hopper", PLAIN, "bf16") == "flash"
+    assert attention_on(flash, "volta", PLAIN, "fp16") == "unfused"
+    assert attention_on(flash, "hopper", model(Attention(8, 8, 150)), "bf16") == "unfused"
+    assert attention_on(flash, "hopper", PLAIN, "fp32") == "unfused"
 
 
 @pytest.mark.parametrize(
@@ -87,31 +91,41 @@ def test_what_a_question_that_names_none_takes(gpus, shape, kernel, why):
 
 
 @pytest.mark.parametrize(
-    ("implementation", "seq", "batch_heads", "sinks", "fused"),
+    ("implementation", "seq", "batch_heads", "sinks", "element", "fused"),
     [
-        (LOCAL, 4096, 4, False, True),
-        (LOCAL, 8192, 4, False, False),
-        (LOCAL, 4096, 6, False, False),
-        (replace(LOCAL, masked_softmax_fusion=False), 4096, 4, False, False),
-        (ENGINE, 8192, 4, False, True),
-        (ENGINE, 16384, 4, False, False),
-        (ENGINE, 4100, 4, False, False),
-        (replace(ENGINE, masked_softmax_fusion=False), 4096, 4, False, True),
-        (ENGINE, 4096, 4, True, False),
+        (LOCAL, 4096, 4, False, 2, True),
+        (LOCAL, 8192, 4, False, 2, False),
+        (LOCAL, 4096, 6, False, 2, False),
+        (replace(LOCAL, masked_softmax_fusion=False), 4096, 4, False, 2, False),
+        (ENGINE, 8192, 4, False, 2, True),
+        (ENGINE, 16384, 4, False, 2, False),
+        (ENGINE, 4100, 4, False, 2, False),
+        (replace(ENGINE, masked_softmax_fusion=False), 4096, 4, False, 2, True),
+        (ENGINE, 4096, 4, True, 2, False),
+        (ENGINE, 4096, 4, False, 4, False),
+        (LOCAL, 4096, 4, False, 4, False),
     ],
 )
-def test_where_the_softmax_is_fused(implementation, seq, batch_heads, sinks, fused):
+def test_where_the_softmax_is_fused(implementation, seq, batch_heads, sinks, element, fused):
     """Megatron's kernel takes 4096 keys, Transformer Engine's less than 16384; --no-masked-softmax-fusion is the
-    former's. Sinks fit neither."""
-    assert fuses_softmax(implementation, seq, batch_heads, sinks) is fused
+    former's. Sinks and fp32 fit neither."""
+    assert fuses_softmax(implementation, seq, batch_heads, sinks, element) is fused
+
+
+def reports(
+    shape: Model, seq: int, implementation: Implementation, precision: Precision = "bf16"
+) -> tuple[MemoryReport, StepTime]:
+    """Memory and time of a step at micro-batch 1 on 8 A100."""
+    cluster, workload = parse_gpus("8xA100-80G"), Workload(seq, 8, precision)
+    layout = Layout(dp=8, zero=1, stages=even_split(shape, 1))
+    memory = ExactAccounting(shape, workload, implementation, cluster).report(layout, detail=True)
+    return memory, Timing(shape, workload, implementation, cluster).step(layout)
 
 
 def kept_and_seconds(shape: Model, seq: int, implementation: Implementation) -> tuple[int, float]:
     """Activations of a rank [bytes] and seconds of a step at micro-batch 1."""
-    cluster, workload = parse_gpus("8xA100-80G"), Workload(seq, 8)
-    layout = Layout(dp=8, zero=1, stages=even_split(shape, 1))
-    [stage] = ExactAccounting(shape, workload, implementation, cluster).report(layout).stages
-    return stage.components["activations"], Timing(shape, workload, implementation, cluster).step(layout).seconds
+    memory, step = reports(shape, seq, implementation)
+    return memory.stages[0].components["activations"], step.seconds
 
 
 def test_bytes_and_seconds_agree_on_the_softmax():
@@ -151,3 +165,18 @@ def test_a_softmax_in_half_precision_keeps_no_fp32():
     scores = 8 * 8 * 8192**2
     own, less = (kept_and_seconds(PLAIN, 8192, implementation)[0] for implementation in (LOCAL, half))
     assert 4 * scores < own - less < 4.6 * scores
+
+
+@pytest.mark.parametrize("implementation", [AUTO, replace(AUTO, layer_implementation="local")])
+def test_fp32_stores_its_scores_and_computes_them_without_tensor_cores(implementation):
+    """Each layer keeps 4 bytes a probability and one a token pair for the mask beside linear terms, and a step takes no
+    less than the six products over the whole square, 2 s^2 d FLOPs a head each, at A100's 19.5 TFLOP/s. With flash
+    attention at the 16-bit rate a launch in fp32 had reached 141 % of the card's rate."""
+    seq, heads, width, layers = 8192, 8, 128, 8
+    memory, step = reports(PLAIN, seq, implementation, "fp32")
+    [dense] = [piece for piece in memory.stages[0].pieces if piece.kind == "dense"]
+    scores = 4 * heads * seq**2 + seq**2
+    assert scores < dense.saved_bytes_per_microbatch < scores + 4 * seq * 1024 * 40
+    assert any("fp32" in said and "scores are stored" in said for said in memory.assumptions)
+    assert step.seconds > layers * 6 * 2 * heads * seq**2 * width / 19.5e12
+    assert step.mfu < 1 and step.seconds > step.lower_bound_seconds

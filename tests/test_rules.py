@@ -144,6 +144,10 @@ EXAMPLES = {
         case(WIDE, implementation=Implementation(attention="flash")),
         case(WIDE, implementation=UNFUSED),
     ),
+    "flash-attention-precision": (
+        case(workload=Workload(96, 48, "fp32"), implementation=Implementation(attention="flash")),
+        case(workload=Workload(96, 48, "fp32"), implementation=Implementation(attention="auto")),
+    ),
     "flash-attention-card": (
         case(cluster=cluster("volta", bf16=1e12), implementation=Implementation(attention="flash")),
         case(cluster=cluster("volta", bf16=1e12), implementation=Implementation(attention="auto")),

@@ -172,8 +172,11 @@ def _attention(model: Model, workload: Workload, impl: Implementation, layout: L
     kinds = [kind.attention for kind in model.layer_kinds]
     batch_heads = [scoring_heads(a, layout.tp, layout.cp) * layout.micro_batch for a in kinds]
     sizes = zip(kinds, batch_heads, strict=True)
-    if all(fuses_softmax(impl, workload.seq_length, heads, has_sinks(a)) for a, heads in sizes):
+    element = workload.activation_bytes
+    if all(fuses_softmax(impl, workload.seq_length, heads, has_sinks(a), element) for a, heads in sizes):
         return "unfused attention (scores are stored)"
+    if workload.precision == "fp32":
+        return "unfused attention (scores are stored, and no kernel that fuses them or their softmax takes fp32)"
     softmax = f"PyTorch's softmax in {'fp32' if impl.attention_softmax_in_fp32 else 'half precision'}"
     softmax += ", for no fused one takes these shapes"
     if impl.layer_implementation == "local" and impl.framework == "megatron":

@@ -66,7 +66,7 @@ class ExactAccounting:
         cluster: Cluster,
         reserve_bytes: int | None = None,
     ) -> None:
-        kernel = attention_on(implementation, cluster.card.architecture, model)
+        kernel = attention_on(implementation, cluster.card.architecture, model, workload.precision)
         columns = keeps_fp8_columns(implementation, cluster.card.architecture, cluster.card.scale_up)
         self.model = model
         self.workload = workload

@@ -142,7 +142,7 @@ def shape_of(model: Model, workload: Workload, impl: Implementation, layout: Lay
         cp=layout.cp,
         ep=layout.ep,
         etp=layout.etp,
-        element=4 if workload.precision == "fp32" else 2,
+        element=workload.activation_bytes,
         hidden_dropout=hidden,
         attention_dropout=attention,
         fp8=impl.fp8_recipe if workload.precision == "fp8" and impl.layer_implementation != "local" else "",

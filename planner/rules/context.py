@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from planner.attention import FLASH_PRECISIONS
 from planner.model import Attention
 from planner.rules.rule import Case, Rule, close_to, dividing_sequences, divisors
 
@@ -35,9 +36,8 @@ CONTEXT_DIVIDES = Rule(
 def _context_attention(c: Case) -> bool:
     if not c.megatron_lm:  # Ulysses surrounds any attention
         return True
-    return c.layout.cp == 1 or (
-        c.implementation.attention != "unfused" and c.implementation.layer_implementation == "transformer_engine"
-    )
+    unfused = c.implementation.attention == "unfused" or c.workload.precision not in FLASH_PRECISIONS
+    return c.layout.cp == 1 or (not unfused and c.implementation.layer_implementation == "transformer_engine")
 
 
 CONTEXT_KERNEL = Rule(
@@ -48,7 +48,7 @@ CONTEXT_KERNEL = Rule(
     _context_attention,
     lambda c: (
         f"cp is {c.layout.cp} with {c.implementation.layer_implementation} layers "
-        f"and {c.implementation.attention} attention"
+        f"and {c.implementation.attention} attention in {c.workload.precision}"
     ),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner.attention import BEFORE_FLASH, heads_without_flash
+from planner.attention import BEFORE_FLASH, FLASH_PRECISIONS, heads_without_flash
 from planner.model import MLP, Attention, LatentAttention
 from planner.rules.rule import Case, Rule, close_to, dividing_sequences, divisors
 
@@ -175,6 +175,15 @@ FLASH_HEADS = Rule(
     ),
     lambda c: "unfused would do",
 )
+FLASH_PRECISION = Rule(
+    "flash-attention-precision",
+    "flash and cuDNN attention compute in 16 bits or fewer",
+    "TransformerEngine pytorch/attention/dot_product_attention/utils.py: get_attention_backend (qkv_dtype)",
+    (),
+    lambda c: c.implementation.attention in ("auto", "unfused") or c.workload.precision in FLASH_PRECISIONS,
+    lambda c: f"attention is {c.implementation.attention} and the precision is {c.workload.precision}",
+    lambda c: "unfused would do",
+)
 BEFORE_BLACKWELL = ("volta", "turing", "ampere", "ada", "hopper")
 
 
@@ -226,6 +235,7 @@ TENSOR_RULES = (
     SEQUENCE_DIVIDES,
     FLASH_CARD,
     FLASH_HEADS,
+    FLASH_PRECISION,
     ONE_CONNECTION,
     SINKS,
     POSITIONS,

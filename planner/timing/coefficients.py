@@ -81,7 +81,7 @@ class Coefficients:
     def __init__(self, model: Model, workload: Workload, implementation: Implementation, cluster: Cluster):
         self.model, self.workload = model, workload
         self.device = slowest_device(cluster, workload.precision)
-        kernel = attention_on(implementation, self.device.card.architecture, model)
+        kernel = attention_on(implementation, self.device.card.architecture, model, workload.precision)
         self.implementation, self.cluster = replace(implementation, attention=kernel), cluster
         if implementation.launch_blocking:
             self.device = one_at_a_time(self.device)

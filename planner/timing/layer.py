@@ -58,24 +58,34 @@ def _residual(passes: Passes, device: Device, elements: float, dropout: float, f
 
 
 def _unfused_core(
-    device: Device, a: Attention | LatentAttention, shard: Shard, seq: int, implementation: Implementation, drop: float
+    device: Device,
+    a: Attention | LatentAttention,
+    shard: Shard,
+    workload: Workload,
+    implementation: Implementation,
+    drop: float,
 ) -> tuple[float, float, tuple[int, int]]:
     """Forward and backward seconds of attention whose scores are stored, and its kernels: batched products over the
     full square, masked softmax, dropout."""
     qk, v = head_widths(a)
-    batch, rows = shard.micro_batch * scoring_heads(a, shard.tp, shard.cp), seq
+    batch, seq = shard.micro_batch * scoring_heads(a, shard.tp, shard.cp), workload.seq_length
+    rows, element = seq, workload.activation_bytes
     scores = batch * rows * seq
-    product = gemm_seconds(device, rows, seq, qk, "bf16", HALF, batch, strided=True)
-    values = gemm_seconds(device, rows, v, seq, "bf16", HALF, batch, strided=True)
-    # fused: read and write 2 bytes each; else scale, mask, cast to fp32, softmax and cast back, each a pass
-    fused = fuses_softmax(implementation, seq, batch, has_sinks(a))
-    softmax, softmax_backward = (4, 6) if fused else (22, 18)
-    mask = 5 if drop else 0
-    forward = product + values + memory_seconds(device, scores * (softmax + mask), 2)
-    backward = 2 * (product + values) + memory_seconds(device, scores * (softmax_backward + mask), 2)
+    precision = "fp32" if workload.precision == "fp32" else "bf16"
+    product = gemm_seconds(device, rows, seq, qk, precision, element, batch, strided=True)
+    values = gemm_seconds(device, rows, v, seq, precision, element, batch, strided=True)
+    if fuses_softmax(implementation, seq, batch, has_sinks(a), element):  # read and written once, 2 bytes each
+        softmax, kernels = (4, 6), (4, 7)
+    elif precision == "fp32":  # mask and softmax, each a pass there and one back, of which softmax's reads two tensors
+        softmax, kernels = (16, 20), (6, 9)
+    else:  # scale, mask, cast to fp32, softmax and cast back, each a pass
+        softmax, kernels = (22, 18), (8, 11)
+    mask = 2 * element + 1 if drop else 0
+    forward = product + values + memory_seconds(device, scores * (softmax[0] + mask), 2)
+    backward = 2 * (product + values) + memory_seconds(device, scores * (softmax[1] + mask), 2)
     # heads are gathered into rows by a copy (megatron/core/transformer/dot_product_attention.py: context.permute)
-    copied = memory_seconds(device, batch * rows * v * 2 * HALF)
-    return forward + copied, backward + copied, (4, 7) if fused else (8, 11)
+    copied = memory_seconds(device, batch * rows * v * 2 * element)
+    return forward + copied, backward + copied, kernels
 
 
 def _flash_core(
@@ -160,7 +170,7 @@ def _attention(
     prepared = p.since(before_core)
     drop = dropout_of(model, implementation.attention_dropout)
     if implementation.attention == "unfused":
-        forward, backward, kernels = _unfused_core(device, a, shard, workload.seq_length, implementation, drop)
+        forward, backward, kernels = _unfused_core(device, a, shard, workload, implementation, drop)
     else:
         forward, backward, kernels = _flash_core(device, shard, workload, implementation, heads, (qk, v), window, drop)
     p.add(forward, backward, kernels)

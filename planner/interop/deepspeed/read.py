@@ -13,6 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
+from planner.attention import FLASH_PRECISIONS
 from planner.errors import InputError, NotModelled
 from planner.implementation import DeepSpeedZero, Implementation
 from planner.interop.deepspeed.keys import classify, flatten
@@ -32,7 +33,8 @@ IMPLEMENTATION = Implementation(
     sharded_framework="deepspeed",
     framework="megatron-deepspeed",
 )
-"""A PyTorch model under DeepSpeed: no Transformer Engine, gradients accumulated by autograd, flash attention."""
+"""A PyTorch model under DeepSpeed: no Transformer Engine, gradients accumulated by autograd, flash attention (which
+does not take fp32)."""
 
 TRAINER_MICRO_BATCH = 8
 """per_device_train_batch_size of transformers.TrainingArguments, which an "auto" stands for."""
@@ -265,6 +267,7 @@ class _Reader:
         base = IMPLEMENTATION
         return Implementation(
             layer_implementation=base.layer_implementation,
+            attention=base.attention if self.precision() in FLASH_PRECISIONS else "unfused",
             rope_fusion=base.rope_fusion,
             gradient_accumulation_fusion=base.gradient_accumulation_fusion,
             sharded_framework=base.sharded_framework,

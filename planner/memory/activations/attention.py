@@ -142,8 +142,9 @@ def unfused_attention(
     scores = shape.element * cells
     ops = [Op("scores", output=scores, saves=(q, k), grad_input=output + value_grad)]
     mask = Saved("causal mask", seq * seq)
-    fused = fuses_softmax(impl, seq, heads * shape.batch, has_sinks(a))
-    if fused or not (impl.attention_softmax_in_fp32 or has_sinks(a)):
+    fused = fuses_softmax(impl, seq, heads * shape.batch, has_sinks(a), shape.element)
+    converted = impl.attention_softmax_in_fp32 and shape.element < 4  # scores in fp32 are not
+    if fused or not (converted or has_sinks(a)):
         saves = (Saved("probabilities", scores),) if fused else (Saved("probabilities", scores), mask)
         ops.append(Op("softmax", output=scores, output_key="probabilities", saves=saves, grad_input=scores))
         probabilities = "probabilities"
