@@ -38,6 +38,21 @@ def scoring_heads(attention: Attention | LatentAttention, tp: int, cp: int) -> i
     return max(1, attention.num_heads // tp // cp)
 
 
+def rank_key_width(attention: Attention, tp: int) -> int:
+    """Width of the keys on a tensor-parallel rank: its share of the groups, at least one whole group; the values are as
+    wide (megatron/core/transformer/attention.py: num_query_groups_per_partition)."""
+    return max(attention.key_width // tp, attention.head_dim)
+
+
+def gathered_projection_width(attention: Attention | LatentAttention, tp: int) -> int:
+    """Width of the joint query, key and value projection where it is gathered over tensor parallelism and sliced again:
+    ranks that share a group each need the whole group (megatron/core/transformer/attention.py:
+    get_query_key_value_tensors, num_query_groups < world_size); else 0."""
+    if isinstance(attention, LatentAttention) or attention.num_query_groups >= tp:
+        return 0
+    return attention.query_width + 2 * attention.key_width
+
+
 def has_sinks(attention: Attention | LatentAttention) -> bool:
     """Whether the softmax has a learned sink for each head."""
     return isinstance(attention, Attention) and attention.sinks

@@ -7,6 +7,7 @@ AttnFuncWithCPAndQKVOA2A, AttnFuncWithCPAndKVAllGather); what can be hidden is w
 
 from __future__ import annotations
 
+from planner.attention import head_widths, rank_key_width
 from planner.implementation import Implementation
 from planner.model import Attention, Layer
 from planner.timing.collectives import all_to_all_seconds, exposed_seconds, gather_seconds, send_seconds
@@ -37,19 +38,16 @@ def layer_context_parallel(
     if shard.cp == 1:
         return 0.0, 0.0
     a, link, tokens = layer.attention, links["cp"], HALF * shard.tokens(workload)
-    if isinstance(a, Attention):
-        query, output, key_value = a.query_width, a.query_width, 2 * a.key_width
-    else:
-        query, output = a.num_heads * a.qk_dim, a.num_heads * a.v_head_dim
-        key_value = query + output
+    query_width, output_width = (a.num_heads * width / shard.tp for width in head_widths(a))
+    key_value = 2 * rank_key_width(a, shard.tp) if isinstance(a, Attention) else query_width + output_width
     if implementation.cp_comm_type == "a2a":
-        exchanged = all_to_all_seconds(link, tokens * (query + key_value) / shard.tp, e)
-        exchanged += all_to_all_seconds(link, tokens * output / shard.tp, e)
+        exchanged = all_to_all_seconds(link, tokens * (query_width + key_value), e)
+        exchanged += all_to_all_seconds(link, tokens * output_width, e)
         return exchanged, exchanged
     if implementation.cp_comm_type == "allgather":
-        gathered = gather_seconds(link, tokens * shard.cp * key_value / shard.tp, e)
+        gathered = gather_seconds(link, tokens * shard.cp * key_value, e)
         return gathered, 2 * gathered
-    step = send_seconds(link, tokens * key_value / shard.tp, e)
+    step = send_seconds(link, tokens * key_value, e)
     steps = shard.cp - 1
     forward = exposed_seconds(step * steps, compute.core_forward * steps / shard.cp, e)
     backward = exposed_seconds(2 * step * steps, compute.core_backward * steps / shard.cp, e)

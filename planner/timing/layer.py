@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.attention import BEFORE_FLASH, fuses_softmax, has_sinks, head_widths, scoring_heads
+from planner.attention import (
+    BEFORE_FLASH,
+    fuses_softmax,
+    gathered_projection_width,
+    has_sinks,
+    head_widths,
+    rank_key_width,
+    scoring_heads,
+)
 from planner.implementation import Implementation, separate_norms
 from planner.memory.activations.selective_ops import OPERATIONS, kept_products
 from planner.model import Attention, LatentAttention, Layer, Model, MoE
@@ -149,14 +157,18 @@ def _attention(
         linear(p, device, w, t_norm if down and te else t, workload.precision, implementation, side)
     if isinstance(a, Attention):
         heads, qk, v, window = a.num_heads // shard.tp, a.head_dim, a.head_dim, a.window
-        width = (a.query_width + 2 * a.key_width) / shard.tp
-        rotated = (a.query_width + a.key_width) / shard.tp
+        query, key = a.query_width / shard.tp, rank_key_width(a, shard.tp)
+        width, rotated = query + 2 * key, query + key
         normed = rotated if a.qk_norm != "none" else 0.0
     else:
         heads, qk, v, window = a.num_heads // shard.tp, a.qk_dim, a.v_head_dim, None
         width, rotated = float(heads * (2 * qk + v)), float(heads * a.qk_pos_emb_head_dim)
         normed = (a.q_lora_rank or 0) + a.kv_lora_rank if a.latent_norms else 0.0
     before_core = p.so_far
+    if gathered := t * gathered_projection_width(a, shard.tp) * HALF:
+        # tensor_parallel/mappings.py: _gather_along_last_dim joins the ranks' columns in a copy; backward the slice's
+        # gradient is filled up with zeros, and cut into the ranks' columns by a copy
+        p.add(memory_seconds(device, 2 * gathered), memory_seconds(device, 3 * gathered, 2), (1, 2))
     if isinstance(a, LatentAttention) and model.position == "rope" and implementation.rope_fusion:
         # fusions/fused_mla_yarn_rope_apply.py: queries are rotated in place; keys and values are read together, and
         # written apart with the rotary part joined to the keys

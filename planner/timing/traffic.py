@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from planner.attention import gathered_projection_width
 from planner.implementation import Implementation
 from planner.model import LatentAttention, Layer, Model, MoE
 from planner.routing import received_copies
@@ -90,6 +91,10 @@ def layer_tensor_parallel(
         gathered = latent_bytes(model, a, shard, workload)
     args = (links["tp"], shard, implementation, workload.precision, e)
     forward, backward = tensor_parallel_seconds(compute.attention, gathered, hidden, *args)
+    # gathered forward, its gradients reduced backward, nothing beside either (tensor_parallel/mappings.py:
+    # _AllGatherFromTensorParallelRegion)
+    projection = gather_seconds(links["tp"], float(HALF * tokens * gathered_projection_width(a, shard.tp)), e)
+    forward, backward = forward + projection, backward + projection
     if isinstance(layer.mlp, MoE):
         if layer.mlp.shared:
             more = tensor_parallel_seconds(Passes(), hidden, hidden, *args)

@@ -251,3 +251,35 @@ def test_groups_that_leave_the_scale_up_links_are_named():
     assert not any("reach beyond" in line for line in (*within.assumptions, *across.assumptions))
     wide = step(DEEPSEEK, "32xH100-80G", 64, ep=32, dp=32)
     assert any("expert-parallel groups of 32 reach beyond 8 GPUs" in line for line in wide.assumptions)
+
+
+def shared_groups(groups, **degrees):
+    """Llama-2-7B with so many query groups, 8 tensor-parallel ranks to a node of H100."""
+    (kind,) = LLAMA.layer_kinds
+    grouped = replace(kind, attention=replace(kind.attention, num_query_groups=groups))
+    model = replace(LLAMA, layer_kinds=(grouped,))
+    return step(model, "16xH100-80G", 16, tp=8, sequence_parallel=True, **degrees)
+
+
+def test_ranks_that_share_a_group_gather_the_projection():
+    """Two ranks to a group: 2 bytes of 4096 tokens by 4096 + 2 x 512 columns are gathered, and their gradients reduced,
+    in each of 32 layers and for each of 8 microbatches; 7/8 of them over NVLink at 0.81 of 450 GB/s, and 63
+    microseconds of launch and seven steps."""
+    (apart, shared) = (shared_groups(groups, dp=2) for groups in (8, 4))
+    once = 2 * 4096 * (4096 + 2 * 512) * 7 / 8 / (0.81 * 450e9) + 63e-6
+    grown = shared.components["tensor_parallel"] - apart.components["tensor_parallel"]
+    assert grown == pytest.approx(2 * once * 32 * 8, rel=0.02)
+
+
+@pytest.mark.parametrize("exchange", ["p2p", "a2a", "allgather"])
+def test_context_parallel_ranks_exchange_whole_heads(exchange):
+    """A rank of eight holds one key head of four groups as of eight, and passes on as much."""
+    shared, apart = (
+        shared_groups(groups, cp=2, implementation={"cp_comm_type": exchange}).components["context_parallel"]
+        for groups in (4, 8)
+    )
+    assert (
+        shared
+        == apart
+        < shared_groups(32, cp=2, implementation={"cp_comm_type": exchange}).components["context_parallel"]
+    )

@@ -6,7 +6,13 @@ Source: megatron/core/transformer/{attention,dot_product_attention}.py, fusions/
 
 from __future__ import annotations
 
-from planner.attention import fuses_softmax, has_sinks, scoring_heads
+from planner.attention import (
+    fuses_softmax,
+    gathered_projection_width,
+    has_sinks,
+    rank_key_width,
+    scoring_heads,
+)
 from planner.implementation import Implementation
 from planner.memory.activations.shape import Shape, column_linear, row_linear
 from planner.memory.tape import Checkpoint, Item, Op, Saved
@@ -22,17 +28,16 @@ def attention_items(
     """Operations from the normalised input (`attention input`) to the output projection."""
     n, e, t = shape.tokens, shape.element, shape.tp
     query = e * n * a.query_width // t
-    key = e * n * _key_width(a, t)
+    key = e * n * rank_key_width(a, t)
     mixed = query + 2 * key
     items: list[Item] = [
         column_linear(
             shape, impl, "linear_qkv", "attention input", shape.hidden, (a.query_width + 2 * a.key_width) // t, "qkv"
         )
     ]
-    if a.num_query_groups < t:
-        # a rank needs a whole group: the projection is gathered and a slice of it taken (attention.py: get_query_key_
-        # value_tensors), which keeps all of it where it is not copied
-        mixed = e * n * (a.query_width + 2 * a.key_width)
+    if gathered := gathered_projection_width(a, t):
+        # the slice keeps all of what was gathered where it is not copied
+        mixed = e * n * gathered
         items.append(Op("gather of qkv", output=mixed, output_key="qkv", grad_input=mixed // t))
     # Splitting the fused projection gives views; with several grouped heads on a rank the query's reshape copies it.
     # Transformer Engine hands contiguous queries, keys and values to its kernels, so the projection itself is let go.
@@ -72,15 +77,10 @@ def attention_items(
     return tuple(items)
 
 
-def _key_width(a: Attention, tp: int) -> int:
-    """Width of a rank's keys: its share of the groups, at least one whole group."""
-    return max(a.key_width // tp, a.head_dim)
-
-
 def _core_attention(shape: Shape, impl: Implementation, a: Attention, q: Saved, k: Saved, v: Saved) -> tuple[Op, ...]:
     n, e, t = shape.tokens, shape.element, shape.tp
     query = e * n * a.query_width // t
-    key = e * n * _key_width(a, t)
+    key = e * n * rank_key_width(a, t)
     if impl.attention != "unfused":
         second = second_output(shape, impl, query)
         return flash_attention(query, query + 2 * key, 4 * n * a.num_heads // t, (q, k, v), second)
