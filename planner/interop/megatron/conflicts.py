@@ -43,7 +43,7 @@ def find_conflicts(launch: Launch, problems: list[Problem]) -> None:
     """Add to `problems` what Megatron-LM refuses, and to `not_accounted` what some of its releases refuse."""
     args = launch.args
     if args.under_deepspeed:
-        if layout.zero == 3 and model.is_moe:  # its experts are DeepSpeed's own layer
+        if launch.layout.zero == 3 and launch.model.is_moe:  # its experts are DeepSpeed's own layer
             sentence = "DeepSpeed's own mixture of experts excludes zero 3"
             source = "deepspeed/runtime/engine.py: _validate_zero3_moe_compatibility"
             problems.append(Problem("deepspeed-zero3-experts", sentence, source, "zero-stage is 3"))
