@@ -110,8 +110,8 @@ def check(
         raise InputError(f"--set gives a script its variables; a DeepSpeed JSON such as {files[0]} has none.")
     if own and not any(of_deepspeed):
         raise InputError(
-            f"{' and '.join(own)} can only be given for a DeepSpeed JSON; a Megatron launch says its own, "
-            f"but was given with {files[0]}."
+            f"{' and '.join(own)} can only be given for a DeepSpeed JSON, a Megatron launch says its own, but was "
+            f"given with {files[0]}: the layout of any other framework's launch can be stated to `plan memory`."
         )
     judge = Judge(options | {"preset": dict(preset)})
     answers = [judge.answer(STANDARD_INPUT if file == "-" else file, detail) for file in files]

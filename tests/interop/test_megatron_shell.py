@@ -145,6 +145,14 @@ def test_the_training_command_is_chosen_among_others():
     assert launch_from_text(text, "s").model.vocab_size == 100
 
 
+def test_what_a_script_prints_of_its_command_is_not_run():
+    """`eval` ends a command at a #, `echo` does not."""
+    words = f"torchrun t.py --num-layers 2 --hidden-size 64 {REST}"
+    text = f'cmd="{words} #--swiglu --tensor-model-parallel-size 2"\necho $cmd\neval $cmd'
+    assert launch_from_text(text, "s").layout.tp == 1
+    assert launch_from_text(f"echo {words}", "s").model.num_layers == 2
+
+
 def test_a_file_of_variables_is_read_as_one_launch():
     """A configuration that another script sources has no command: its variables' arguments are taken together."""
     text = f'MODEL="--num-layers 2 --hidden-size 64"\nREST=({REST})\n'
@@ -277,9 +285,14 @@ def test_other_here_documents_are_no_scripts():
         ("nemo.yaml", "trainer: {num_nodes: 8}\nmodel: {tensor_model_parallel_size: 4}\n", "NeMo"),
         ("fsdp.yaml", "distributed_type: FSDP\nnum_processes: 8\n", "Accelerate"),
         ("mpt.yml", "max_seq_len: 2048\nfsdp_config: {sharding_strategy: FULL_SHARD}\n", "LLM Foundry"),
+        ("lit.yaml", "out_dir: o\ntrain: {lr_warmup_steps: 1}\neval: {interval: 2}\n", "LitGPT"),
+        ("lit.sh", "litgpt pretrain pythia-14m --config c.yaml\n", "LitGPT"),
+        ("titan.sh", "torchrun -m torchtitan.train --job.config_file 8b.toml\n", "torchtitan"),
+        ("nemo.sh", "python megatron_gpt_pretraining.py trainer.devices=8\n", "NeMo"),
+        ("hf.sh", "accelerate launch run_clm.py --model_name_or_path m --bf16\n", "the Hugging Face Trainer"),
     ],
 )
-def test_configurations_of_other_frameworks_are_refused_by_name(name, text, framework):
+def test_launches_of_other_frameworks_are_refused_by_name(name, text, framework):
     """They hold no Megatron arguments; the sentence says whose they are and what to do."""
-    with pytest.raises(InputError, match=f"configuration of {framework}: state its layout to `plan memory`"):
+    with pytest.raises(InputError, match=f"{framework}'s: state its layout to `plan memory`"):
         source_from_text(text, name)

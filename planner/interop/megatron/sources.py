@@ -27,12 +27,21 @@ _NO_TRAINING = re.compile(
 )
 """Scripts of its examples, tools and tasks that take the same arguments and train nothing."""
 
+_PRINTS = ("echo", "printf")
+_OTHER_LAUNCH = {
+    "torchtitan": re.compile(r"torchtitan\b|--job\.config[_-]file"),
+    "NeMo": re.compile(r"megatron_(gpt|llama|\w*)_?pretraining\.py$"),
+    "LitGPT": re.compile(r"(^|/)litgpt$"),
+    "the Hugging Face Trainer": re.compile(r"--model[_-]name[_-]or[_-]path\b"),
+}
+"""Launches of other frameworks, by a word that they have."""
 _OTHER_YAML = {
     "NeMo": {"trainer", "model"},
     "Accelerate": {"distributed_type"},
     "LLM Foundry": {"fsdp_config", "max_seq_len"},
     "Axolotl": {"base_model", "sequence_len"},
     "LLaMA-Factory": {"model_name_or_path", "finetuning_type"},
+    "LitGPT": {"out_dir", "train", "eval"},
 }
 """Configurations of other frameworks, by keys that they always have."""
 
@@ -79,6 +88,9 @@ def source_from_text(text: str, name: str, preset: Preset | None = None) -> Sour
         raise NotModelled(f"{name}: train_rl.py generates between its training steps, which is not modelled.")
     if not words:
         words = _from_variables(script.variables)
+    if not {"num-layers", "encoder-num-layers"} & {*map(_name, words)}:
+        said = [word for command in script.commands for word in command]
+        _check_framework(name, next((who for who, mark in _OTHER_LAUNCH.items() if any(map(mark.search, said))), None))
     if not words:
         raise InputError(
             f"{name}: a launch with Megatron arguments (--num-layers ...) is required, but none was found."
@@ -90,8 +102,8 @@ def source_from_text(text: str, name: str, preset: Preset | None = None) -> Sour
 def _check_framework(name: str, framework: str | None) -> None:
     if framework is not None:
         raise InputError(
-            f"{name}: a launch of Megatron-LM or a DeepSpeed JSON is required, but this is a configuration of "
-            f"{framework}: state its layout to `plan memory` (--tp, --pp, --zero, --sharded-by ...)."
+            f"{name}: a launch of Megatron-LM or a DeepSpeed JSON is required, but this is "
+            f"{framework}'s: state its layout to `plan memory` (--tp, --pp, --zero, --sharded-by ...)."
         )
 
 
@@ -101,7 +113,9 @@ def _arguments(commands: list[list[str]]) -> tuple[list[str] | None, list[str], 
     listed = [word for command in commands if command[0].startswith("--") for word in command]
     best: list[str] = listed
     most = _count(listed)
-    for command in commands:
+    # what a script prints of its command has words that the command itself has not, behind a # or a redirection
+    run = [command for command in commands if command[0] not in _PRINTS]
+    for command in run if any(map(_count, run)) else commands:
         if not command[0].startswith("--"):
             number = _count(command)
             if number and number >= most:
