@@ -84,6 +84,7 @@ def test_query_groups_need_their_flag():
         ("--use-megatron-fsdp --data-parallel-sharding-strategy no_shard", 0, 1),
         ("--use-megatron-fsdp --num-distributed-optimizer-instances 2", 3, 2),
         ("--use-torch-fsdp2", 3, 1),
+        ("--use-torch-fsdp2 --num-distributed-optimizer-instances 2", 3, 1),
         ("--use-torch-fsdp2 --torch-fsdp2-no-reshard-after-forward", 2, 1),
         ("--deepspeed --zero-stage 2", 2, 1),
         ("--deepspeed --zero-stage 0 --fp16", 0, 1),
@@ -95,6 +96,15 @@ def test_what_is_sharded(arguments, zero, replicas):
     """The distributed optimizer is ZeRO 1, Megatron-FSDP shards as its strategy says and by default everything."""
     got = launch(arguments, world=8).layout
     assert (got.zero, got.hsdp_replicas) == (zero, replicas)
+
+
+def test_replicas_that_torch_fsdp2_ignores_are_said():
+    """Its mesh is the whole data-parallel group, however many instances the distributed optimizer would have."""
+    got = launch("--use-torch-fsdp2 --num-distributed-optimizer-instances 2", world=8)
+    assert got.not_accounted == (
+        "--num-distributed-optimizer-instances 2: has no effect with --use-torch-fsdp2, which shards over all of data "
+        "parallelism",
+    )
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,17 @@ def test_the_framework_that_shards_is_the_one_written(zero):
         megatron_arguments(LLAMA, STEP, Implementation(sharded_framework="deepspeed"), layout)
 
 
+def test_what_megatrons_fsdp2_has_not_is_refused():
+    """TorchFullyShardedDataParallel makes one mesh of the whole data-parallel group, without an offload policy."""
+    untied, layout = replace(LLAMA, tied=False), Layout(dp=8, zero=3, hsdp_replicas=2)
+    with pytest.raises(InputError, match="no argument for torch FSDP2 in 2 replicas, which Megatron-FSDP alone has"):
+        megatron_arguments(untied, STEP, Implementation(), layout)
+    words = megatron_arguments(untied, STEP, Implementation(sharded_framework="megatron_fsdp"), layout)
+    assert launch_from_words(words, "b", 8).layout.hsdp_replicas == 2
+    with pytest.raises(InputError, match="no argument for weights that wait on the host"):
+        megatron_arguments(untied, STEP, Implementation(offload_parameters=True), Layout(dp=8, zero=3))
+
+
 def test_stages_with_their_own_recompute_take_the_largest():
     """Megatron has one number of recomputed layers: the largest keeps every stage within its memory."""
     recompute = Recompute("full", (), "block", None, stage_layers=(3, 1))

@@ -20,6 +20,7 @@ from planner.implementation import (
     CrossEntropy,
     Implementation,
     LayerImplementation,
+    ShardedFramework,
 )
 from planner.interop.megatron.architecture import dropout, positive
 from planner.interop.megatron.environment import (
@@ -156,7 +157,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         least_offloaded_elements=_least_offloaded(args, source),
         muon_scalar_optimizer=choose(args, "muon-scalar-optimizer", _SCALAR_OPTIMIZERS, "adam", source),
         layer_wise_param_layout=not args.flag("no-use-layer-wise-param-layout"),
-        sharded_framework=_sharded_framework(args),
+        sharded_framework=sharded_framework(args),
         microbatch_group_size=positive(args, _GROUP, source) if _GROUP in args else None,
         framework="megatron-deepspeed" if args.under_deepspeed else "megatron",
         cp_comm_type=_cp_comm_type(args, source),
@@ -284,7 +285,8 @@ def _grad_reduce_bytes(args: Arguments, source: str) -> Literal[2, 4]:
     return 4 if args.flag("bf16") and args.get("main-grads-dtype", "fp32") == "fp32" else 2
 
 
-def _sharded_framework(args: Arguments) -> Literal["fsdp2", "megatron_fsdp", "deepspeed"]:
+def sharded_framework(args: Arguments) -> ShardedFramework:
+    """Who shards gradients and weights, where they are."""
     if args.flag("use-megatron-fsdp") or args.flag("use-custom-fsdp"):
         return "megatron_fsdp"
     return "deepspeed" if args.under_deepspeed else "fsdp2"

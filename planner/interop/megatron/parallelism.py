@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from planner.errors import InputError
 from planner.interop.megatron.architecture import positive
-from planner.interop.megatron.computation import choose
+from planner.interop.megatron.computation import choose, sharded_framework
 from planner.interop.megatron.parse import Arguments, readable
 from planner.interop.megatron.partition import DEFAULT, by_type
 from planner.interop.megatron.problem import Problem
@@ -44,7 +44,6 @@ def build_layout(args: Arguments, source: str, model: Model, world_size: int | N
         dp = max(1, world_size // (tp * pp * cp))
     vpp = _virtual_stages(args, source, model, pp, problems)
     zero = _zero(args, source)
-    instances = positive(args, "num-distributed-optimizer-instances", source, 1)
     return Layout(
         tp=tp,
         cp=cp,
@@ -59,7 +58,7 @@ def build_layout(args: Arguments, source: str, model: Model, world_size: int | N
         sequence_parallel=args.flag("sequence-parallel") and tp > 1,
         recompute=_recompute(args, source, problems),
         stages=_stages(args, source, model, pp, vpp, problems),
-        hsdp_replicas=instances if zero >= 2 else 1,
+        hsdp_replicas=_replicas(args, source, zero),
     )
 
 
@@ -182,6 +181,21 @@ def _zero(args: Arguments, source: str) -> int:
         return 1
     # validate_args: dist_muon is muon under the layer-wise distributed optimizer
     return max(stage, int(args.flag("use-distributed-optimizer") or args.get("optimizer") == "dist_muon"))
+
+
+def _replicas(args: Arguments, source: str, zero: int) -> int:
+    """Groups that replicate one another's shards: Megatron-FSDP's. Torch FSDP2's mesh is all of data parallelism
+    (megatron/core/distributed/torch_fully_sharded_data_parallel.py: TorchFullyShardedDataParallel.__init__)."""
+    instances = positive(args, "num-distributed-optimizer-instances", source, 1)
+    if zero < 2 or instances == 1:
+        return 1
+    if sharded_framework(args) == "fsdp2":
+        args.not_accounted.append(
+            f"--num-distributed-optimizer-instances {instances}: has no effect with --use-torch-fsdp2, "
+            "which shards over all of data parallelism"
+        )
+        return 1
+    return instances
 
 
 def _recompute(args: Arguments, source: str, problems: list[Problem]) -> Recompute:

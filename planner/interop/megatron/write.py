@@ -44,6 +44,10 @@ def _accepted(workload: Workload, implementation: Implementation, layout: Layout
     as it wants it (megatron/training/arguments.py: validate_args; core/optimizer/__init__.py: get_megatron_optimizer).
     """
     accepted = implementation
+    if implementation.offload_parameters:
+        raise _no_argument("weights that wait on the host")
+    if _torch_fsdp2(implementation, layout) and layout.hsdp_replicas > 1:
+        raise _no_argument(f"torch FSDP2 in {layout.hsdp_replicas} replicas, which Megatron-FSDP alone has (HSDP)")
     if _torch_fsdp2(implementation, layout):
         # fully_shard gathers ahead without being asked, and keeps no main gradient that a GEMM could add to
         accepted = replace(accepted, overlap_param_gather=False, gradient_accumulation_fusion=False)
