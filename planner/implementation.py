@@ -16,6 +16,7 @@ LayerImplementation = Literal["transformer_engine", "local"]
 ContextExchange = Literal["p2p", "a2a", "allgather", "a2a+p2p"]
 ShardedFramework = Literal["fsdp2", "megatron_fsdp", "deepspeed"]
 AttentionKernel = Literal["auto", "flash", "fused", "unfused"]
+Schedule = Literal["1f1b", "zb-h1", "dualpipe"]
 CrossEntropy = Literal["unfused", "native", "te", "torch", "compiled", "liger"]
 """unfused, native, te: Megatron's. torch: torch.nn.functional.cross_entropy of fp32 logits; compiled: the same under
 torch.compile; liger: Liger-Kernel's, fused with the head, a chunk of tokens at a time."""
@@ -116,7 +117,7 @@ class Implementation:
     """Who shards gradients and weights at ZeRO 2 and 3."""
     deepspeed_zero: DeepSpeedZero = DeepSpeedZero()
     """Of the stage 3 of DeepSpeed."""
-    schedule: Literal["1f1b", "zb-h1", "dualpipe"] = "1f1b"
+    schedule: Schedule = "1f1b"
     """The pipeline schedule; with virtual stages 1f1b is Megatron's interleaved one."""
     microbatch_group_size: int | None = None
     """Microbatches of one virtual stage in a row; None is the pipeline size."""

@@ -179,6 +179,11 @@ class Model:
         """Every decoder layer, in order."""
         return tuple(self.layer_kinds[k] for k in self.pattern)
 
+    @cached_property
+    def kind_counts(self) -> tuple[int, ...]:
+        """Decoder layers of each kind."""
+        return tuple(self.pattern.count(k) for k in range(len(self.layer_kinds)))
+
     @property
     def mtp_layer(self) -> Layer:
         """The kind of layer inside each multi-token-prediction module: the last decoder layer's

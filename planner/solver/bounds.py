@@ -20,12 +20,6 @@ def layer_bound(layer_ns: tuple[int, ...], layers: tuple[int, ...], microbatches
     return -(-(rounds * slowest + total) // vpp)
 
 
-def pipeline_bound(form: StepForm, slowest_ns: int, total_ns: int) -> int:
-    """The pipeline's makespan when no stage is slower than the slowest, and all take `total_ns` together."""
-    rounds = form.num_microbatches * form.vpp - 1
-    return -(-(rounds * slowest_ns + total_ns) // form.vpp)
-
-
 def tail_bound(form: StepForm, layers: tuple[int, ...]) -> int:
     """The largest tail is no less than the mean of all, and tails are convex: the mean is at least the mean stage's.
 
@@ -93,4 +87,4 @@ def time_bound(form: StepForm, layers: tuple[int, ...], at_least_recomputed: boo
     """No split and no recomputation is faster, whatever the memory."""
     redone = min(min(s.recompute_ns) for s in form.stages) if at_least_recomputed else 0
     slowest, total = slowest_bound(form, layers, redone)
-    return pipeline_bound(form, slowest, total) + tail_bound(form, layers) + form.once_ns
+    return form.makespan_ns(slowest, total) + tail_bound(form, layers) + form.once_ns

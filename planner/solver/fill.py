@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from planner.memory.form import Counts
 from planner.solver.bags import Counted
-from planner.solver.bounds import pipeline_bound, slowest_bound, tail_bound
+from planner.solver.bounds import slowest_bound, tail_bound
 from planner.solver.problem import Split, SplitProblem
 
 TOLERANCE = 2**-14
@@ -86,7 +86,10 @@ def _slowest_allowed(problem: SplitProblem, cutoff_ns: int | None) -> int:
     _, total = slowest_bound(form, counts)
     left = cutoff_ns - tail_bound(form, counts) - form.once_ns
     rounds = form.num_microbatches * form.vpp - 1
-    return (left * form.vpp - total) // rounds if rounds else problem.longest_stage_ns
+    if not rounds:
+        return problem.longest_stage_ns
+    allowed = ((left + form.filled_ns) * form.vpp - total) // rounds
+    return min(allowed, left // form.num_microbatches) if form.filled_ns else allowed
 
 
 def _step_bound(problem: SplitProblem, least_slowest_ns: int) -> int:
@@ -95,7 +98,7 @@ def _step_bound(problem: SplitProblem, least_slowest_ns: int) -> int:
     if problem.must_recompute:
         redone = min(t for s in form.stages for t, n in zip(s.recompute_ns, counts, strict=True) if n)
     slowest, total = slowest_bound(form, counts, redone)
-    return pipeline_bound(form, max(slowest, least_slowest_ns), total) + tail_bound(form, counts) + form.once_ns
+    return form.makespan_ns(max(slowest, least_slowest_ns), total) + tail_bound(form, counts) + form.once_ns
 
 
 def least_limit(holds: Callable[[int], bool], start: int, longest: int) -> int | None:

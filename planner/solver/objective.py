@@ -29,11 +29,13 @@ def step_time(
     for time in times:
         model.add(slowest >= time)
     total: Linear = sum(times)
-    if step.vpp == 1:
+    if step.vpp == 1 and not step.filled_ns:
         pipeline: Linear = rounds * slowest + total
     else:
         pipeline = model.new_int_var(0, limit_ns, "pipeline_ns")
-        model.add(step.vpp * pipeline >= rounds * slowest + total)
+        model.add(step.vpp * (pipeline + step.filled_ns) >= rounds * slowest + total)
+        if step.filled_ns:
+            model.add(pipeline >= step.num_microbatches * slowest)
     result = model.new_int_var(0, limit_ns, "step_ns")
     model.add(result >= pipeline + _longest_tail(model, problem, variables, limit_ns) + step.once_ns)
     return result

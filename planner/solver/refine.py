@@ -22,7 +22,7 @@ from dataclasses import replace
 from planner.layout import Layout, Recompute
 from planner.memory.form import StageForm
 from planner.solver import unequal
-from planner.solver.bounds import layer_bound, pipeline_bound, slowest_bound, tail_bound, time_bound
+from planner.solver.bounds import layer_bound, slowest_bound, tail_bound, time_bound
 from planner.solver.candidates import Space
 from planner.solver.fill import could_fit, least_slowest, split_bound
 from planner.solver.interfaces import Accounting, StepTiming
@@ -30,7 +30,7 @@ from planner.solver.linear import LinearMoment, LinearMoments
 from planner.solver.node import Level, Node, simplicity
 from planner.solver.problem import Lazy, SplitProblem
 from planner.stages import split_from_counts
-from planner.timing.form import StepForm
+from planner.timing.form import NO_BUBBLE, StepForm
 from planner.topology.kinds import mixed
 
 ROUNDED_NS = 16
@@ -45,7 +45,7 @@ class Refiner:
         self.space, self.accounting, self.timing = space, accounting, timing
         self.model = space.model
         self.kinds = len(self.model.layer_kinds)
-        self.counts = tuple(self.model.pattern.count(k) for k in range(self.kinds))
+        self.counts = self.model.kind_counts
         self.fixed_slices: tuple[int, ...] | None = None
         if space.pins.stage_layers is not None:
             stages = split_from_counts(self.model, space.pins.stage_layers)
@@ -61,8 +61,8 @@ class Refiner:
         self._smallest: dict[tuple, int] = {}
         self.complete = True
         """Whether the roots were all made."""
-        self._divisor = 1
-        """What the schedule itself divides the bubble by, virtual stages apart."""
+        self._fills = space.implementation.schedule != "1f1b"
+        """Whether the schedule fills the bubble, how much is known of each layout; then it has no virtual stages."""
 
     def roots(self, until: float | None = None) -> list[Node]:
         """Every group of degrees and micro-batch, bounded by the time of its layers alone: where there are experts, by
@@ -88,12 +88,15 @@ class Refiner:
                 layer_ns = self._layer_ns.get(shard, ())
                 if not layer_ns:
                     layer_ns = self._layer_ns[shard] = floor(group)
-                    self._divisor = max(self._divisor, self.timing.form(group).vpp)
-            virtual = max(self.space.most_virtual(group), self._divisor)
+            virtual = self._most_virtual(group)
             bound = layer_bound(layer_ns, self.counts, group.num_microbatches(batch), group.pp, virtual)
             nodes.append(Node(bound, simplicity(group), level, group))
         self.statistics["groups"] = len(nodes)
         return nodes
+
+    def _most_virtual(self, group: Layout) -> int:
+        """No number of virtual stages, and no schedule, leaves less of the bubble."""
+        return NO_BUBBLE if self._fills else self.space.most_virtual(group)
 
     def _times(self, group: Layout) -> tuple[int, ...]:
         """The least time of a layer of each kind on any stage."""
@@ -101,7 +104,6 @@ class Refiner:
         layer_ns = self._layer_ns.get(shard)
         if layer_ns is None:
             form = self.timing.form(group)
-            self._divisor = max(self._divisor, form.vpp)
             layer_ns = tuple(map(min, *{s.layer_ns for s in form.stages}, form.stages[0].layer_ns))
             self._layer_ns[shard] = layer_ns
         return layer_ns
@@ -109,8 +111,7 @@ class Refiner:
     def _mixed_root(self, group: Layout) -> Node:
         """A group on several kinds of nodes: its stages have layer times of their own."""
         form = self.timing.form(group)
-        self._divisor = max(self._divisor, form.vpp)
-        virtual = max(self.space.most_virtual(group), self._divisor)
+        virtual = self._most_virtual(group)
         bound = unequal.layer_bound(form, self.counts, form.num_microbatches, virtual)
         return Node(bound, simplicity(group), Level.GROUP, group)
 
@@ -120,7 +121,7 @@ class Refiner:
         match node.level:
             case Level.FLOOR:
                 group, batch = node.layout, self.space.workload.global_batch
-                virtual = max(self.space.most_virtual(group), self._divisor)
+                virtual = self._most_virtual(group)
                 bound = layer_bound(self._times(group), self.counts, group.num_microbatches(batch), group.pp, virtual)
                 yield replace(node, bound_ns=max(bound, node.bound_ns), level=Level.GROUP)
             case Level.GROUP:
@@ -261,7 +262,7 @@ class Refiner:
     def _forms(self, layout: Layout) -> tuple[StepForm, StepForm | None]:
         """Coefficients with one virtual stage, and the least with several: the fixed time of two, the tails of most."""
         plain = self.timing.form(layout if layout.vpp == 1 else replace(layout, vpp=1))
-        if layout.pp == 1 or self._divisor > 1:  # only 1F1B has virtual stages
+        if layout.pp == 1 or self._fills:  # only 1F1B has virtual stages
             return plain, None
         most_virtual = max(2, self.space.most_virtual(layout))
         # a form is one object for all layouts that it is the form of, and is kept
@@ -297,7 +298,7 @@ class Refiner:
             stages = form.stages if form.mixed else form.stages[:1]
             redone = min(t for s in stages for t, n in zip(s.recompute_ns, self.counts, strict=True) if n)
         slowest, total = slowest_bound(form, self.counts, redone)
-        return pipeline_bound(form, max(slowest, slowest_ns), total) + tail_bound(form, self.counts) + form.once_ns
+        return form.makespan_ns(max(slowest, slowest_ns), total) + tail_bound(form, self.counts) + form.once_ns
 
     def _known_too_large(self, layout: Layout) -> bool:
         """Whether a smaller micro-batch was found not to fit."""

@@ -12,6 +12,11 @@ from planner.topology import group_links
 HOST_SHARE = 0.1
 """Of a step: with more, what to do about it is said."""
 
+_FILLED = {
+    "zb-h1": "ZB-H1 leaves a bubble of (pp - 1) (F + B - W)",
+    "dualpipe": "DualPipe leaves a bubble of (pp / 2 - 1) (F + 2 (B + W) - 3 W)",
+}
+
 
 def host_bound(share: float) -> tuple[str, ...]:
     """What a step says that waits so much for its host."""
@@ -68,6 +73,10 @@ def assumptions(model: Model, precision: str, implementation: Implementation, cl
         said.append(f"tokens are routed {balance}")
     if implementation.optimizer_offload_fraction:
         said.append("the host's optimizer step as on a DGX-2, its copies over PCIe not overlapped")
+    if implementation.schedule != "1f1b":
+        said.append(
+            f"{_FILLED[implementation.schedule]}: weight gradients of the layers, and no attention, fill the rest"
+        )
     if implementation.schedule == "dualpipe":
         said.append("what DualPipe hides of the experts' exchange behind the other direction is not counted")
     if implementation.deferred_embedding_wgrads:

@@ -21,6 +21,7 @@ from planner.parameters import (
     mtp_weights,
 )
 from planner.timing import tails
+from planner.timing.bubble import filled_ns
 from planner.timing.collectives import all_reduce_seconds, gather_seconds
 from planner.timing.context import layer_context_parallel
 from planner.timing.efficiency import efficiency
@@ -44,11 +45,6 @@ from planner.timing.traffic import (
 )
 from planner.topology import GroupLink, group_links
 from planner.workload import Workload
-
-BUBBLE_DIVISOR = {"1f1b": 1, "zb-h1": 3, "dualpipe": 3}
-"""What a schedule divides the bubble by, beyond virtual stages: with forward, input gradients and weight gradients of
-equal length, ZB-H1 leaves a third of 1F1B's bubble (arXiv:2401.10241, table 2), the bidirectional schedule no more
-(arXiv:2412.19437, table 2). In the form it takes the place of that many virtual stages."""
 
 NODE = 8
 """GPUs among which nobody waits: runs on one node are what the efficiencies were fitted to."""
@@ -109,8 +105,8 @@ class Coefficients:
         once = {"overhead": nanoseconds(e.step_seconds)}
         if shares_embedding(model, roles):
             once["data_parallel"] = nanoseconds(self.tied_seconds(layout, common.links["embedding"]))
-        divisor = layout.vpp * BUBBLE_DIVISOR[implementation.schedule]
-        form = StepForm(m, divisor, tuple([made[role][0] for role in roles]), sum(once.values()))
+        filled = filled_ns(implementation.schedule, layout.pp, common.layers, model.kind_counts)
+        form = StepForm(m, layout.vpp, tuple([made[role][0] for role in roles]), sum(once.values()), filled)
         return Timed(form, tuple([made[role][1] for role in roles]), common.layers, once)
 
     def stage_times(
@@ -264,7 +260,7 @@ class Coefficients:
             "expert_parallel": nanoseconds(ep[0]),
         }
         totals = sum(normal.values()), sum(again.values())
-        found = self._layers[key] = LayerParts(normal, again, *hide, *totals)
+        found = self._layers[key] = LayerParts(normal, again, *hide, c.weight_gradients, *totals)
         return found
 
     def layer_floor_ns(self, layout: Layout) -> tuple[int, ...]:
@@ -390,7 +386,7 @@ def _delayed(layer: LayerParts, wait: float) -> LayerParts:
     normal = {**layer.normal, "stragglers": nanoseconds(wait * 1e-9 * layer.normal_ns)}
     again = {**layer.recompute, "stragglers": nanoseconds(wait * 1e-9 * layer.recompute_ns)}
     totals = layer.normal_ns + normal["stragglers"], layer.recompute_ns + again["stragglers"]
-    return LayerParts(normal, again, layer.forward, layer.backward, *totals)
+    return replace(layer, normal=normal, recompute=again, normal_ns=totals[0], recompute_ns=totals[1])
 
 
 def _split(weights: tuple[Weight, ...]) -> tuple[int, int]:

@@ -53,6 +53,10 @@ class LayerCompute:
     def backward(self) -> float:
         return self.attention.backward + self.mlp.backward
 
+    @property
+    def weight_gradients(self) -> float:
+        return self.attention.weight_gradients + self.mlp.weight_gradients
+
     def host_seconds(self, e: Efficiency) -> tuple[float, float]:
         """(forward, backward) time in which the host can issue the layer's operations."""
         again = self.selective.operations

@@ -13,7 +13,8 @@ from planner.cluster import Cluster
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.model import Model
-from planner.timing.coefficients import BUBBLE_DIVISOR, Coefficients, shares_embedding, slowest_device
+from planner.timing.bubble import filled_ns
+from planner.timing.coefficients import Coefficients, shares_embedding, slowest_device
 from planner.timing.efficiency import efficiency
 from planner.timing.form import StepForm
 from planner.timing.parts import Role, Timed, form_key, nanoseconds
@@ -57,8 +58,10 @@ class MixedCoefficients:
             links = made[under[0]][1].links
             reduced = (self._on(nodes).tied_seconds(layout, links["embedding"]) for nodes in (under[0], under[-1]))
             once["data_parallel"] = nanoseconds(max(reduced))
-        m, divisor = made[under[0]][0], layout.vpp * BUBBLE_DIVISOR[self.implementation.schedule]
-        form = StepForm(m, divisor, tuple(time for time, _ in times), sum(once.values()), mixed=True)
+        schedule, counts = self.implementation.schedule, self.model.kind_counts
+        filled = min(filled_ns(schedule, layout.pp, common.layers, counts) for _, common, _ in made.values())
+        m, stages = made[under[0]][0], tuple(time for time, _ in times)
+        form = StepForm(m, layout.vpp, stages, sum(once.values()), filled, mixed=True)
         return Timed(form, tuple(parts for _, parts in times), layers[0], once, layers)
 
     def _on(self, nodes: StageNodes) -> Coefficients:

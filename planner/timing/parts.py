@@ -31,6 +31,8 @@ class LayerParts:
     recompute: Parts
     forward: float
     backward: float
+    weight_gradients: float
+    """Of backward: what a schedule may put off."""
     normal_ns: int
     recompute_ns: int
 

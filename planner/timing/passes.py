@@ -37,6 +37,8 @@ class Passes:
     """Of backward: input gradients of the products whose input was gathered over tp."""
     column_wgrad: float = 0.0
     """Of backward: weight gradients of the same products."""
+    weight_gradients: float = 0.0
+    """Of backward: weight gradients of all products, which other microbatches can wait for."""
     column_forward: float = 0.0
     row_forward: float = 0.0
     row_dgrad: float = 0.0
@@ -88,6 +90,7 @@ def linear(
         cast_in = memory_seconds(device, tokens * n * width * 4)
         cast_out = memory_seconds(device, tokens * n * out * 4)
     passes.add(forward + cast_in, dgrad + wgrad + cast_out, (1 + (cast_in > 0), 2 + (cast_in > 0)))
+    passes.weight_gradients += wgrad
     if side == "column":
         passes.column_forward += forward
         passes.column_dgrad += dgrad

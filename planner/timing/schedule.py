@@ -75,6 +75,22 @@ def interleaved(pp: int, vpp: int, microbatches: int) -> Orders:
     return orders
 
 
+def zero_bubble(pp: int, microbatches: int) -> Orders:
+    """ZB-H1: 1F1B, where device i puts the weight gradients of i microbatches off, so that input gradients reach the
+    first device sooner, and takes them up while it would wait. No device holds more microbatches than 1F1B's first
+    (arXiv:2401.10241, section 2.2: "all workers maintain the same number of in-flight microbatches")."""
+    orders: Orders = []
+    for i in range(pp):
+        ahead, late = min(pp - i - 1, microbatches), min(i, microbatches)
+        order = [Operation("F", i, j) for j in range(ahead)]
+        for j in range(microbatches):
+            order += [Operation("F", i, ahead + j)] if ahead + j < microbatches else []
+            order += [Operation("B", i, j)]
+            order += [Operation("W", i, j - late)] if j >= late else []
+        orders.append(order + [Operation("W", i, j) for j in range(microbatches - late, microbatches)])
+    return orders
+
+
 def greedy(pp: int, microbatches: int, duration: Duration, in_flight: int, directions: int = 1) -> Orders:
     """An order by simulation: a free device prefers input gradients, then forwards while it holds fewer than
     `in_flight` microbatches, then weight gradients."""
@@ -128,15 +144,15 @@ def waits_for(op: Operation, slices: int) -> list[Operation]:
 def schedule_orders(
     schedule: Schedule, pp: int, microbatches: int, vpp: int = 1, duration: Duration | None = None
 ) -> Orders:
-    """The orders of a named schedule; zb-h1 and dualpipe are simulated and need durations."""
+    """The orders of a named schedule; dualpipe is simulated and needs durations."""
     if schedule == "1f1b":
         return one_forward_one_backward(pp, microbatches)
     if schedule == "interleaved":
         return interleaved(pp, vpp, microbatches)
+    if schedule == "zb-h1":
+        return zero_bubble(pp, microbatches)
     if duration is None:
         raise InputError(f"the schedule {schedule} is simulated and needs the durations of its operations.")
-    if schedule == "zb-h1":
-        return greedy(pp, microbatches, duration, in_flight=pp)
     if microbatches % 2:
         raise InputError(f"a bidirectional schedule needs an even number of microbatches, but has {microbatches}.")
     return greedy(pp, microbatches, duration, in_flight=pp + 1, directions=2)

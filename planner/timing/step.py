@@ -43,7 +43,7 @@ class Timing:
         self._implementation = implementation
         self._assumptions = assumptions(model, workload.precision, implementation, cluster)
         self._peak = _peak_flops(cluster, workload.precision)
-        self._pattern_counts = tuple(model.pattern.count(k) for k in range(len(model.layer_kinds)))
+        self._pattern_counts = model.kind_counts
         self._flops = model_flops(model, workload.seq_length, workload.global_batch)
 
     def form(self, layout: Layout) -> StepForm:
@@ -139,8 +139,7 @@ class Timing:
         total = sum(fixed) + sum(n * t for n, t in zip(self._pattern_counts, each, strict=True))
         share = -(-self.model.num_layers // p)
         slowest = max(-(-total // p), max(fixed), min(s.fixed_ns for s in distinct) + share * min(each))
-        rounds = form.num_microbatches * form.vpp - 1
-        pipeline = -(-(rounds * slowest + total) // form.vpp)
+        pipeline = form.makespan_ns(slowest, total)
         sums: dict[str, int] = {}
         for stage in stages:
             for tail in stage.tails:

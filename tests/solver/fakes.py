@@ -55,6 +55,7 @@ class Weights:
     hidden_ns: int = 120
     slow_tp: int = 15
     padding: int = 0
+    filled_ns: int = 0
 
 
 def in_flight(layout: Layout, stage: int, chunk: int, global_batch: int) -> int:
@@ -152,7 +153,8 @@ class FakeTiming:
                 Tail("reduce", w.tail_ns * (layout.dp > 1), tuple(w.tail_ns - w.hidden_ns for _ in kinds)),
             )
             stages.append(StageTime(fixed, tuple(each), tuple(again), tails))
-        return StepForm(layout.num_microbatches(self.workload.global_batch), layout.vpp, tuple(stages), 77)
+        m, filled = layout.num_microbatches(self.workload.global_batch), w.filled_ns * (layout.pp - 1)
+        return StepForm(m, layout.vpp, tuple(stages), 77, filled)
 
     def lower_bound_ns(self, layout: Layout) -> int:
         return 0

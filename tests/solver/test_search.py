@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def instance(pattern, gpus, batch, weights):
     """(model, workload, implementation, cluster, accounting, timing)."""
     model, workload = toy_model(pattern), Workload(16, batch)
     accounting, timing = FakeAccounting(model, workload, weights), FakeTiming(model, workload, weights)
-    return model, workload, IMPLEMENTATION, toy_cluster(gpus), accounting, timing
+    implementation = replace(IMPLEMENTATION, schedule="zb-h1") if weights.filled_ns else IMPLEMENTATION
+    return model, workload, implementation, toy_cluster(gpus), accounting, timing
 
 
 WEIGHTS = st.builds(
@@ -52,6 +54,7 @@ WEIGHTS = st.builds(
     hidden_ns=st.integers(0, 4000),
     slow_tp=st.integers(0, 300),
     padding=st.integers(0, 3),
+    filled_ns=st.one_of(st.just(0), st.integers(0, 4000)),
 )
 PATTERNS = st.lists(st.integers(0, 1), min_size=1, max_size=4).map(tuple)
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)

@@ -87,4 +87,5 @@ def _step_ns(layout: Layout, model: Model, timing) -> int:
         tails.append(sum(max(0, t.fixed_ns + sum(t.layer_ns[kind] for kind, _ in flat)) for t in stage.tails))
     rounds = form.num_microbatches * form.vpp - 1
     whole, rest = divmod(rounds * max(times) + sum(times), form.vpp)
-    return whole + (rest > 0) + max(tails) + form.once_ns
+    pipeline = max(whole + (rest > 0) - form.filled_ns, form.num_microbatches * max(times))
+    return pipeline + max(tails) + form.once_ns
