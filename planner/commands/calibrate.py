@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from planner.atomic import write_atomically
-from planner.commands.options import hardware_options, model_option
+from planner.commands.options import format_options, hardware_options, model_option
 from planner.commands.output import OutputFile, emit
-from planner.commands.types import Choice, Whole
+from planner.commands.types import Whole
 from planner.errors import InputError
-from planner.reports import FORMATS
 
 if TYPE_CHECKING:
     from planner.calibration.recording import Recording
@@ -23,7 +22,12 @@ if TYPE_CHECKING:
     from planner.cluster import Cluster
     from planner.model import Model
 
+WARM_UP, ROWS = 10, 8192
+"""What --warm-up and --rows are where they are left out."""
 LISTS = ("--from-log", "--launch", "--from-measurement")
+
+
+_format, _json = format_options("How the report is written. [table]")
 
 
 class FileLists(click.Command):
@@ -55,7 +59,6 @@ class FileLists(click.Command):
 @click.option(
     "--warm-up",
     type=click.IntRange(0, 1_000_000),
-    default=10,
     metavar="N",
     help="Iterations to discard after each start of a log; never more than half. [10]",
 )
@@ -68,21 +71,19 @@ class FileLists(click.Command):
 )
 @click.option("--measure", is_flag=True, help="Run the microbenchmark here, on this machine's GPU (needs PyTorch).")
 @model_option(required=False, help="With --measure: the model whose shapes are timed. [llama-3-8b]")
-@click.option(
-    "--rows", type=Whole(2**20), default=8192, metavar="N", help="With --measure: tokens of a microbatch. [8192]"
-)
+@click.option("--rows", type=Whole(2**20), metavar="N", help="With --measure: tokens of a microbatch. [8192]")
 @hardware_options()
-@click.option("-f", "--format", "format", type=Choice(FORMATS), help="How the report is written. [table]")
-@click.option("--json", "format", flag_value="json", help="Short for --format json.")
+@_format
+@_json
 @click.option("-o", "--output", type=OutputFile(), metavar="FILE", help="The cluster's file (YAML) to write.")
 def calibrate(
     logs: tuple[str, ...],
     launches: tuple[str, ...],
-    warm_up: int,
+    warm_up: int | None,
     measurements: tuple[str, ...],
     measure: bool,
     model: Model | None,
-    rows: int,
+    rows: int | None,
     gpus: Cluster | None,
     cluster: Cluster | None,
     format: str | None,
@@ -107,11 +108,19 @@ def calibrate(
     assert on is not None
     if not logs and not measurements and not measure:
         raise InputError("at least one of --from-log, --from-measurement and --measure is required.")
+    for name, given, needed in (
+        ("--model", model is not None and not measure, "--measure"),
+        ("--rows", rows is not None and not measure, "--measure"),
+        ("--warm-up", warm_up is not None and not logs, "--from-log"),
+    ):
+        if given:
+            raise InputError(f"{name} is for {needed} alone, which was not given.")
     if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
         raise InputError(f"a file name ending in .yaml is required for a cluster, but '{output}' was given.")
     if not on.homogeneous:
         raise InputError("a cluster of one kind of node is calibrated at a time, but this one mixes several.")
-    return _calibrate(on, logs, launches, warm_up, _recordings(measurements, measure, model, rows), format, output)
+    recordings = _recordings(measurements, measure, model, rows or ROWS)
+    return _calibrate(on, logs, launches, WARM_UP if warm_up is None else warm_up, recordings, format, output)
 
 
 def _calibrate(

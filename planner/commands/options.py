@@ -9,6 +9,7 @@ import click
 
 from planner.commands.output import OutputFile
 from planner.commands.types import CARD, CLUSTER, GPUS, MODEL, Choice, Factor, Size, StageLayers, Values, Whole
+from planner.errors import InputError
 from planner.implementation import GRAPHED, CrossEntropy
 from planner.reports import FORMATS
 
@@ -170,16 +171,37 @@ def accounting_options() -> Decorator:
 
 def output_options() -> Decorator:
     return _all(
-        click.option(
-            "-f",
-            "--format",
-            "format",
-            type=Choice(FORMATS),
-            help="How the answer is written. [table, or what the extension of -o says]",
-        ),
-        click.option("--json", "format", flag_value="json", help="Short for --format json."),
+        *format_options("How the answer is written. [table, or what the extension of -o says]"),
         click.option("-o", "--output", type=OutputFile(), metavar="FILE", help="Write the answer to FILE."),
     )
+
+
+def format_options(help: str) -> tuple[Decorator, Decorator]:
+    """--format, and --json for short; both may be given where they agree."""
+
+    def chosen(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        return _agreed(ctx, value)
+
+    def short(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.meta["planner.json"] = True
+            _agreed(ctx, ctx.params.get("format"))
+
+    return (
+        click.option("-f", "--format", "format", type=Choice(FORMATS), callback=chosen, help=help),
+        click.option("--json", is_flag=True, expose_value=False, callback=short, help="Short for --format json."),
+    )
+
+
+def _agreed(ctx: click.Context, format: str | None) -> str | None:
+    """The format under --json, whichever of the two was read first. Raises InputError where they contradict."""
+    if not ctx.meta.get("planner.json"):
+        return format
+    if format not in (None, "json"):
+        raise InputError(
+            f"one of --format and --json is required at most, but --format {format} and --json were given."
+        )
+    return "json"
 
 
 def flags_option() -> Decorator:

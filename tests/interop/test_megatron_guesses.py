@@ -95,7 +95,8 @@ def test_another_number_of_gpus_than_the_launch_says():
 def test_a_script_starts_with_the_variables_that_are_preset(script, preset, layers):
     """The environment and the positional parameters: defaults see them, assignments overwrite them."""
     got = launch_from_text(f"{script}\n{RUN}", "s", preset=preset)
-    assert (got.model.num_layers, got.notes) == (layers, ())
+    assert got.model.num_layers == layers
+    assert [note for note in got.notes if "has no effect" not in note] == []
 
 
 def test_the_environment_of_a_launch_can_be_preset():
@@ -159,3 +160,35 @@ def test_what_trains_no_decoder_is_refused_by_name(script, sentence):
             launch_from_text(text, "launch.sh")
     else:
         assert launch_from_text(text, "launch.sh").model.num_layers == 8
+
+
+@pytest.mark.parametrize(
+    ("script", "preset", "note"),
+    [
+        ("L=8", {"NOPE": "3"}, "--set NOPE=3 has no effect: the file names no variable NOPE"),
+        ("L=8", {"L": "4"}, "--set L=4 has no effect: the file sets L to 8 itself"),
+        ("L=${1:-8}", {"3": "x"}, "--set 3=x has no effect: the file uses no parameter $3"),
+        ("L=$1", {"L": "4", "1": "8"}, "--set L=4 has no effect: the file sets L to 8 itself"),
+        ("L=${L:-4}", {"L": "8"}, None),
+        ("L=$((L * 2))", {"L": "4"}, None),
+        ("L=${2}", {"1": "x", "2": "8"}, "--set 1=x has no effect"),
+        ("L=8\necho $@", {"3": "x"}, None),
+        ("L=8\nif [ $SIZE = big ]; then L=80; fi", {"SIZE": "small"}, None),
+        ("L=8", {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}, None),
+    ],
+)
+def test_a_preset_without_effect_is_said(script, preset, note):
+    """A name that the file never uses, or overwrites, changes nothing; what is read from the environment does."""
+    got = launch_from_text(f"{script}\n{RUN}", "s", preset=preset)
+    said = [text for text in got.notes if "has no effect" in text]
+    assert got.model.num_layers == 8
+    assert [text for text in said if note and text.startswith(note)] == said and bool(said) == bool(note)
+
+
+def test_a_preset_of_a_yaml_without_effect_is_said():
+    """The file's own ENV_VARS go before the preset."""
+    text = "ENV_VARS: {L: 8}\nMODEL_ARGS: {--num-layers: $L, " + ", ".join(
+        f"{name}: {value}" for name, value in zip(ARGUMENTS.split()[::2], ARGUMENTS.split()[1::2], strict=True)
+    )
+    notes = launch_from_text(text + "}", "a.yaml", 8, preset={"L": "4", "NOPE": "1"}).notes
+    assert [note.split(":")[0] for note in notes] == ["--set L=4 has no effect", "--set NOPE=1 has no effect"]

@@ -18,6 +18,7 @@ from planner.interop.megatron.known import HONOURED
 from planner.interop.megatron.launcher import world_size
 from planner.interop.megatron.nested import flattened, is_nested
 from planner.interop.megatron.parse import UNRESOLVED
+from planner.interop.megatron.preset import without_effect
 from planner.interop.megatron.shell import read_script
 
 _OTHER_SCRIPT = re.compile(r"pretrain_(bert|t5|ict|retro|vlm|vision\w*|mamba|hybrid|realm|biencoder)\w*\.py$")
@@ -72,7 +73,9 @@ def source_from_text(text: str, name: str, preset: Preset | None = None) -> Sour
     if suffix in (".yaml", ".yml"):
         mapping = parse_mapping(text, name)
         _check_framework(name, next((who for who, keys in _OTHER_YAML.items() if keys <= mapping.keys()), None))
-        return _from_mapping(mapping, name, preset or {})
+        source, variables = _from_mapping(mapping, name, preset or {})
+        source.notes.extend(without_effect(preset or {}, text, variables, {}))
+        return source
     _check_framework(name, "torchtitan" if suffix == ".toml" else None)
     script = read_script(text, name, preset)
     command, launcher, words = _arguments(script.commands)
@@ -96,7 +99,8 @@ def source_from_text(text: str, name: str, preset: Preset | None = None) -> Sour
             f"{name}: a launch with Megatron arguments (--num-layers ...) is required, but none was found."
         )
     world = world_size(launcher, script.commands, script.variables, script.header)
-    return Source(words, world, script.notes(command), environment_of(script.variables))
+    notes = [*script.notes(command), *without_effect(preset or {}, text, script.variables, script.guesses.made_of)]
+    return Source(words, world, notes, environment_of(script.variables))
 
 
 def _check_framework(name: str, framework: str | None) -> None:
@@ -161,9 +165,9 @@ def _from_variables(variables: Variables) -> list[str]:
     return words
 
 
-def _from_mapping(mapping: dict[str, Any], name: str, preset: Preset) -> Source:
+def _from_mapping(mapping: dict[str, Any], name: str, preset: Preset) -> tuple[Source, Variables]:
     """A YAML of arguments: Megatron CI's `MODEL_ARGS: {--num-layers: 12}` beside `ENV_VARS`, flat, or in Megatron-LM's
-    own sections."""
+    own sections; and its variables."""
     groups = [value for key, value in mapping.items() if key.upper().endswith("ARGS") and isinstance(value, dict)]
     environment = mapping.get("ENV_VARS")
     scalars = {k: v for k, v in mapping.items() if k.isupper() and isinstance(v, str | int) and not isinstance(v, bool)}
@@ -186,7 +190,7 @@ def _from_mapping(mapping: dict[str, Any], name: str, preset: Preset) -> Source:
             words += _mapping_words(str(key), value, expander, name)
     if not _count(words):
         raise InputError(f"{name}: a mapping of Megatron arguments (--num-layers: ...) is required, but it has none.")
-    return Source(words, world_size([], [], variables, {}), notes, environment_of(variables))
+    return Source(words, world_size([], [], variables, {}), notes, environment_of(variables)), variables
 
 
 def _mapping_words(key: str, value: Any, expander: Expander, name: str) -> list[str]:
