@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from planner.commands.types import Choice, StageLayers, Whole
+from planner.commands.types import Choice, Share, StageLayers, Whole
 from planner.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def finer_options() -> Decorator:
         ),
         click.option(
             "--offload-optimizer",
-            type=click.FloatRange(0, 1),
+            type=Share(),
             metavar="FRACTION",
             help="Part of the optimizer's shard that is kept on the host. [0]",
         ),

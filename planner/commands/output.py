@@ -57,6 +57,8 @@ def choose_format(format: str | None, output: Path | None) -> str:
 def emit(report: Report, format: str, output: Path | None) -> None:
     """Print the report or write it to `output` (atomically), in a format of choose_format."""
     if output is None:
+        if sys.stdout is None:  # `>&-`
+            raise InputError("an open standard output or -o FILE is required, but standard output is closed.")
         sys.stdout.write(render(report, format, width=page_width(), colour=wants_colour()))
         return
     text = render(report, format, width=PIPE_WIDTH)

@@ -18,7 +18,7 @@ class Progress:
         self._unit = unit
         self._started = self._printed = time.monotonic()
         self._width = 0
-        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def __enter__(self) -> Progress:
         return self

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -26,22 +26,29 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets `?`, not a traceback
     code = run()
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.flush()
+        _flush(sys.stderr)
     # Straight out: tearing down the solver's libraries costs a tenth of a second and can say nothing new.
     os._exit(code)
+
+
+def _flush(stream: TextIO | None) -> None:
+    """None is a stream that the caller closed (`>&-`)."""
+    if stream is not None:
+        stream.flush()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (sys.argv by default) and return its exit code; never raises for a user's mistake."""
     try:
         code = plan.main(args=None if arguments is None else list(arguments), prog_name="plan", standalone_mode=False)
-        sys.stdout.flush()
+        _flush(sys.stdout)
         return int(code or Exit.OK)
     except click.Abort:
         click.echo("Interrupted.", err=True)
         return Exit.INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        if sys.stderr is not None:
+            error.show()
         return Exit.USAGE
     except PlannerError as error:
         click.echo(f"Error: {error}", err=True)

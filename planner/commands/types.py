@@ -156,6 +156,23 @@ class Factor(click.ParamType):
         return float(value)
 
 
+class Share(click.ParamType):
+    """A number from 0 to 1."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            share = float(value)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:  # neither is NaN
+            self.fail(f"a number from 0 to 1 is required, but '{value}' was given.", param, ctx)
+        return share
+
+
 class Seconds(click.ParamType):
     """A time of more than 0 seconds."""
 

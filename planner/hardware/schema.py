@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from planner.errors import InputError, nearest
 from planner.hardware.cards import INTEGERS, PRECISIONS, RATES, RESERVE, load_card, value_of
@@ -43,8 +43,20 @@ def _whole(value: Any) -> Any:
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MOST_GPUS)]
 Bytes = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10**16)]
 PositiveBytes = Annotated[int, BeforeValidator(_whole), Field(ge=2**20, le=10**16)]
-Rate = Annotated[float, BeforeValidator(_figure), Field(gt=0, le=1e18, allow_inf_nan=False)]
-RateOrNone = Annotated[float, BeforeValidator(_figure), Field(ge=0, le=1e18, allow_inf_nan=False)]
+
+
+def _none_or_rate(value: float) -> float:
+    if 0 < value < LEAST_RATE:
+        raise ValueError(f"must be 0 or at least {LEAST_RATE:.0f}")
+    return value
+
+
+LEAST_RATE = 1e6
+"""A twelfth of what Fast Ethernet carries [bytes/s]: less is a slip of units, and its seconds have no sense."""
+Rate = Annotated[float, BeforeValidator(_figure), Field(ge=LEAST_RATE, le=1e18, allow_inf_nan=False)]
+RateOrNone = Annotated[
+    float, BeforeValidator(_figure), AfterValidator(_none_or_rate), Field(ge=0, le=1e18, allow_inf_nan=False)
+]
 
 
 class _Strict(BaseModel):

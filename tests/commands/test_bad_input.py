@@ -43,6 +43,8 @@ TWO = ("--model", "13b", "--gpus", "8xA100-80G")
         ((*TWO, "--stage-layers", "10;10"), "10,10,10,10"),
         ((*TWO, "--stage-layers", "20,20", "--pp", "4"), "--stage-layers means pp 2, but --pp allows 4"),
         (("memory", *TWO, "--tp", "2,4"), "lists restrict `plan search`"),
+        (("memory", *TWO, "--offload-optimizer", "nan"), "from 0 to 1 is required, but 'nan' was given"),
+        (("memory", *TWO, "--offload-optimizer", "1.5"), "from 0 to 1 is required, but '1.5' was given"),
         (("memory", *TWO, "--tp", "3"), "[world-size]"),
         (("memory", "--model", "13b", "--gpus", "64xA100-80G", "--pp", "64"), "[pipeline-layers]"),
         (("memory", *TWO, "--stage-layers", "20,10"), "must sum to num_layers (40)"),

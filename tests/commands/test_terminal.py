@@ -173,3 +173,30 @@ def test_memory_is_quick() -> None:
     empty = [sys.executable, "-c", "import click, yaml"]
     reports, starts = zip(*((seconds(PLAN + MEMORY), seconds(empty)) for _ in range(5)), strict=True)
     assert min(reports) < 6 * min(starts)
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code", "said"),
+    [
+        ("stdout", ["memory", "--model", "7b", "--gpus", "8xA100-80G"], 2, "standard output is closed"),
+        ("stdout", ["memory", "--model", "7b"], 2, "--gpus"),
+        ("stderr", ["memory", "--model", "7b", "--gpus", "8xA100-80G"], 0, ""),
+        ("stderr", ["memory", "--model", "7b"], 2, ""),
+    ],
+)
+def test_a_stream_that_the_caller_closed_is_no_bug(closed: str, arguments: list[str], code: int, said: str) -> None:
+    """`plan ... >&-` and `2>&-`: one sentence where there is no answer to give, and the usual exit code."""
+    close = {"stdout": ">&-", "stderr": "2>&-"}[closed]
+    shell = ["bash", "-c", f'"$@" {close}', "bash", *PLAN, *arguments]
+    done = subprocess.run(shell, capture_output=True, text=True, env=environment())
+    assert done.returncode == code
+    assert said in done.stderr and "bug" not in done.stderr
+    assert bool(done.stdout) == (closed == "stderr" and code == 0)
+
+
+def test_a_file_is_written_without_standard_output(tmp_path) -> None:
+    """-o needs none."""
+    path = tmp_path / "answer.json"
+    shell = ["bash", "-c", '"$@" >&-', "bash", *PLAN, *MEMORY, "-o", str(path)]
+    assert subprocess.run(shell, capture_output=True, env=environment()).returncode == 0
+    assert json.loads(path.read_text())["memory"]["stages"]

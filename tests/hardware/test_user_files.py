@@ -85,7 +85,7 @@ def test_every_mistake_is_listed_with_its_place(written) -> None:
     for part in (
         "groups[0].card: unknown card 'H101': did you mean H100-80G",
         "groups[0].nodes: must be greater than or equal to 1, but 0 was given",
-        "groups[1].card.figures.memory_bytes_per_second: must be greater than 0, but -5 was given",
+        "groups[1].card.figures.memory_bytes_per_second: must be greater than or equal to 1000000, but -5 was given",
         "groups[1].card.figures.capcity_bytes: unknown key, did you mean capacity_bytes",
         "groups[1].gpus_per_node: must be a whole number, but 'x' was given",
         "groups[2].card: is required",
@@ -102,6 +102,8 @@ def test_every_mistake_is_listed_with_its_place(written) -> None:
     ("text", "says"),
     [
         ("groups: []", "groups"),
+        ("groups: [{card: A100, nodes: 1}]\nfabric: {bytes_per_second_per_gpu: 1e-300}", "equal to 1000000"),
+        ("groups: [{card: {like: A100, figures: {network_bytes_per_second: 25}}, nodes: 1}]", "0 or at least 1000000"),
         ("name: x", "groups: is required"),
         ("[1, 2]", "mapping"),
         ("groups: [{card: [1], nodes: 1}]", "a card's name or a mapping"),
