@@ -119,6 +119,8 @@ def check(
     for answer in answers:
         if answer.error:
             click.echo(f"Error: {answer.error}", err=True)
+        for given, meant in answer.misspelt.items():
+            click.echo(f"Warning: {answer.file}: {given} is probably misspelt: Megatron-LM knows {meant}.", err=True)
     if any(answer.error for answer in answers):
         return Exit.USAGE
     return Exit.OK if all(answer.passed for answer in answers) else Exit.CHECK_FAILED

@@ -5,14 +5,14 @@ Each names what a Megatron-LM or DeepSpeed argument of `plan check` does; left o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from planner.commands.types import Choice, Share, StageLayers, Whole
-from planner.errors import InputError
+from planner.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from planner.question import Question
@@ -113,8 +113,15 @@ def _offload_modules(text: str | None) -> tuple[str, ...] | None:
         return None
     from planner.memory.offload import OFFLOAD_MODULES
 
+    return named_modules("--offload-modules", text, OFFLOAD_MODULES)
+
+
+def named_modules(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Modules separated by commas, sorted. Raises InputError for one that is not known, with the nearest."""
     names = sorted({name.strip() for name in text.split(",")})
-    unknown = [name for name in names if name not in OFFLOAD_MODULES]
-    if unknown:
-        raise InputError(f"--offload-modules must be among {', '.join(OFFLOAD_MODULES)}, but '{unknown[0]}' was given.")
+    for name in names:
+        if name not in known:
+            close = nearest(name, known, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise InputError(f"{option} must be among {', '.join(known)}, but '{name[:60]}' was given.{hint}")
     return tuple(names)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from planner.commands.finer import named_modules
 from planner.commands.placed import placed, stated
 from planner.errors import InputError, RuleBroken
 from planner.question import Question
@@ -87,6 +88,7 @@ def given_split(
 def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
     """What is recomputed: nothing, the named modules, every layer, layers in groups, or the first of each chunk."""
     from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Recompute
+    from planner.rules import states
 
     granularity = options["recompute"][0] if options["recompute"] else "none"
     modules, layers = options["recompute_modules"], options["recompute_layers"]
@@ -102,7 +104,7 @@ def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
         if value and layers is not None:
             raise InputError(f"--{name} and --recompute-layers exclude each other: give one of them.")
     if modules is not None:
-        return Recompute("selective", tuple(sorted({name.strip() for name in modules.split(",")})))
+        return Recompute("selective", named_modules("--recompute-modules", modules, states.MODULES))
     if any(wholly.values()):
         kind: Literal["uniform", "block"] = "block" if method == "block" else "uniform"
         return Recompute("full", method=kind, num_layers=number or 1, distribute_saved_activations=distribute)

@@ -57,6 +57,13 @@ class Checked:
     """The launch with one thing changed, where its details were asked for."""
 
     @property
+    def misspelt(self) -> dict[str, str]:
+        """What is probably meant, by what was not understood."""
+        from planner.interop.megatron.misspelt import misspelt
+
+        return misspelt(self.unrecognised)
+
+    @property
     def passed(self) -> bool:
         """It keeps every rule and fits."""
         return not self.error and not self.broken and self.memory is not None and self.memory.fits
@@ -90,6 +97,7 @@ def _body(answer: Checked, detail: bool) -> dict[str, Any]:
             for b in answer.broken
         ],
         "unrecognised": list(answer.unrecognised),
+        "misspelt": answer.misspelt,
         "notes": list(answer.notes),
         "memory": body.memory(answer.memory, detail) if answer.memory else None,
         "step": body.step(answer.step) if answer.step else None,
@@ -106,6 +114,9 @@ def _blocks(answer: Checked, detail: bool) -> Iterator[Block]:
     yield understood(answer.question, memory.capacity_bytes if memory else answer.question.cluster.capacity_bytes)
     yield Text(layout_line(answer.layout, answer.question.workload.global_batch), "title")
     yield from placed(answer.layout, answer.question.cluster)
+    if answer.misspelt:
+        yield Text("Probably misspelt:", "bad")
+        yield Items(tuple(f"{given}: Megatron-LM knows {meant}" for given, meant in answer.misspelt.items()))
     if answer.broken:
         yield Text(f"× Breaks {plural(len(answer.broken), 'rule')}", "bad")
         yield Items(tuple(_broken_words(broken) for broken in answer.broken))

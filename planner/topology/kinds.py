@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import permutations
 
 from planner.cluster import Card, Cluster, NodeGroup
-from planner.errors import InputError
+from planner.errors import InputError, nearest
 
 MOST_KINDS = 5
 """Kinds whose every order is tried: 120 orders; a launch over more kinds has no published example."""
@@ -107,14 +107,33 @@ def placements(cluster: Cluster, pp: int) -> tuple[Placement, ...]:
 
 
 def placement_from(cluster: Cluster, labels: tuple[str, ...]) -> Placement:
-    """The placement that lists the kinds by their labels. Raises InputError unless each is named once."""
+    """The placement that lists the kinds by their labels, or by other names of their cards. Raises InputError unless
+    each is named once."""
     known = [kind.label for kind in node_kinds(cluster)]
     lowered = [label.lower() for label in known]
     if len(known) == 1:
         raise InputError(f"--placement orders kinds of nodes, but {cluster.name} has just one, {known[0]}.")
-    if sorted(label.lower() for label in labels) != sorted(lowered):
-        raise InputError(f"--placement must name each of {', '.join(known)} once, but was given '{','.join(labels)}'.")
-    return tuple(lowered.index(label.lower()) for label in labels)
+    named = [_label(label, lowered) for label in labels]
+    if sorted(named) != sorted(lowered):
+        odd = next((label for label in named if label not in lowered), None)
+        close = nearest(odd, lowered, 1) if odd else []
+        hint = f" Did you mean {known[lowered.index(close[0])]}?" if close else ""
+        given = ",".join(labels)
+        raise InputError(f"--placement must name each of {', '.join(known)} once, but was given '{given}'.{hint}")
+    return tuple(lowered.index(label) for label in named)
+
+
+def _label(text: str, known: list[str]) -> str:
+    """The label that another name of its card stands for, else the text itself."""
+    from planner.hardware import load_card
+
+    if text.lower() in known:
+        return text.lower()
+    try:
+        card = load_card(text).name.lower()
+    except InputError:
+        return text.lower()
+    return card if card in known else text.lower()
 
 
 def placement_labels(cluster: Cluster, placement: Placement) -> tuple[str, ...]:

@@ -45,6 +45,13 @@ TWO = ("--model", "13b", "--gpus", "8xA100-80G")
         (("memory", *TWO, "--tp", "2,4"), "lists restrict `plan search`"),
         (("memory", *TWO, "--offload-optimizer", "nan"), "from 0 to 1 is required, but 'nan' was given"),
         (("memory", *TWO, "--offload-optimizer", "1.5"), "from 0 to 1 is required, but '1.5' was given"),
+        (("memory", *TWO, "--recompute", "selective", "--recompute-modules", "core_attn,mpl"), "Did you mean mlp?"),
+        (("memory", *TWO, "--offload-modules", "mlp_nrom"), "Did you mean mlp_norm?"),
+        (("memory", *TWO, "--offload-modules", "xx"), "must be among attn_norm"),
+        (
+            ("memory", "--model", "13b", "--gpus", "8xA100-80G+8xH100", "--pp", "2", "--placement", "A100-80,H100"),
+            "Did you mean A100-80G?",
+        ),
         (("memory", *TWO, "--tp", "3"), "[world-size]"),
         (("memory", "--model", "13b", "--gpus", "64xA100-80G", "--pp", "64"), "[pipeline-layers]"),
         (("memory", *TWO, "--stage-layers", "20,10"), "must sum to num_layers (40)"),

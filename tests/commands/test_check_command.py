@@ -56,7 +56,8 @@ def test_variables_that_a_script_starts_with(plan, tmp_path) -> None:
     )
     assert "--set 1=VALUE" in plan("check", script, "--gpus", "16xH100").err
     data = plan("check", script, "--gpus", "16xH100", "--set", "1=8", "--set", "X=a=b", "--json").data
-    assert data["layout"]["tp"] == 8 and data["notes"] == []
+    assert data["layout"]["tp"] == 8
+    assert data["notes"] == ["--set X=a=b has no effect: the file names no variable X"]
     for wrong in ("TP", "=4", "0=4", "T-P=4", "é=1"):
         answer = plan("check", script, "--gpus", "16xH100", "--set", wrong)
         assert answer.code == 2 and f"'{wrong}' was given" in answer.err
@@ -139,3 +140,18 @@ def test_a_deepspeed_config_needs_a_model(plan, tmp_path) -> None:
     assert "--gpus is required" in plan("check", path, "--model", "7b", "--gpu", "A100").err
     data = plan("check", path, "--model", "7b", "--gpus", "8xA100", "--json").data
     assert (data["layout"]["zero"], data["layout"]["dp"], data["layout"]["num_microbatches"]) == (3, 8, 4)
+
+
+def test_a_misspelt_argument_is_named_with_what_was_meant(plan, tmp_path) -> None:
+    """Megatron-LM's parser would end with it; the launch as it reads is judged, with the word before the verdict. An
+    argument of the script's own looks like none."""
+    path = tmp_path / "launch.sh"
+    wrong = ARGUMENTS.replace("--tensor-model-parallel-size", "--tensor-model-parrallel-size")
+    path.write_text(wrong.replace("--sequence-parallel ", "") + " --my-own 3")
+    answer = plan("check", path, "--gpus", "16xA100-80G")
+    assert "--tensor-model-parrallel-size: Megatron-LM knows --tensor-model-parallel-size" in answer.out
+    assert answer.out.index("Probably misspelt") < answer.out.index("Not understood")
+    assert "--tensor-model-parrallel-size is probably misspelt" in answer.err
+    data = plan("check", path, "--gpus", "16xA100-80G", "--json").data
+    assert data["misspelt"] == {"--tensor-model-parrallel-size": "--tensor-model-parallel-size"}
+    assert data["unrecognised"] == ["--tensor-model-parrallel-size 2", "--my-own 3"]

@@ -159,3 +159,10 @@ def test_a_pin_of_the_whole_cluster_is_not_asked_of_a_part(plan) -> None:
         ("--gpus", "8xA100-80G"),
     ):
         assert "without" not in plan(*shared, *more).data
+
+
+def test_a_placement_takes_the_names_that_cards_go_by(plan) -> None:
+    """`H100` is H100-80G there as in --gpus."""
+    question = ("memory", "--model", "7b", "--gpus", "8xA100-80G+8xH100-80G", "--pp", "2", "--zero", "1", "--json")
+    short = plan(*question, "--placement", "H100,A100").data["layout"]
+    assert short == plan(*question, "--placement", "H100-80G,A100-80G").data["layout"]
