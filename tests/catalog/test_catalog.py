@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from planner.catalog import entries, load_model, model_names, raw_entries
-from planner.catalog.schema import validated
+from planner.catalog.schema import LatentFields, ModelFields, MoEFields, validated
 from planner.errors import InputError
 from planner.model import LatentAttention
 from planner.parameters import active_parameters, parameters
@@ -190,6 +191,39 @@ def test_a_hugging_face_config_or_its_folder_is_a_model(tmp_path):
     for path in (folder, folder / "config.json"):
         model = load_model(str(path))
         assert parameters(model) == count and model.name == "my-model"
+
+
+PAGE = (Path(__file__).parents[2] / "docs/models.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("section", "fields"), [("The model", ModelFields), ("`moe`", MoEFields), ("`mla`", LatentFields)]
+)
+def test_the_page_of_the_format_has_every_field_with_its_default(section, fields):
+    """docs/models.md lists what the schema has, in its order, and says of each what leaving it out means."""
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \| (.+) \|$", PAGE.split(f"## {section}\n")[1].split("\n## ")[0], re.M)
+
+    def left_out(field) -> str:
+        if field.is_required():
+            return "required"
+        plain = field.default in (None, "", [])
+        return "" if plain else f"`{json.dumps(field.default)}`".replace('"', "")
+
+    assert [(name, default.strip()) for name, default, _ in rows] == [
+        (name, left_out(field)) for name, field in fields.model_fields.items()
+    ]
+    assert all(meaning.strip() for _, _, meaning in rows)
+
+
+def test_the_example_of_the_format_is_a_model(tmp_path):
+    """The YAML of docs/models.md loads; its parameters by hand: the embedding and the head, attention with 8 groups of
+    128, a dense layer, 31 of 64 experts and a shared one."""
+    path = tmp_path / "my-moe.yaml"
+    path.write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
+    model = load_model(str(path))
+    h, attention = 4096, 4096 * (4096 + 2 * 1024 + 4096) + 2 * 4096
+    experts = 64 * 3 * h * 1792 + 3 * h * 3584 + h * 64
+    assert parameters(model) == 2 * 128256 * h + 32 * attention + 3 * h * 14336 + 31 * experts + h
 
 
 def test_every_mistake_of_a_file_is_named(tmp_path):
