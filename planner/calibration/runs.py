@@ -66,7 +66,8 @@ def make_run(log: TrainingLog, launch: MegatronLaunch, cluster: Cluster, warm_up
         raise InputError(f"{log.name}: its launch breaks a rule of Megatron ({problem.id}): {problem.sentence}")
     if not launch.layout.stages:
         raise InputError(f"{log.name}: its launch has no split of the layers over the stages.")
-    notes = list(_contradictions(log, launch))
+    notes = [*_contradictions(log, launch), *launch.notes, *launch.not_accounted]
+    notes += [f"not understood, and so not accounted for: {words}" for words in launch.unrecognised]
     if launch.layout.world_size > cluster.gpus:
         raise InputError(
             f"{log.name}: its launch runs on {plural(launch.layout.world_size, 'GPU')}, but the cluster has "
@@ -122,14 +123,12 @@ def _contradictions(log: TrainingLog, launch: MegatronLaunch) -> list[str]:
 
 
 def _memory(log: TrainingLog, launch: MegatronLaunch, cluster: Cluster) -> tuple[MeasuredMemory, ...]:
-    """The heaviest report of each stage. Pipeline ranks are outermost (parallel_state.py: order tp-cp-ep-dp-pp)."""
-    layout = launch.layout
-    each = layout.world_size // layout.pp
+    """The heaviest report of each stage; reports of ranks that the job does not have are left out."""
     heaviest: dict[int, MemoryRecord] = {}
     for rank, record in sorted(log.memory.items()):
-        stage = rank // each
-        if stage >= layout.pp:
+        if rank >= launch.layout.world_size:
             continue
+        stage = launch.stage_of(rank)
         known = heaviest.get(stage)
         if known is None or record.max_allocated_bytes > known.max_allocated_bytes:
             heaviest[stage] = record

@@ -127,6 +127,24 @@ def test_memory_is_compared_stage_by_stage_and_gives_the_reserve():
     assert "rank" in reserve.items["fragmentation"]["source"]
 
 
+def test_ranks_of_the_other_mapping_are_of_their_stages():
+    """With --use-tp-pp-dp-mapping (order tp-cp-ep-pp-dp) and TP 2, PP 2, ranks 0, 1, 4, 5, ... are of the first stage;
+    what the launch is taken for stands among the doubts."""
+    text = (DATA / "llama13b_tp2pp2.args").read_text()
+    text += "\n--use-tp-pp-dp-mapping --no-such-argument\n"
+    other = launch_from_text(text, "mapped.args", 16)
+    memory = [record(rank, 2, (36 if rank % 4 // 2 else 42) * 2**30, 45 * 2**30) for rank in range(17)]
+    run = make_run(log_of(5.6, memory), other, CLUSTER)
+    assert [(m.stage, m.record.rank, m.record.max_allocated_bytes >> 30) for m in run.memory] == [
+        (0, 0, 42),
+        (1, 2, 36),
+    ]
+    assert [other.stage_of(rank) for rank in range(8)] == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert [launch().stage_of(rank) for rank in range(16)] == [0] * 8 + [1] * 8
+    assert any("ranks are placed in the default order" in note for note in run.notes)
+    assert any("--no-such-argument" in note for note in run.notes)
+
+
 def test_memory_before_the_first_optimizer_step_is_not_a_reserve():
     """A report after one iteration, or none at all, leaves the reserve alone and says why."""
     early = make_run(log_of(5.6, [record(0, 1, 2**35, 2**35)]), launch(), CLUSTER)

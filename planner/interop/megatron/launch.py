@@ -38,6 +38,14 @@ class MegatronLaunch:
     notes: tuple[str, ...] = ()
     """What was guessed where a script could not be followed, and where its own words were overruled."""
     problems: tuple[Problem, ...] = ()
+    stages_before_replicas: bool = False
+    """Ranks in the order tp-cp-ep-pp-dp, not tp-cp-ep-dp-pp (--use-tp-pp-dp-mapping)."""
+
+    def stage_of(self, rank: int) -> int:
+        """The pipeline stage of a rank of the job (megatron/training/initialize.py: _initialize_distributed)."""
+        layout = self.layout
+        inside = layout.tp * layout.cp * (1 if self.stages_before_replicas else layout.dp)
+        return rank // inside % layout.pp
 
 
 def read_megatron(
@@ -99,6 +107,7 @@ def _launch(found: Source, name: str, world_size: int | None, vocab_size: int | 
         not_accounted=tuple(args.not_accounted),
         notes=tuple(notes),
         problems=tuple(problems),
+        stages_before_replicas="use-tp-pp-dp-mapping" in args.given,
     )
 
 
