@@ -11,7 +11,7 @@ import yaml
 from planner.cluster import Cluster, NodeGroup
 from planner.errors import InputError
 from planner.hardware import specs
-from planner.hardware.clusters import cluster_from
+from planner.hardware.clusters import checked_cluster
 from planner.timing.factors import constants_of, factors_of
 
 
@@ -120,10 +120,10 @@ def _check(text: str, name: str) -> None:
     """Read the text as `--cluster` will, down to the constants of the model of time."""
     from dataclasses import fields
 
-    from planner.hardware.schema import validate_cluster
     from planner.interop.files import parse_mapping
     from planner.timing.efficiency import Efficiency
 
-    cluster = cluster_from(validate_cluster(parse_mapping(text, f"{name}.yaml"), name), name, "")
+    file = f"{name}.yaml"
+    cluster = checked_cluster(parse_mapping(text, file), name, file)
     factors_of(cluster)
     constants_of(cluster, (f.name for f in fields(Efficiency)))

@@ -87,14 +87,22 @@ def load_cluster(name_or_path: str) -> Cluster:
 
 
 def user_cluster(path: str) -> Cluster:
-    """The cluster in a user's YAML or JSON file, validated field by field."""
-    from planner.hardware.schema import validate_cluster
+    """The cluster in a user's YAML or JSON file, validated field by field and as a whole."""
     from planner.interop.files import read_mapping
 
-    data = validate_cluster(read_mapping(path), path)
-    cluster = cluster_from(data, Path(path).stem, path)
+    return checked_cluster(read_mapping(path), Path(path).stem, path)
+
+
+def checked_cluster(mapping: Mapping[str, Any], name: str, path: str) -> Cluster:
+    """The cluster that a user's file at `path` holds. Raises InputError with every mistake."""
+    from planner.hardware.consistency import contradictions
+    from planner.hardware.schema import validate_cluster
+
+    cluster = cluster_from(validate_cluster(mapping, path), name, path)
     if cluster.gpus > MOST_GPUS:
         raise InputError(f"{path}: at most {MOST_GPUS} GPUs are accepted, but the groups have {cluster.gpus}.")
+    if mistakes := contradictions(cluster):
+        raise InputError(f"{path}: {'; '.join(mistakes)}.")
     return cluster
 
 

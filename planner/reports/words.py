@@ -121,8 +121,17 @@ def cluster_words(cluster: Cluster) -> str:
     if sum(group.nodes for group in cluster.groups) > 1:
         usual = cluster.fabric.bytes_per_second_per_gpu
         ports = (f"{rate(group.network_bytes_per_second or usual)}B/s" for group in cluster.groups)
-        words.append(f"{_NETWORKS[cluster.fabric.kind]} {' and '.join(dict.fromkeys(ports))} a GPU")
+        speeds = "" if cluster.fabric.kind == "none" else f" {' and '.join(dict.fromkeys(ports))} a GPU"
+        words.append(_NETWORKS[cluster.fabric.kind] + speeds + _spine_words(cluster))
     return ", ".join(words)
+
+
+def _spine_words(cluster: Cluster) -> str:
+    """How much slower the network is beyond a leaf switch, where it is and the cluster goes there."""
+    leaf, times = cluster.fabric.nodes_per_leaf, cluster.fabric.oversubscription
+    if times == 1 or not 0 < leaf < sum(group.nodes for group in cluster.groups):
+        return ""
+    return f" (oversubscribed {times:g}:1 beyond {plural(leaf, 'node')})"
 
 
 def gpus_words(cluster: Cluster) -> str:

@@ -11,6 +11,7 @@ import pytest
 from planner.errors import InputError
 from planner.hardware import card_names, cluster_names, describe, load_card, load_cluster, spec_hash, specs
 from planner.hardware.cards import INTEGERS, RATES, RESERVE
+from planner.hardware.consistency import contradictions
 from planner.hardware.describe import describe_card
 from planner.hardware.schema import validate_card, validate_cluster
 
@@ -61,6 +62,7 @@ def test_a_cluster_is_valid_and_sourced(path) -> None:
     assert all(figure["source"] for key, figure in data["fabric"].items() if key != "kind")
     cluster = load_cluster(path.stem)
     assert cluster.name == data["name"]
+    assert contradictions(cluster) == []
     json.dumps(describe(cluster))
 
 

@@ -121,6 +121,60 @@ def test_single_mistakes(written, text: str, says: str) -> None:
         load_cluster(written(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "groups: [{card: {like: H100-80G, reserve_bytes: 9e10}, nodes: 1}]",
+            "groups[0].card.reserve_bytes: must be less than the memory of H100-80G (changed) (79.1 GiB), but 83.8 GiB",
+        ),
+        ("groups: [{card: H100-80G, nodes: 2, domain_gpus: 72}]", "domain_gpus: must be at most the group's 16 GPUs"),
+        (
+            "{groups: [{card: H100-80G, nodes: 2}], fabric: {kind: none}}",
+            "none was given for 2 nodes with domains of 8",
+        ),
+        (
+            "{groups: [{card: H100-80G, nodes: 1}, {card: A100-80G, nodes: 1}], fabric: {kind: none}}",
+            "fabric.kind: must be infiniband or ethernet",
+        ),
+        (
+            "{groups: [{card: H100-80G, nodes: 4}], fabric: {oversubscription: 8}}",
+            "fabric.oversubscription: needs nodes_per_leaf",
+        ),
+        (
+            "{groups: [{card: H100-80G, nodes: 1}], calibration: {gemm: {bf17: 0.5}}}",
+            "calibration.gemm: unknown key 'bf17', did you mean bf16",
+        ),
+        (
+            "{groups: [{card: H100-80G, nodes: 1}], calibration: {sustained: {H100-80GB: {value: 0.5, source: me}}}}",
+            "calibration.sustained: unknown key 'H100-80GB', did you mean H100-80G",
+        ),
+    ],
+)
+def test_figures_that_contradict_each_other(written, text: str, says: str) -> None:
+    """What each figure may be alone, but not beside the others, is one sentence that names the file and the place; none
+    of it was obeyed in silence before."""
+    path = written(text)
+    with pytest.raises(InputError) as error:
+        load_cluster(path)
+    assert str(error.value).startswith(f"{path}: ") and says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{groups: [{card: H100-80G, nodes: 1}], fabric: {kind: none}}",
+        "{groups: [{card: GB200, nodes: 18}], fabric: {kind: none}}",  # an NVL72 rack is one domain
+        "{groups: [{card: H100-80G, nodes: 4}], fabric: {oversubscription: 1, nodes_per_leaf: 0}}",
+        "{groups: [{card: H100-80G, nodes: 4, domain_gpus: 32}]}",
+        "{groups: [{card: H100-80G, nodes: 1}], calibration: {gemm: {fp8: 0.5}, sustained: {'': 0.9, H100-80G: 0.8}}}",
+    ],
+)
+def test_figures_that_agree(written, text: str) -> None:
+    """The same figures where they have a meaning."""
+    assert load_cluster(written(text)).gpus >= 8
+
+
 def test_names_and_paths_that_lead_nowhere(tmp_path) -> None:
     """An unknown name gets the nearest one, a missing file and a directory their own sentence."""
     with pytest.raises(InputError, match="unknown cluster 'selenee': did you mean selene"):

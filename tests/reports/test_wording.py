@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from planner import units
+from planner.hardware import parse_gpus
 from planner.layout import Layout
 from planner.memory.report import MemoryReport
 from planner.reports import render
 from planner.reports.memory_report import memory_report
 from planner.reports.search_report import search_report
+from planner.reports.words import cluster_words
 from planner.solver.result import SearchResult, Status
 
 
@@ -20,6 +22,20 @@ def test_the_report_repeats_the_question_in_words(question, found: SearchResult)
     assert "16 x TOY-80G (2 nodes of 8), NVLink 300 GB/s, InfiniBand 25 GB/s a GPU" in text
     assert "79.0 GiB a GPU, of which 4.0 GiB stay reserved" in text
     assert "1,024 sequences of 4,096 tokens a step (4.19 M tokens)" in text
+
+
+def test_the_network_is_said_as_it_is_used() -> None:
+    """Oversubscription where the cluster goes beyond a leaf switch, and no speed of a network that there is not."""
+    cluster = parse_gpus("32xH100-80G")
+
+    def said(**fabric: object) -> str:
+        return cluster_words(dataclasses.replace(cluster, fabric=dataclasses.replace(cluster.fabric, **fabric)))
+
+    assert said(oversubscription=8.0, nodes_per_leaf=2).endswith(
+        "InfiniBand 50 GB/s a GPU (oversubscribed 8:1 beyond 2 nodes)"
+    )
+    assert said(oversubscription=8.0, nodes_per_leaf=4).endswith("InfiniBand 50 GB/s a GPU")
+    assert said(kind="none").endswith("450 GB/s, no network")
 
 
 def test_the_choice_is_justified(question, found: SearchResult) -> None:
