@@ -82,6 +82,9 @@ def test_figures_that_are_contract_or_published() -> None:
     assert h100.flops["fp8"] == 1978.9e12
     assert load_card("L4").flops["bf16"] == 121e12
     assert load_card("H800").scale_up_bytes_per_second == 200e9
+    # the sum of a GPU's links, also without a switch: 6 of NVLink 4's 25 GB/s to each of 3, 64 GB/s to each of 7
+    assert load_card("GH200").scale_up_bytes_per_second == 3 * 6 * 25e9 == h100.scale_up_bytes_per_second
+    assert load_card("MI300X").scale_up_bytes_per_second == 7 * 64e9
     assert (load_card("GB200").gpus_per_node, load_card("GB200").scale_up_domain) == (4, 72)
     assert a100.reserve_bytes == 4 * GIB
 
