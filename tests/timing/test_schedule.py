@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import networkx as nx
 import pytest
-from planner.timing.bubble import filled_ns
 
 from planner.errors import InputError
+from planner.timing.bubble import filled_ns
 from planner.timing.form import StageTime, StepForm
 from planner.timing.parts import LayerParts
 from planner.timing.schedule import Operation, bars, makespan_ns, schedule_graph, schedule_orders, text_chart
