@@ -247,6 +247,11 @@ def test_unknown_arguments_are_named_with_their_values():
         "--heterogeneous-layers-config-path x.json",
         "--fp4-format e2m1",
         "--tensor-parallel-num-weight-shards 2",
+        "--bert-no-binary-head",
+        "--vocab-file data/vocab.txt",
+        "--img-h 336",
+        "--patch-dim 14",
+        "--model-provider llava_vlm",
         "--position-embedding-type relative",
         "--optimizer lion",
         "--transformer-impl inference_optimized",
@@ -256,6 +261,13 @@ def test_other_models_are_refused_by_name(arguments):
     """What is not accounted for is refused by its argument's name rather than guessed."""
     with pytest.raises(NotModelled, match=arguments.split()[0]):
         launch(arguments)
+
+
+def test_defaults_of_what_is_refused_ask_for_nothing():
+    """A list of all of Megatron's arguments holds --img-h 224 and its like (arguments.py: _add_vision_args)."""
+    got = launch("--img-h 224 --img-w 224 --patch-dim 16 --tensor-parallel-num-weight-shards 1 --model-provider gpt")
+    assert (got.unrecognised, got.not_accounted) == ((), ())
+    assert launch("--vocab-file vocab.txt --tokenizer-type BertWordPieceCase").model.vocab_size == 100
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ GROUPS: dict[str, str] = {
         tp-comm-overlap-rs-dgrad use-kitchen-attention use-mup
     """,
     "network size": """
-        bert-no-binary-head no-yarn-correction-range-round-to-int onnx-safe= relative-attention-max-distance=
+        no-yarn-correction-range-round-to-int onnx-safe= relative-attention-max-distance=
         relative-attention-num-buckets= rope-scaling-factor= rotary-base= rotary-seq-len-interpolation-factor=
         squared-relu use-rope-scaling yarn-beta-fast= yarn-beta-slow= yarn-correction-range-round-to-int
         yarn-original-max-position-embeddings=
@@ -242,8 +242,8 @@ GROUPS: dict[str, str] = {
     "vision": """
         classes-fraction= data-per-class-fraction= dino-bottleneck-size= dino-freeze-last-layer=
         dino-head-hidden-size= dino-local-crops-number= dino-local-img-size= dino-norm-last-layer dino-teacher-temp=
-        dino-warmup-teacher-temp-epochs= dino-warmup-teacher-temp= head-lr-mult= img-h= img-w= iter-per-epoch=
-        mask-factor= mask-type= no-data-sharding num-channels= num-classes= patch-dim= swin-backbone-type=
+        dino-warmup-teacher-temp-epochs= dino-warmup-teacher-temp= head-lr-mult= iter-per-epoch=
+        mask-factor= mask-type= no-data-sharding num-channels= num-classes= swin-backbone-type=
         vision-pretraining-type=
     """,
     "moe": """

@@ -365,6 +365,7 @@ REFUSED: dict[str, Argument] = {
         attention-output-gate gated attention outputs
         perform-rl-step reinforcement learning
         vision-pretraining a vision model
+        bert-no-binary-head BERT
         retro-add-retriever a retrieval model
         create-moe-param-group DeepSpeed's own mixture of experts
         ds-sequence-parallel-fpdt attention over chunks of the sequence that wait on the host (FPDT)
@@ -373,9 +374,14 @@ REFUSED: dict[str, Argument] = {
 }
 """What each asks for: the sentence reads `--name asks for ..., which is not modelled`."""
 
-REFUSED_UNLESS_ONE = {
-    "tensor-parallel-num-weight-shards": "weights sharded beyond tensor parallelism",
-    "expert-tensor-parallel-num-weight-shards": "expert weights sharded beyond tensor parallelism",
-    "mlp-chunks-for-training": "the MLP computed in chunks",
+REFUSED_UNLESS = {
+    "tensor-parallel-num-weight-shards": ("1", "weights sharded beyond tensor parallelism"),
+    "expert-tensor-parallel-num-weight-shards": ("1", "expert weights sharded beyond tensor parallelism"),
+    "mlp-chunks-for-training": ("1", "the MLP computed in chunks"),
+    "img-h": ("224", "a vision model"),
+    "img-w": ("224", "a vision model"),
+    "patch-dim": ("16", "a vision model"),
+    "model-provider": ("gpt", "another model than GPT"),
 }
-REFUSED.update({name: Argument("int", what) for name, what in REFUSED_UNLESS_ONE.items()})
+"""Refused with any other value than the default, which a list of all arguments may hold."""
+REFUSED.update({name: Argument("str", what) for name, (_, what) in REFUSED_UNLESS.items()})

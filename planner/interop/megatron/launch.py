@@ -86,6 +86,7 @@ def _launch(found: Source, name: str, world_size: int | None, vocab_size: int | 
         raise InputError(f"{name}: the number of GPUs must be from 1 to {MAX_WORLD}, but was given {world_size}.")
     args = parse(found.words, name)
     _check_spec(args, name)
+    _check_words(args, name)
     world = found.world_size if world_size is None else world_size
     notes = list(found.notes)
     if found.world_size is not None and found.world_size != world:
@@ -118,3 +119,13 @@ def _check_spec(args: Arguments, name: str) -> None:
         raise NotModelled(f"{name}: --spec: a hybrid of Mamba and attention layers is not modelled.")
     if spec and spec != "local":
         args.not_accounted.append(f"--spec {spec[:80]}: layers are counted as the default specification's")
+
+
+def _check_words(args: Arguments, name: str) -> None:
+    """The default tokenizer tells the script where only its arguments are at hand: pretrain_gpt.py's needs merges,
+    pretrain_bert.py's is WordPiece over a vocab.txt (both: args_defaults)."""
+    tokens = str(args.get("vocab-file", ""))
+    if tokens.endswith("vocab.txt") and "tokenizer-type" not in args and "merge-file" not in args:
+        raise NotModelled(
+            f"{name}: --vocab-file of WordPiece without --tokenizer-type asks for BERT, which is not modelled."
+        )

@@ -51,7 +51,6 @@ _FALSE = {
     "align_param_gather": "no-align-param-gather",
     "manual_gc_eval": "disable-manual-gc-eval",
     "log_loss_scale_to_tensorboard": "no-log-loss-scale-to-tensorboard",
-    "bert_binary_head": "bert-no-binary-head",
     "enable_one_logger": "no-one-logger",
 }
 """Fields that are true unless an argument says otherwise, and that argument."""
@@ -59,7 +58,7 @@ _NO_EFFECT = """
     init_method output_layer_init_method embedding_init_method params_dtype pipeline_dtype autocast_dtype timers
     finalize_model_grads_func grad_scale_func no_sync_func grad_sync_func param_sync_func deallocate_pipeline_outputs
     batch_p2p_comm batch_p2p_sync variable_seq_lengths tp_comm_atomic_ag tp_comm_atomic_rs barrier_with_L1_time
-    _cpu_offloading_context add_position_embedding
+    _cpu_offloading_context add_position_embedding bert_binary_head
 """
 """Initial values, and what the launch sets itself whatever the file says."""
 _OFF = """

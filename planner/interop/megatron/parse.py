@@ -10,7 +10,7 @@ from typing import Any
 
 from planner.errors import InputError, NotModelled
 from planner.interop.megatron.ignored import ignored
-from planner.interop.megatron.known import HONOURED, NOT_ACCOUNTED, REFUSED, REFUSED_UNLESS_ONE
+from planner.interop.megatron.known import HONOURED, NOT_ACCOUNTED, REFUSED, REFUSED_UNLESS
 
 UNRESOLVED = "\x00"
 """Stands around the text of a shell expansion that cannot be known without running the script."""
@@ -99,7 +99,7 @@ def _is_name(word: str) -> bool:
 
 def _store(result: Arguments, name: str, kind: str, values: list[str], source: str) -> None:
     if name in REFUSED:
-        if name in REFUSED_UNLESS_ONE and values == ["1"]:
+        if name in REFUSED_UNLESS and values == [REFUSED_UNLESS[name][0]]:
             return
         raise NotModelled(f"{source}: --{name} asks for {REFUSED[name].effect}, which is not modelled.")
     result.given[name] = values
