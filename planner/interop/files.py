@@ -1,8 +1,8 @@
 """Reading the files that users name: small, text, and never trusted.
 
 Every way in which a file can be wrong is one InputError sentence that starts with its path. YAML is parsed with the
-safe loader and without anchors, aliases and tags, because a few hundred bytes of aliases stand for gigabytes, and no
-file of ours needs them.
+safe loader, without tags, and with aliases for a bounded number of values only: a few hundred bytes of aliases can
+stand for gigabytes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ MAX_BYTES = 4 * 2**20
 """The largest known config.json has tens of kilobytes, a launch script less."""
 MAX_DEPTH = 40
 """Nested mappings and lists; the deepest known config.json has five levels."""
+MAX_ALIASED = 100_000
+"""Values that the aliases of a YAML may stand for; Megatron-LM's own files repeat a hundred arguments a few times."""
 
 # The C loader is six times faster; a PyYAML built without libyaml has just the Python one.
 SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -54,7 +56,7 @@ def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """The mapping in a user's YAML or JSON file. Raises InputError where `read_text` does, and unless the file holds
-    exactly one mapping with text keys, without anchors, aliases or tags, at most MAX_DEPTH levels deep."""
+    exactly one mapping with text keys, without tags, at most MAX_DEPTH levels deep."""
     return parse_mapping(read_text(path), str(path))
 
 
@@ -86,7 +88,8 @@ def parse_json(text: str, name: str) -> Any:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The value of YAML text. Raises InputError when it is not YAML, has anchors, aliases or tags, or is too deep."""
+    """The value of YAML text. Raises InputError when it is not YAML, has tags, or is too deep or too large where its
+    aliases are written out."""
     try:
         _check_yaml_events(text, name)
         return yaml.load(text, Loader=SafeLoader)
@@ -98,20 +101,66 @@ def parse_yaml(text: str, name: str) -> Any:
         raise InputError(f"{name}: not valid YAML: {_shorten(str(error))}.") from None
 
 
+class _Expansion:
+    """How large and how deep a YAML document is where its aliases are written out, event by event."""
+
+    def __init__(self) -> None:
+        self.aliased = 0
+        """Values that aliases stand for."""
+        self.deepest = 0
+        self.anchored: dict[str, tuple[int, int]] = {}
+        """Values and levels of what stands behind an anchor and has ended."""
+        self._open: list[tuple[str | None, int, int]] = []
+
+    def begin(self, anchor: str | None) -> None:
+        self._open.append((anchor, 1, 1))
+        self.deepest = max(self.deepest, len(self._open))
+
+    def end(self) -> None:
+        self._add(*self._open.pop())
+
+    def scalar(self, anchor: str | None) -> None:
+        self._add(anchor, 1, 0)
+
+    def repeat(self, anchor: str) -> None:
+        values, levels = self.anchored[anchor]
+        self.aliased += values
+        self._add(None, values, levels)
+
+    def _add(self, anchor: str | None, values: int, levels: int) -> None:
+        if anchor is not None:
+            self.anchored[anchor] = values, levels
+        self.deepest = max(self.deepest, len(self._open) + levels)
+        if self._open:
+            around, held, deep = self._open[-1]
+            self._open[-1] = around, held + values, max(deep, levels + 1)
+
+
 def _check_yaml_events(text: str, name: str) -> None:
     """Refuse what could be built from a small file into a large or live object, before anything is built."""
-    depth = 0
+    expansion = _Expansion()
     for event in yaml.parse(text, Loader=SafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise InputError(f"{name}: anchors and aliases (&, *) are not accepted, but line {_line(event)} has one.")
         if getattr(event, "tag", None) is not None:
             raise InputError(f"{name}: tags (!) are not accepted, but line {_line(event)} has one.")
+        anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise _too_deep(name)
+            expansion.begin(anchor)
         elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+            expansion.end()
+        elif isinstance(event, yaml.ScalarEvent):
+            expansion.scalar(anchor)
+        elif isinstance(event, yaml.AliasEvent):
+            if anchor not in expansion.anchored:
+                raise InputError(
+                    f"{name}: an alias (*) needs an anchor (&) before it, but line {_line(event)} has none."
+                )
+            expansion.repeat(anchor)
+        if expansion.deepest > MAX_DEPTH:
+            raise _too_deep(name)
+        if expansion.aliased > MAX_ALIASED:
+            raise InputError(
+                f"{name}: anchors and aliases (&, *) may stand for at most {MAX_ALIASED} values, but they do for more."
+            )
 
 
 def _line(event: yaml.Event) -> int:

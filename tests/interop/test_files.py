@@ -13,6 +13,13 @@ from planner.interop.files import MAX_BYTES, read_mapping, read_text
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{key}: &{key} [{','.join(['*' + before] * 9)}]\n" for before, key in zip("abcdefgh", "bcdefghi", strict=True)
 )
+MERGES = "a: &a {k: [x,x,x,x,x,x,x,x,x]}\n" + "".join(
+    f"{key}: &{key} {{<<: [{','.join(['*' + before] * 9)}]}}\n"
+    for before, key in zip("abcdefgh", "bcdefghi", strict=True)
+)
+"""Merges of merges."""
+DEEP = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 50))
+"""No line is deeper than two levels."""
 
 BAD = {
     "empty.yaml": (b"", "empty"),
@@ -20,6 +27,10 @@ BAD = {
     "binary": (bytes(range(256)), "binary"),
     "latin1.yaml": ("name: é".encode("latin-1"), "UTF-8"),
     "bomb.yaml": (BOMB.encode(), "anchors and aliases"),
+    "mergebomb.yaml": (MERGES.encode(), "anchors and aliases"),
+    "itself.yaml": (b"a: &a [1, *a]\n", "an alias (*) needs an anchor (&) before it, but line 1 has none"),
+    "nowhere.yaml": (b"a: *b\n", "an alias (*) needs an anchor (&) before it"),
+    "deepalias.yaml": (DEEP.encode(), "nested"),
     "tag.yaml": (b"!!python/object/apply:os.system ['touch pwned']\n", "tags"),
     "innertag.yaml": (b"a: !custom 3\n", "tags"),
     "list.json": (b"[1, 2, 3]", "a list"),
@@ -78,3 +89,11 @@ def test_good_files_give_their_mapping(tmp_path):
     for name, content in good.items():
         (tmp_path / name).write_bytes(content)
         assert read_mapping(tmp_path / name) == {"a": 1, "b": ["x", 2]}
+
+
+def test_aliases_of_bounded_size_are_written_out(tmp_path):
+    """Anchors, aliases and merges as Megatron-LM's checks of gradients use them (gpt3_mcore_reruns_resume_check_grads):
+    what stands beside a merge goes before it."""
+    path = tmp_path / "merged.yaml"
+    path.write_text("base: &base {a: 1, b: [x, y]}\nother: &n 7\nown:\n  <<: *base\n  a: 2\n  c: *n\n")
+    assert read_mapping(path)["own"] == {"a": 2, "b": ["x", "y"], "c": 7}
