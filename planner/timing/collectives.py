@@ -63,9 +63,17 @@ def all_to_all_seconds(link: GroupLink, rank_bytes: float, e: Efficiency) -> flo
     inside = link.ranks_per_domain - 1 if not link.inside else n - 1
     outside = n - 1 - inside
     part = rank_bytes / n
-    near = inside * part / (link.intra_bytes_per_second * e.scale_up * e.all_to_all)
-    far = outside * part / (link.all_to_all_bytes_per_second * e.network * e.all_to_all) if outside else 0.0
-    return max(near, far) + link.latency_seconds * (1 + log2(n)) + e.collective_seconds
+    return _exchange_seconds(link, inside * part, outside * part, e)
+
+
+def _exchange_seconds(link: GroupLink, near_bytes: float, far_bytes: float, e: Efficiency) -> float:
+    """What a rank sends inside its domain and out of it at once. Links apart take as long as the slower; on PCIe both
+    cross the card's one slot, so that it carries their sum."""
+    near_rate = link.intra_bytes_per_second * e.scale_up * e.all_to_all
+    far_rate = link.all_to_all_bytes_per_second * e.network * e.all_to_all
+    near = (near_bytes + (far_bytes if link.one_slot else 0.0)) / near_rate
+    far = far_bytes / far_rate if far_bytes else 0.0
+    return max(near, far) + link.latency_seconds * (1 + log2(link.size)) + e.collective_seconds
 
 
 @lru_cache(maxsize=65536)

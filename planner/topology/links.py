@@ -55,6 +55,8 @@ class GroupLink:
     """Members are not spread evenly over the domains."""
     notes: tuple[str, ...] = ()
     """What shares or slows the link, in words."""
+    one_slot: bool = False
+    """A GPU reaches its domain and what is outside through the same PCIe slot."""
 
     @property
     def inside(self) -> bool:
@@ -96,6 +98,8 @@ class _Machine:
     port: float
     uplink: float
     """Of a whole leaf; infinite when the spine does not block."""
+    one_slot: bool
+    """No links but PCIe inside a domain."""
     intra_latency: float
     box_latency: float
     port_latency: float
@@ -153,6 +157,7 @@ def _machine(cluster: Cluster) -> _Machine:
         box=pcie,
         port=port,
         uplink=uplink,
+        one_slot=any(card.scale_up in ("pcie", "none") for card in cards),
         intra_latency=SCALE_UP_LATENCY_SECONDS[slowest.scale_up],
         box_latency=SCALE_UP_LATENCY_SECONDS["pcie"],
         port_latency=fabric.latency_seconds,
@@ -220,6 +225,7 @@ def group_link(cluster: Cluster, world: int, stride: int, size: int, *, pipeline
         intra_latency_seconds=m.intra_latency,
         uneven=uneven,
         notes=notes,
+        one_slot=m.one_slot,
     )
 
 

@@ -77,6 +77,18 @@ def test_all_to_all_across_nodes_is_bound_by_what_leaves_the_node():
     assert all_to_all_seconds(link, GIB, HOPPER) == pytest.approx(expected, rel=0.02)
 
 
+def test_both_ways_out_of_a_card_on_pcie_are_one_slot():
+    """Of 16 equal parts 7 stay in the node and 8 leave it: all 15 cross the slot's 31.5 GB/s, and 8 the port's
+    25. NVLink cards send both at once."""
+    pcie, nvlink = (group_links(Layout(ep=16, dp=16), parse_gpus(f"16x{card}"))["ep"] for card in ("L40S", "H100-80G"))
+    slot = GIB * 15 / 16 / (31.5e9 * AMPERE.scale_up * AMPERE.all_to_all)
+    port = GIB * 8 / 16 / (25e9 * AMPERE.network * AMPERE.all_to_all)
+    assert all_to_all_seconds(pcie, GIB, AMPERE) == pytest.approx(max(slot, port), rel=0.02)
+    assert slot > port
+    alone = GIB * 8 / 16 / (50e9 * HOPPER.network * HOPPER.all_to_all)
+    assert all_to_all_seconds(nvlink, GIB, HOPPER) == pytest.approx(alone, rel=0.02)
+
+
 def test_small_messages_cost_their_latency():
     """A byte costs as much as a kilobyte, and never nothing."""
     link = links(16, pp=16)["pp"]
