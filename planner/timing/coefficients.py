@@ -22,7 +22,7 @@ from planner.parameters import (
 )
 from planner.timing import tails
 from planner.timing.bubble import filled_ns
-from planner.timing.collectives import all_reduce_seconds, gather_seconds
+from planner.timing.collectives import all_reduce_seconds, gather_seconds, keeps_weights
 from planner.timing.context import layer_context_parallel
 from planner.timing.efficiency import efficiency
 from planner.timing.ends import embedding_seconds, head_seconds, projection_seconds
@@ -231,7 +231,8 @@ class Coefficients:
         count = self._layer_parameters(shard, kind)
         copy = activation_copy_seconds(self.device, model, layer, self.workload, self.implementation, layout)
         # a weight that is gathered is cast to 8 bits again, read in two bytes and written once for each product
-        cast = memory_seconds(self.device, 4 * sum(count)) if layout.zero >= 2 and self._casts else 0.0
+        gathers = layout.zero >= 2 and not keeps_weights(self.implementation, layout.zero)
+        cast = memory_seconds(self.device, 4 * sum(count)) if gathers and self._casts else 0.0
         cast_again = cast if layout.zero == 3 else 0.0
         forward = c.forward + tp[0] + cp[0] + ep[0] + cast
         backward = c.backward + c.selective.seconds + tp[1] + cp[1] + ep[1] + sum(more) + cast_again

@@ -97,6 +97,14 @@ def reduces_whole(implementation: Implementation, zero: int) -> bool:
     return zero == 2 and implementation.sharded_framework == "deepspeed"
 
 
+def keeps_weights(implementation: Implementation, zero: int) -> bool:
+    """Whether ZeRO 2 keeps the weights whole from one step to the next, so that they are gathered once a step, as at
+    ZeRO 1: DeepSpeed does, and Megatron-FSDP (megatron/core/distributed/fsdp/src/megatron_fsdp/
+    param_and_grad_buffer.py: is_model_weight_buffer_distributed is False under optim_grads). FSDP2 gathers them before
+    each forward pass."""
+    return zero == 2 and implementation.sharded_framework != "fsdp2"
+
+
 def exposed_seconds(communication: float, hiding: float, e: Efficiency) -> float:
     """What `communication` costs while kernels of `hiding` seconds run beside it."""
     hidden = min(communication, max(0.0, hiding))

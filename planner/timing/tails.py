@@ -22,7 +22,7 @@ from planner.memory.states import (
     shard_group,
 )
 from planner.parameters import Weight
-from planner.timing.collectives import all_reduce_seconds, gather_seconds, reduces_whole
+from planner.timing.collectives import all_reduce_seconds, gather_seconds, keeps_weights, reduces_whole
 from planner.timing.efficiency import Efficiency
 from planner.timing.host import host_step_seconds
 from planner.timing.kernels import Device
@@ -108,9 +108,10 @@ def rates(
             reduction = all_reduce_seconds if reduces_whole(implementation, layout.zero) else gather_seconds
             reduce[i] = main * _slope(reduction, link, e)
             gather[i] = weight * _slope(gather_seconds, link, e)
-        elif layout.zero == 2 and implementation.sharded_framework == "deepspeed":
-            gather[i] = weight * _slope(gather_seconds, link, e)
-        elif layout.hsdp_replicas > 1 and implementation.sharded_framework != "fsdp2":
+        elif keeps_weights(implementation, layout.zero):
+            shard = links["shard"] if layout.hsdp_replicas > 1 else link
+            gather[i] = weight * _slope(gather_seconds, shard, e)
+        if layout.zero >= 2 and layout.hsdp_replicas > 1 and implementation.sharded_framework != "fsdp2":
             # shards are reduced in every backward pass, replicas agree in the last one
             reduce[i] = main * _slope(all_reduce_seconds, links["replicate"], e) / links["shard"].size
     group = links["dp_cp"]

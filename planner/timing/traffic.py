@@ -18,6 +18,7 @@ from planner.timing.collectives import (
     all_to_all_seconds,
     exposed_seconds,
     gather_seconds,
+    keeps_weights,
     reduces_whole,
     send_seconds,
 )
@@ -191,8 +192,9 @@ def layer_sharded_data(
     layer ahead and so hidden behind `forward` and `backward` seconds of the layer's own work.
 
     ZeRO 3 gathers before both passes, ZeRO 2 keeps the weights from the forward to the backward pass (FSDP's
-    `reshard_after_forward`); DeepSpeed's ZeRO 2 gathers them once, after the step (`tails`), and hides its reductions
-    only with `overlap_comm`. Weights that wait on the host are copied to the GPU, shard by shard, before each gather.
+    `reshard_after_forward`); Megatron-FSDP's and DeepSpeed's ZeRO 2 gather them once a step (`tails`), and DeepSpeed
+    hides its reductions only with `overlap_comm`. Weights that wait on the host are copied to the GPU, shard by shard,
+    before each gather.
 
     Replicas of the shards (HSDP) agree after each backward pass too, on a stream of their own (torch/distributed/fsdp/
     _fully_shard/_fsdp_collectives.py: foreach_reduce); Megatron-FSDP's only in the last one (`tails`).
@@ -207,7 +209,7 @@ def layer_sharded_data(
     reduction = all_reduce_seconds if reduces_whole(implementation, zero) else gather_seconds
     for count, name in zip(parameters, ("shard", "edp"), strict=True):
         if count:
-            if not (deepspeed and zero == 2):
+            if not keeps_weights(implementation, zero):
                 weights += gather_seconds(links[name], HALF * count, e) + copied * count / links[name].size
             reduced = implementation.grad_reduce_bytes * count
             gradients += reduction(links[name], reduced, e)

@@ -156,16 +156,17 @@ def test_muon_orthogonalises_whole_matrices():
 
 
 def test_weights_that_are_gathered_are_cast_to_8_bits_again():
-    """Sharded weights have no fp8 copy to keep: ZeRO 3 casts for both passes, ZeRO 1 not at all."""
+    """Sharded weights have no fp8 copy to keep: ZeRO 3 casts for both passes, FSDP2's ZeRO 2 for one, ZeRO 1 and
+    Megatron-FSDP's ZeRO 2, whose weights stay whole, not at all."""
 
-    def compute(zero):
-        found = step(
-            LLAMA, "64xH100-80G", 64, {"precision": "fp8"}, {"sharded_framework": "megatron_fsdp"}, dp=64, zero=zero
-        )
+    def compute(zero, framework):
+        found = step(LLAMA, "64xH100-80G", 64, {"precision": "fp8"}, {"sharded_framework": framework}, dp=64, zero=zero)
         return found.components["compute"]
 
-    assert compute(1) < compute(2) < compute(3)
-    assert compute(3) - compute(1) == pytest.approx(2 * (compute(2) - compute(1)), rel=0.01)
+    none, kept, both = (compute(zero, "megatron_fsdp") for zero in (1, 2, 3))
+    assert none == kept < both
+    once, twice = (compute(zero, "fsdp2") for zero in (2, 3))
+    assert both - none == pytest.approx(2 * (twice - once), rel=0.01)
 
 
 def test_replicated_shards_of_the_optimizer_are_larger():

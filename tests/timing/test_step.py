@@ -293,6 +293,23 @@ def test_deepspeeds_zero_2_gathers_weights_once():
     )
 
 
+def test_megatron_fsdps_zero_2_gathers_weights_once():
+    """2 bytes of 13.0e9 / 8 parameters among 8 nodes, through a port of 50 GB/s each, whatever the microbatches: as at
+    ZeRO 1. A microbatch waits for nothing that FSDP2 gathers."""
+    t = timing("llama-2-13b", sharded_framework="megatron_fsdp", overlap_param_gather=False)
+
+    def gather_ns(zero, micro_batch):
+        layout = even("llama-2-13b", 1, tp=8, dp=8, micro_batch=micro_batch, zero=zero)
+        [tail] = [tail for tail in t.form(layout).stages[0].tails if tail.name == "param_gather"]
+        return tail.fixed_ns + 40 * tail.layer_ns[0]
+
+    assert gather_ns(2, 4) == gather_ns(2, 2) == gather_ns(1, 4)
+    assert gather_ns(2, 4) == pytest.approx(1e9 * 2 * 13.0e9 / 8 * 7 / 8 / (50e9 * 0.9), rel=0.02)
+    layout = even("llama-2-13b", 1, tp=8, dp=8, micro_batch=1, zero=2)
+    kept, gathered = (timing("llama-2-13b", sharded_framework=f).form(layout) for f in ("megatron_fsdp", "fsdp2"))
+    assert kept.stages[0].layer_ns < gathered.stages[0].layer_ns
+
+
 @pytest.mark.parametrize("framework", ["fsdp2", "megatron_fsdp"])
 def test_replicas_of_shards_agree_beside_the_backward_pass(framework):
     """FSDP2 all-reduces between replicas in every backward pass, Megatron-FSDP in the last one: with twice the
