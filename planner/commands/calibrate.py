@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from planner.atomic import write_atomically
-from planner.commands.options import format_options, hardware_options, model_option
+from planner.commands.options import format_options, hardware_options, model_option, no_color_option
 from planner.commands.output import OutputFile, emit
 from planner.commands.types import Whole
 from planner.errors import InputError
@@ -75,6 +75,7 @@ class FileLists(click.Command):
 @hardware_options()
 @_format
 @_json
+@no_color_option()
 @click.option("-o", "--output", type=OutputFile(), metavar="FILE", help="The cluster's file (YAML) to write.")
 def calibrate(
     logs: tuple[str, ...],

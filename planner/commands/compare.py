@@ -10,6 +10,7 @@ import click
 
 from planner.commands.options import output_options
 from planner.commands.output import choose_format, emit
+from planner.commands.types import STANDARD_INPUT
 from planner.errors import InputError
 
 MOST_BYTES = 256 * 2**20
@@ -25,28 +26,38 @@ def compare(before: Path, after: Path, format: str | None, output: Path | None) 
 
     Which is faster goes by tokens a second, as steps of other batches are other work.
 
-    BEFORE and AFTER are files written by `plan search --json` (its first plan counts) or `plan memory --json`.
+    BEFORE and AFTER are files written by `plan search --json` (its first plan counts) or `plan memory --json`; one of
+    them may be - for standard input.
 
     \b
-    Example:
+    Examples:
       plan compare before.json after.json
+      plan --model 13b --gpus 8xH100-80G --json | plan compare before.json -
     """
     from planner.reports.compare_report import compare_report
     from planner.reports.compare_saved import read_saved
 
     format = choose_format(format, output)
-    saved = [read_saved(str(path), _load(path)) for path in (before, after)]
+    if str(before) == str(after) == "-":
+        raise InputError("one plan at most is read from standard input, but both BEFORE and AFTER are -.")
+    saved = [read_saved(_name(path), _load(path)) for path in (before, after)]
     emit(compare_report(*saved), format, output)
     return 0
 
 
+def _name(path: Path) -> str:
+    return "standard input" if str(path) == "-" else str(path)
+
+
 def _load(path: Path) -> Any:
-    """The file's JSON, or one sentence."""
+    """The JSON of a file or of standard input, or one sentence."""
     try:
+        if str(path) == "-":
+            return json.loads(Path(STANDARD_INPUT).read_text(encoding="utf-8"))
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise InputError(f"a saved plan is required, but '{path}' has more than {MOST_BYTES // 2**20} MiB.")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"'{path}' cannot be read: {error.strerror or error}.") from None
+        raise InputError(f"'{_name(path)}' cannot be read: {error.strerror or error}.") from None
     except (ValueError, RecursionError):
-        raise InputError(f"a plan saved with --json is required, but '{path}' is not JSON.") from None
+        raise InputError(f"a plan saved with --json is required, but '{_name(path)}' is not JSON.") from None

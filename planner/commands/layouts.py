@@ -11,6 +11,7 @@ from planner.commands.finer import named_modules
 from planner.commands.placed import placed, stated
 from planner.errors import InputError, RuleBroken
 from planner.question import Question
+from planner.units import plural
 
 if TYPE_CHECKING:
     from planner.layout import Layout, Recompute, Stage
@@ -61,6 +62,8 @@ def given_layout(question: Question, options: dict[str, Any]) -> tuple[Question,
     if assumed:
         question = replace(question, defaults=(*question.defaults, assumed))
     layout = replace(layout, stages=split)
+    if beyond := more_than_a_chunk(layout):
+        question = replace(question, defaults=(*question.defaults, beyond))
     rules.check(question.model, question.workload, question.implementation, layout, cluster.gpus, cluster)
     layout, chosen = placed(question, layout, options.get("placement"))
     if chosen:
@@ -113,6 +116,17 @@ def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
     if len(layers) != pp or isinstance(layers[0], tuple):
         raise InputError(f"--recompute-layers must name one number for each of {pp} stages, but names {len(layers)}.")
     return Recompute("full", method="block", num_layers=None, stage_layers=layers)
+
+
+def more_than_a_chunk(layout: Layout) -> str:
+    """What a number of recomputed layers means that no chunk has; Megatron takes it and stops at a chunk's end
+    (megatron/core/transformer/transformer_block.py: _checkpointed_forward)."""
+    number, method = layout.recompute.num_layers, layout.recompute.method
+    most = max(chunk.num_layers for stage in layout.stages for chunk in stage)
+    if layout.recompute.granularity != "full" or layout.recompute.stage_layers or (number or 1) <= most:
+        return ""
+    meant = "every layer is recomputed" if method == "block" else "each chunk is one group"
+    return f"recompute-num-layers {number}: no chunk of a stage has more than {plural(most, 'layer')}, so {meant}"
 
 
 def pins(options: dict[str, Any]) -> Pins:

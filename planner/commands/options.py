@@ -172,8 +172,17 @@ def accounting_options() -> Decorator:
 def output_options() -> Decorator:
     return _all(
         *format_options("How the answer is written. [table, or what the extension of -o says]"),
+        no_color_option(),
         click.option("-o", "--output", type=OutputFile(), metavar="FILE", help="Write the answer to FILE."),
     )
+
+
+def no_color_option() -> Decorator:
+    def colourless(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        ctx.meta["planner.colourless"] = value
+
+    text = "No colour, as with the environment's NO_COLOR; a pipe has none anyway."
+    return click.option("--no-color", is_flag=True, expose_value=False, callback=colourless, help=text)
 
 
 def format_options(help: str) -> tuple[Decorator, Decorator]:

@@ -87,7 +87,10 @@ def page_width() -> int:
 
 
 def wants_colour() -> bool:
-    """Only a terminal gets colour, and not when NO_COLOR or TERM=dumb asks for none (no-color.org)."""
+    """Only a terminal gets colour, and not when --no-color, NO_COLOR or TERM=dumb asks for none (no-color.org)."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get("planner.colourless"):
+        return False
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

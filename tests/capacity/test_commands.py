@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,6 +177,23 @@ def test_compare_with_itself(plan: Plan, before: Path) -> None:
     assert json.loads(plan("compare", before, before, "--json").out)["same"] is True
     assert "the same" in plan("compare", before, before).out
     assert "| stage |" in plan("compare", before, before, "-f", "markdown").out
+
+
+def test_compare_reads_standard_input(plan: Plan, before: Path, after: Path) -> None:
+    """`-` is one of the two plans, never both."""
+    program = [sys.executable, "-c", "from planner.commands import main; main()", "compare", "--json"]
+
+    def piped(*names: object) -> str:
+        text = after.read_text(encoding="utf-8")
+        return subprocess.run([*program, *map(str, names)], input=text, capture_output=True, text=True).stdout
+
+    named = json.loads(plan("compare", before, after, "--json").out)
+    data = json.loads(piped(before, "-"))
+    assert data.pop("after") == "standard input" and named.pop("after") == str(after)
+    assert data == named
+    assert json.loads(piped("-", after))["same"]
+    both = plan("compare", "-", "-")
+    assert both.code == 2 and "one plan at most" in both.err
 
 
 def test_compare_takes_searches(plan: Plan, before: Path, tmp_path: Path) -> None:

@@ -110,3 +110,15 @@ def test_offloaded_bytes_are_told_for_a_node(plan) -> None:
     data = plan("memory", *DENSE, "--offload-optimizer", "1", "--json").data["memory"]
     host = max(stage["host_bytes"] for stage in data["stages"])
     assert any(f"{8 * host / 2**30:.0f} GiB a node" in note for note in data["assumptions"])
+
+
+@pytest.mark.parametrize(("method", "meant"), [("block", "every layer is recomputed"), ("uniform", "one group")])
+def test_more_recomputed_layers_than_a_chunk_has_are_said(plan, method: str, meant: str) -> None:
+    """Megatron stops at the end of a chunk: 99 of 20 layers is what 20 of them is, with a word about it."""
+    shared = ("memory", "--model", "13b", "--gpus", "8xA100-80G", "--pp", "2", "--recompute", "full", "--json")
+    asked = (*shared, "--recompute-method", method, "--recompute-num-layers")
+    most, more = plan(*asked, "20").data, plan(*asked, "99").data
+    assert most["memory"]["stages"] == more["memory"]["stages"]
+    assert not any("recompute-num-layers" in line for line in most["inputs"]["defaults"])
+    (said,) = [line for line in more["inputs"]["defaults"] if "recompute-num-layers 99" in line]
+    assert "20 layers" in said and meant in said

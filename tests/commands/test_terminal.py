@@ -47,10 +47,11 @@ def test_a_pipe_gets_plain_text() -> None:
 
 
 def test_a_terminal_gets_colour_unless_it_asks_for_none() -> None:
-    """NO_COLOR and TERM=dumb are honoured on a terminal."""
+    """NO_COLOR, TERM=dumb and --no-color are honoured on a terminal."""
     assert "\x1b[" in on_a_terminal(MEMORY)
     assert "\x1b" not in on_a_terminal(MEMORY, NO_COLOR="1")
     assert "\x1b" not in on_a_terminal(MEMORY, TERM="dumb")
+    assert "\x1b" not in on_a_terminal([*MEMORY, "--no-color"])
 
 
 @pytest.mark.parametrize("columns", [80, 200])
