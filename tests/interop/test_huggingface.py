@@ -241,6 +241,8 @@ def test_a_config_without_sizes_is_refused_but_a_partial_one_says_what_it_assume
         ("qwen3_next", "linear-attention"),
         ("bert", "encoder"),
         ("t5", "encoder-decoder"),
+        ("longcat_flash", "two attentions and two dense MLPs"),
+        ("grok-1", "the catalogue has the model: --model grok-1"),
         ("lama", "nearest that is: llama"),
         ("x" * 10_000, "not modelled"),
     ],
@@ -250,6 +252,33 @@ def test_other_architectures_are_refused_with_what_is_missing(model_type, words)
     with pytest.raises(NotModelled, match=words) as caught:
         model_from_config({**LLAMA, "model_type": model_type})
     assert len(str(caught.value)) < 300
+
+
+def test_grok_2_is_known_by_its_class():
+    """Its config calls itself `git`, which is a captioner's type."""
+    with pytest.raises(NotModelled, match=r"grok-2.*dense MLP beside the experts"):
+        model_from_config({**LLAMA, "model_type": "git", "architectures": ["Grok1ForCausalLM"]})
+    with pytest.raises(NotModelled, match="'git'"):
+        model_from_config({**LLAMA, "model_type": "git"})
+
+
+HUNYUAN_A13B = {
+    "model_type": "hunyuan_v1_moe", "hidden_size": 4096, "intermediate_size": 3072, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "num_experts": 64, "vocab_size": 128167,
+    "tie_word_embeddings": True, "num_shared_expert": [1] * 32, "moe_intermediate_size": [3072] * 32,
+}  # fmt: skip
+
+
+def test_lists_that_say_the_same_of_every_layer_are_one_number():
+    """Hunyuan-A13B: 80,393,183,232 parameters, by hand 64 experts and a shared one of 3 x 4096 x 3072 and their router,
+    attention of 32 and 8 heads with norms of 128, and one table (llama.cpp loads 80.4 B: 45.38 GiB at 4.85 bits)."""
+    model = model_from_config({**HUNYUAN_A13B, "moe_topk": [8] * 32})
+    h = 4096
+    experts, attention = 65 * 3 * h * 3072 + 64 * h, h * 128 * (32 + 2 * 8 + 32) + 2 * 128
+    assert parameters(model) == 32 * (experts + attention + 2 * h) + 128167 * h + h == 80_393_183_232
+    assert {kind.mlp.top_k for kind in model.layer_kinds} == {8}
+    with pytest.raises(NotModelled, match="moe_topk that differs from layer to layer"):
+        model_from_config({**HUNYUAN_A13B, "moe_topk": [8] * 31 + [4]})
 
 
 def test_nothing_is_both_modelled_and_refused():

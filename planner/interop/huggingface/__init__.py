@@ -88,10 +88,11 @@ def _class_tying(outer: str, inner: str) -> tuple[bool, str]:
 
 def _model_type(config: Mapping[str, Any], name: str) -> str:
     """`model_type`, else what the class name in `architectures` says."""
-    model_type = config.get("model_type")
+    model_type, architectures = config.get("model_type"), config.get("architectures")
+    if model_type == "git" and architectures == ["Grok1ForCausalLM"]:
+        return "grok-2"  # xai-org/grok-2 calls itself what GIT, a captioner, is called
     if isinstance(model_type, str) and model_type:
         return model_type
-    architectures = config.get("architectures")
     if model_type is None and isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
         for ending in ("ForCausalLM", "LMHeadModel"):
             stem = architectures[0].removesuffix(ending).lower()
@@ -106,6 +107,12 @@ def _not_modelled(model_type: str, name: str) -> NotModelled:
     why = reason(model_type)
     if why:
         return NotModelled(f"{name}: models of type '{model_type[:60]}' are not modelled: {why}.")
+    from planner.catalog import model_names
+
+    if model_type in model_names():
+        return NotModelled(
+            f"{name}: files of type '{model_type}' are not read, but the catalogue has the model: --model {model_type}."
+        )
     close = nearest(model_type[:60], FAMILIES)
     hint = f"; the nearest that is: {', '.join(close)}" if close else ""
     return NotModelled(f"{name}: models of type '{model_type[:60]}' are not modelled{hint}.")

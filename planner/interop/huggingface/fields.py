@@ -122,6 +122,12 @@ class Fields:
         fields.defaults = self.defaults.get(key) or {}
         return fields
 
+    def with_values(self, values: Mapping[str, Any]) -> Fields:
+        """The same config with other values under these names."""
+        fields = Fields({**self.config, **values}, "", self.name)
+        fields.defaults, fields.aliases = self.defaults, self.aliases
+        return fields
+
     def wrong(self, key: str, required: str, value: Any) -> InputError:
         """The error for a value that is not what is required."""
         text = " ".join(repr(value).split())

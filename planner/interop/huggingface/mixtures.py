@@ -106,11 +106,21 @@ def _dbrx_experts(fields: Fields) -> MoE:
     return mixture("moe_num_experts", "moe_top_k", "ffn_hidden_size")(fields.child("ffn_config"))
 
 
-def _first_of_list(key: str) -> Callable[[Fields], str | None]:
-    def refuse(fields: Fields) -> str | None:
-        return f"{key} that differs from layer to layer is not modelled" if isinstance(fields.raw(key), list) else None
+_BY_LAYER = ("num_experts", "moe_topk")
+"""What a Hunyuan config may write as a list with one entry for each layer."""
 
-    return refuse
+
+def _hunyuan_experts(fields: Fields) -> MoE:
+    """transformers/models/hunyuan_v1_moe/modeling_hunyuan_v1_moe.py: HunYuanMoEV1Moe; one shared MLP, as wide as an
+    expert, whatever num_shared_expert and moe_intermediate_size say."""
+    lists = {key: value[0] for key in _BY_LAYER if isinstance(value := fields.raw(key), list) and value}
+    alike = fields.with_values(lists)
+    return mixture("num_experts", "moe_topk", shared=lambda f: f.size("intermediate_size", "ffn"))(alike)
+
+
+def _hunyuan_refused(fields: Fields) -> str | None:
+    differing = [key for key in _BY_LAYER if isinstance(v := fields.raw(key), list) and any(x != v[0] for x in v)]
+    return f"{' and '.join(differing)} that differs from layer to layer is not modelled" if differing else None
 
 
 _QWEN3_MOE = ATTENTION_BIAS(
@@ -204,9 +214,5 @@ FAMILIES = {
         ),
         is_sparse=_ernie_sparse,
     ),
-    "hunyuan_v1_moe": ATTENTION_BIAS(
-        qk_norm="head",
-        experts=mixture("num_experts", "moe_topk", shared=lambda fields: fields.size("intermediate_size", "ffn")),
-        refuse=_first_of_list("moe_topk"),
-    ),
+    "hunyuan_v1_moe": ATTENTION_BIAS(qk_norm="head", experts=_hunyuan_experts, refuse=_hunyuan_refused),
 }

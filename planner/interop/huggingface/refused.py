@@ -22,12 +22,15 @@ _REASONS = {
         "t5 mt5 umt5 t5gemma bart mbart pegasus marian m2m_100 nllb-moe switch_transformers longt5 whisper blenderbot "
         "prophetnet led plbart speech_to_text seamless_m4t fsmt encoder-decoder vision-encoder-decoder"
     ),
-    "it has sparse attention with an indexer": "deepseek_v32 deepseek_v4 glm_moe_dsa longcat_flash",
+    "it has sparse attention with an indexer": "deepseek_v32 deepseek_v4 glm_moe_dsa",
     "its attention output is gated": "afmoe laguna",
     "its values are narrower than its keys": "mimo_v2_flash",
     "it has per-layer embeddings": "gemma3n gemma3n_text gemma4 gemma4_text",
     "its layers differ in heads and widths": "openelm deci nemotron-nas",
-    "it has a dense MLP beside the experts": "arctic",
+    "it has a dense MLP beside the experts": "arctic grok-2",
+    "each layer has two attentions and two dense MLPs beside its experts, some of which compute nothing": (
+        "longcat_flash"
+    ),
     "its attention layers have experts of their own": "jetmoe",
     "it has differential or dynamic-mask attention": "diffllama doge",
 }
