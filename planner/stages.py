@@ -145,6 +145,11 @@ def balanced_split(model: Model, pp: int, vpp: int = 1) -> tuple[Stage, ...]:
     return split_from_counts(model, [[counts[k * pp + stage] for k in range(vpp)] for stage in range(pp)])
 
 
+def usual_split(model: Model, pp: int, vpp: int = 1) -> tuple[Stage, ...]:
+    """The split of a launch that does not say: even where the layers divide, else balanced."""
+    return (balanced_split if model.num_layers % (pp * vpp) else even_split)(model, pp, vpp)
+
+
 def _rows(counts: Sequence[int] | Sequence[Sequence[int]]) -> list[list[int]]:
     """One list of chunk counts for each stage, of equal lengths."""
     rows = [[row] if isinstance(row, int) else list(row) for row in counts]

@@ -14,6 +14,7 @@ from planner.stages import (
     split_from_counts,
     split_from_layout_string,
     uneven_split,
+    usual_split,
 )
 
 LAYER = Layer(Attention(4, 4, 2), MLP(32))
@@ -93,6 +94,21 @@ def test_a_split_that_breaks_a_rule_says_both_numbers(layers, pp, vpp, options, 
 def test_balanced_split_counts_embedding_and_loss(layers, pp, vpp, expected):
     """Where layers do not divide, the embedding and the loss take the place of one layer each (BLOOM: 5, 6 ..., 5)."""
     assert counts(balanced_split(model(layers), pp, vpp)) == expected
+
+
+@pytest.mark.parametrize(
+    ("layers", "pp", "vpp", "expected"),
+    [
+        (32, 4, 1, [[8], [8], [8], [8]]),
+        (31, 4, 1, [[7], [9], [8], [7]]),
+        (61, 16, 1, [[3]] + [[4]] * 14 + [[2]]),
+        (126, 8, 2, [[7, 8]] + [[8, 8]] * 6 + [[8, 7]]),
+    ],
+)
+def test_the_usual_split_is_even_where_it_can_be(layers, pp, vpp, expected):
+    """What validation scores is what a launch is read as; 126 layers on 8 x 2 slices as torchtitan's
+    generate_split_points has them: 7, fourteen times 8, 7."""
+    assert counts(usual_split(model(layers), pp, vpp)) == expected
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 3))

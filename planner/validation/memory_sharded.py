@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from planner.catalog import load_model
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation
-from planner.layout import FULL, NO_RECOMPUTE, Chunk, Layout, Recompute, Stage
+from planner.layout import FULL, NO_RECOMPUTE, Layout, Recompute
 from planner.memory.accounting import make_accounting
 from planner.memory.activations.selective_ops import OPERATIONS
 from planner.memory.report import MemoryReport
+from planner.stages import usual_split
 from planner.workload import Workload
 
 DATA = Path(__file__).parent / "data" / "memory_sharded.yaml"
@@ -99,7 +99,7 @@ def predicted(run: Mapping[str, Any]) -> MemoryReport:
         micro_batch=run["micro_batch"],
         sequence_parallel=tp > 1,
         recompute=_RECOMPUTE[run["recompute"]],
-        stages=_even_stages(model.num_layers, pp, vpp),
+        stages=usual_split(model, pp, vpp),  # as torchtitan's pipelining_utils.py: generate_split_points
     )
     implementation = Implementation(
         gradient_accumulation_fusion=False,
@@ -114,11 +114,3 @@ def predicted(run: Mapping[str, Any]) -> MemoryReport:
     workload = Workload(run["seq"], run["global_batch"])
     cluster = parse_gpus(f"{run['gpus']}x{run['card']}")
     return make_accounting("exact", model, workload, implementation, cluster).report(layout)
-
-
-def _even_stages(layers: int, pp: int, vpp: int) -> tuple[Stage, ...]:
-    """Layers divided evenly over the stages, the first ones take what is left over."""
-    count = pp * vpp
-    starts = list(accumulate((layers // count + (i < layers % count) for i in range(count)), initial=0))
-    chunks = [Chunk(starts[i], starts[i + 1], embedding=i == 0, loss=i == count - 1) for i in range(count)]
-    return tuple(tuple(chunks[v * pp + stage] for v in range(vpp)) for stage in range(pp))

@@ -20,7 +20,7 @@ from planner.implementation import Implementation
 from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Layout, Recompute, Stage
 from planner.memory.activations.selective_ops import OPERATIONS
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm
-from planner.stages import split_from_counts, split_from_layout_string
+from planner.stages import split_from_counts, split_from_layout_string, usual_split
 from planner.workload import Workload
 
 DATA = Path(__file__).parent / "data" / "step_time.json"
@@ -86,21 +86,6 @@ def _model(name: str, facts: Mapping[str, Any], seq: int) -> Model:
     )
 
 
-def balanced_counts(layers: int, pp: int, vpp: int) -> list[list[int]]:
-    """Layers of each virtual chunk of each stage; where they do not divide, embedding and loss count as one layer each
-    and the rest is spread evenly (how published configurations of 61 or 126 layers are split)."""
-    chunks = pp * vpp
-    if layers % chunks == 0:
-        return [[layers // chunks] * vpp for _ in range(pp)]
-    extra = 2 if pp > 1 else 0
-    whole, rest = divmod(layers + extra, chunks)
-    flat = [whole + (i * rest // chunks != (i + 1) * rest // chunks) for i in range(chunks)]
-    if extra:
-        flat[0] -= 1
-        flat[-1] -= 1
-    return [flat[stage::pp] for stage in range(pp)]
-
-
 def _cluster(gpus: str, network: float | None, memory: float | None = None) -> Cluster:
     """The cluster of a run, with what its source says of the network for each GPU and of the memory [bytes/s]."""
     cluster = parse_gpus(gpus)
@@ -136,11 +121,10 @@ def _layout(run: Mapping[str, Any], model: Model, gpus: int) -> Layout:
 
 
 def _stages(run: Mapping[str, Any], model: Model, pp: int, vpp: int) -> tuple[Stage, ...]:
-    """The split as the source says, by layout string or by the layers of each stage; balanced where it does not."""
+    """The split as the source says, by layout string or by the layers of each stage; the usual where it does not."""
     if "pipeline_layout" in run:
         return split_from_layout_string(model, run["pipeline_layout"], pp, vpp)
-    counts = [[n] for n in run["layers"]] if "layers" in run else balanced_counts(model.num_layers, pp, vpp)
-    return split_from_counts(model, counts)
+    return split_from_counts(model, run["layers"]) if "layers" in run else usual_split(model, pp, vpp)
 
 
 def published_runs() -> Iterator[tuple[Mapping[str, Any], Setting]]:
