@@ -43,7 +43,7 @@ def test_the_layout_ranked_first_is_nearly_always_the_best(validation):
 
 def test_layouts_are_ranked_as_they_were_measured(validation):
     """Mean rank correlation over the eleven groups of three and more layouts: 0.856, where the bar of the project is
-    0.85. Without FlagPerf's seven layouts (0.96) it is 0.845: one group of three has two layouts the wrong way round."""
+    0.85. Without FlagPerf's seven layouts (0.96) it is 0.845: one group of three has two the wrong way round."""
     assert validation.mean_spearman >= 0.85
 
 
