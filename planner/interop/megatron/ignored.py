@@ -70,6 +70,7 @@ GROUPS: dict[str, str] = {
         no-clone-scatter-output-in-embedding no-dsa-indexer-rotate-activation no-dsa-indexer-scoring-relu
         no-initialization no-tp-comm-bulk-dgrad no-tp-comm-bulk-wgrad no-tp-comm-overlap-ag no-tp-comm-overlap-rs
         no-tp-comm-split-ag no-tp-comm-split-rs norm-epsilon= pipeline-model-parallel-comm-backend= qk-clip
+        reuse-grad-buf-for-mxfp8-param-ag
         qk-clip-alpha= qk-clip-threshold= rotary-interleaved symmetric-ar-type= tp-comm-bootstrap-backend=
         tp-comm-overlap-rs-dgrad use-kitchen-attention use-mup
     """,

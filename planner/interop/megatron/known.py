@@ -257,7 +257,6 @@ NOT_ACCOUNTED: dict[str, Argument] = {
         fp8-output-proj the head is counted in bf16
         no-fp8-wgrad weight gradients are timed in FP8
         disable-fp8-wgrad weight gradients are timed in FP8
-        reuse-grad-buf-for-mxfp8-param-ag the separate buffer is counted
         keep-fp8-transpose-cache the kept transposes are not counted
         fp16-lm-cross-entropy the loss is counted in fp32
         fsdp-double-buffer the double buffer is not counted

@@ -2,7 +2,8 @@
 
 Sources: megatron/training/arguments.py: validate_args and core/transformer/transformer_config.py:
 TransformerConfig.__post_init__ of core_r0.12 to core_r0.19, and of the newest snapshot; multi_token_prediction.py:
-MultiTokenPredictionLayer._checkpointed_forward; megatron/training/determinism.py: apply_determinism_to_args.
+MultiTokenPredictionLayer._checkpointed_forward; core/distributed/param_and_grad_buffer.py: shared_buffer;
+megatron/training/determinism.py: apply_determinism_to_args.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ def _of_the_computation(args: Arguments, layout: Layout) -> list[str]:
         notes.append(
             "--optimizer-cpu-offload: with --fp8-param-gather and other than delayed scaling it is refused from "
             "core_r0.14 on"
+        )
+    if small_weights and args.get("fp8-recipe") == "mxfp8" and not args.flag("reuse-grad-buf-for-mxfp8-param-ag"):
+        notes.append(
+            "--fp8-param-gather: with mxfp8 it fails at the start without --reuse-grad-buf-for-mxfp8-param-ag, "
+            "because Transformer Engine does not map such weights into another buffer"
         )
     if args.flag("fine-grained-activation-offloading") and inside and "moe" in layout.recompute.modules:
         notes.append(f"--offload-modules {' '.join(inside)}: with moe recomputed it is refused from core_r0.19 on")
