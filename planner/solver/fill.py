@@ -147,7 +147,8 @@ class Chain:
 
     def __init__(self, problem: SplitProblem):
         self.problem = problem
-        self._costs: dict[tuple[int, int, int], tuple[int, int] | None] = {}
+        self._costs: dict[tuple[int, tuple[int, ...]], tuple[int, int] | None] = {}
+        """Of a stage with layers of these kinds in order, wherever they stand in the model."""
 
     def holds(self, limit_ns: int) -> bool:
         return self.fill(limit_ns) is not None
@@ -198,7 +199,7 @@ class Chain:
 
     def _cost(self, stage: int, start: int, n: int) -> tuple[int, int] | None:
         """(time, recomputed layers) of layers [start, start + n) on a stage; None when they do not fit."""
-        key = (stage, start if self.problem.kinds > 1 else 0, n)
+        key = (stage, self.problem.pattern[start : start + n])
         if key not in self._costs:
             self._costs[key] = self._evaluate(stage, start, n)
         return self._costs[key]
