@@ -40,6 +40,8 @@ class Card:
     network_bytes_per_second: float
     """Network bandwidth of one GPU, one direction, in the vendor's reference node."""
     network: Literal["infiniband", "ethernet", "none"] = "infiniband"
+    scale_up_pairwise: bool = False
+    """The domain's GPUs are linked each with each, without a switch: a pair has its share of a GPU's links."""
     multiprocessors: int = 0
     host_bytes_per_node: int = 0
     aliases: tuple[str, ...] = ()

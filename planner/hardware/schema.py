@@ -93,6 +93,7 @@ class CardFile(_Strict):
     architecture: str | None = None
     figures: Figures = Figures()
     scale_up: Literal["nvlink", "pcie", "xgmi", "hccs", "roce", "none"] | None = None
+    scale_up_pairwise: bool | None = None
     network: Literal["infiniband", "ethernet", "none"] | None = None
     flops: dict[Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8"], Rate] | None = None
     reserve_bytes: Bytes | Reserve | None = None

@@ -100,9 +100,15 @@ class _Machine:
     """Of a whole leaf; infinite when the spine does not block."""
     one_slot: bool
     """No links but PCIe inside a domain."""
+    pairwise: int
+    """GPUs that are linked each with each, without a switch; 0 where there is one."""
     intra_latency: float
     box_latency: float
     port_latency: float
+
+    def inside(self, members: int) -> float:
+        """Bandwidth of one of so many members among each other [bytes/s]: of links between pairs only theirs."""
+        return self.intra * min(1.0, max(1, members - 1) / (self.pairwise - 1)) if self.pairwise > 1 else self.intra
 
 
 def _ends(cells: list[int]) -> list[int] | None:
@@ -158,6 +164,7 @@ def _machine(cluster: Cluster) -> _Machine:
         port=port,
         uplink=uplink,
         one_slot=any(card.scale_up in ("pcie", "none") for card in cards),
+        pairwise=slowest.scale_up_domain if slowest.scale_up_pairwise else 0,
         intra_latency=SCALE_UP_LATENCY_SECONDS[slowest.scale_up],
         box_latency=SCALE_UP_LATENCY_SECONDS["pcie"],
         port_latency=fabric.latency_seconds,
@@ -184,17 +191,19 @@ def group_link(cluster: Cluster, world: int, stride: int, size: int, *, pipeline
     m = _machine(cluster)
     domain = _shape(m.domain, m.domain_ends, world, stride, size)
     if domain.cells == 1:
+        rate = m.inside(2 if pipeline else size)
         return GroupLink(
-            size, size, 1, _nodes(m, world, stride, size), m.intra, m.intra, m.intra, m.intra_latency, m.intra_latency
+            size, size, 1, _nodes(m, world, stride, size), rate, rate, rate, m.intra_latency, m.intra_latency
         )
     members = domain.min_members
+    rate = m.inside(members)
     outside = size - members
     node = domain if m.domain >= m.node and not m.node_ends else _shape(m.node, m.node_ends, world, stride, size)
     notes: tuple[str, ...] = ()
     if m.domain < m.node and node.cells == 1:
         notes = (f"{m.node} GPUs of a node meet over PCIe",)
         return GroupLink(
-            size, members, domain.cells, 1, m.intra, m.box, m.box, m.box_latency, m.intra_latency, notes=notes
+            size, members, domain.cells, 1, rate, m.box, m.box, m.box_latency, m.intra_latency, notes=notes
         )
     ports = min(m.port, m.box)
     ring = members * ports
@@ -218,7 +227,7 @@ def group_link(cluster: Cluster, world: int, stride: int, size: int, *, pipeline
         ranks_per_domain=members,
         domains=domain.cells,
         nodes=_nodes(m, world, stride, size),
-        intra_bytes_per_second=m.intra,
+        intra_bytes_per_second=rate,
         inter_bytes_per_second=ring if pipeline else ring / members,
         all_to_all_bytes_per_second=outside / seconds,
         latency_seconds=m.port_latency,
