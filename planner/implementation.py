@@ -64,6 +64,10 @@ class Implementation:
     """Weight gradients are added to fp32 main gradients inside the GEMM."""
     grad_reduce_bytes: Literal[2, 4] = 4
     """Bytes of one main gradient element: fp32, or bf16 with --grad-reduce-in-bf16."""
+    prescales_gradients: bool = True
+    """Megatron multiplies main gradients by 1 / data-parallel size before they are reduced (megatron/core/distributed/
+    param_and_grad_buffer.py: start_grad_sync), unless the reduction averages (--ddp-average-in-collective) or their sum
+    is divided by tokens (--calculate-per-token-loss; distributed_data_parallel.py: gradient_scaling_factor)."""
     overlap_grad_reduce: bool = True
     overlap_param_gather: bool = True
     tp_comm_overlap: bool = False

@@ -80,6 +80,12 @@ def optimizer_traffic_bytes(zero: int, workload: Workload, implementation: Imple
     return copied + 4 * gradient + 2 * kept + read + weight
 
 
+def prescales(layout: Layout, implementation: Implementation) -> bool:
+    """Whether whole main gradients are multiplied before their reduction, experts' too where just one rank has them."""
+    megatron = implementation.framework == "megatron" and layout.zero < 2
+    return megatron and implementation.prescales_gradients and layout.dp * layout.cp > 1
+
+
 def rates(
     device: Device,
     layout: Layout,
@@ -95,10 +101,12 @@ def rates(
     reduce, gather, update = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     traffic = optimizer_traffic_bytes(layout.zero, workload, implementation)
     main, weight = implementation.grad_reduce_bytes, half_weight_bytes(workload, implementation)
+    # read, multiplied and written, all of the buffer, whose memory traffic no other kernel hides
+    scaled = 2 * main if prescales(layout, implementation) else 0
     for i, name in enumerate(("dp_cp", "edp")):
         link = links[name]
         shards = shard_group(layout, implementation, name == "edp") if layout.zero else 1
-        moved = (1 - away) * traffic / shards + main / (shards if layout.zero >= 2 else 1)
+        moved = (1 - away) * traffic / shards + main / (shards if layout.zero >= 2 else 1) + scaled
         update[i] = moved / device.memory_bytes_per_second + away * on_host / shards
         if link.size == 1:
             continue

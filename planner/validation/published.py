@@ -127,6 +127,14 @@ def _stages(run: Mapping[str, Any], model: Model, pp: int, vpp: int) -> tuple[St
     return split_from_counts(model, run["layers"]) if "layers" in run else usual_split(model, pp, vpp)
 
 
+def _averages(run: Mapping[str, Any]) -> bool:
+    """Whether a run's launch averages gradients in their reduction (average_in_collective): recipes of Megatron-Bridge
+    (src/megatron/bridge/recipes/common.py), of NeMo since 2.0 (nemo/collections/llm/recipes), and MLPerf's Llama 3.1
+    (NVIDIA/benchmarks/llama31_405b/implementations/*/pretrain.py)."""
+    llama = run["source"] == "mlperf" and "Llama" in run["model"]
+    return llama or run["source"] in ("mbridge", "mbridge-26.02", "dgxc")
+
+
 def published_runs() -> Iterator[tuple[Mapping[str, Any], Setting]]:
     """Every run: its record (id, source, model, seconds, when, ...) and its setting."""
     data = published_data()
@@ -138,6 +146,6 @@ def published_runs() -> Iterator[tuple[Mapping[str, Any], Setting]]:
         model = models[key]
         cluster = _cluster(run["gpus"], run.get("network"), run.get("memory"))
         workload = Workload(run["seq"], run["batch"], run.get("precision", "bf16"), run.get("optimizer", "adamw"))
-        chosen = run.get("implementation", {})
+        chosen = {"prescales_gradients": not _averages(run)} | run.get("implementation", {})
         implementation = Implementation(**chosen | {"cuda_graphs": tuple(chosen.get("cuda_graphs", ()))})
         yield run, Setting(model, workload, implementation, cluster, _layout(run, model, cluster.gpus))

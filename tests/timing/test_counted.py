@@ -136,6 +136,21 @@ def test_the_optimizer_moves_what_the_memory_holds(zero, optimizer, precision, i
     assert optimizer_traffic_bytes(zero, workload, Implementation(**implementation)) == moved
 
 
+def test_gradients_are_scaled_before_they_are_reduced():
+    """Each of 6.74e9 main gradients of 4 bytes is read and written once a step, at H100's 3.35 TB/s times the fraction
+    that kernels reach; not on one rank, not where the reduction averages, not by DeepSpeed or in shards."""
+
+    def seconds(dp=8, zero=1, **implementation):
+        found = step(LLAMA, f"{dp}xH100-80G", dp, None, implementation, dp=dp, zero=zero)
+        return found.components["optimizer"]
+
+    bandwidth = 3.35e12 * efficiency(parse_gpus("8xH100-80G")).memory
+    assert seconds() - seconds(prescales_gradients=False) == pytest.approx(8 * 6.74e9 / bandwidth, rel=0.01)
+    assert seconds(dp=1) == seconds(dp=1, prescales_gradients=False)
+    assert seconds(zero=2) == seconds(zero=2, prescales_gradients=False)
+    assert seconds(framework="megatron-deepspeed") == seconds(prescales_gradients=False)
+
+
 def test_muon_orthogonalises_whole_matrices():
     """Five steps of 4 m^2 n + 2 m^3 FLOPs on every matrix, dealt out over data parallelism where states are divided;
     and one fp32 moment less than Adam's to read and write."""

@@ -132,6 +132,7 @@ def build_implementation(args: Arguments, source: str, environment: Environment)
         overlap_param_gather=args.flag("overlap-param-gather"),
         tp_comm_overlap=args.flag("tp-comm-overlap"),
         ddp_bucket_elements=positive(args, "ddp-bucket-size", source) if "ddp-bucket-size" in args else None,
+        prescales_gradients=not (args.flag("ddp-average-in-collective") or args.flag("calculate-per-token-loss")),
         pad_buckets_for_high_nccl_busbw=args.flag("ddp-pad-buckets-for-high-nccl-busbw"),
         num_distributed_optimizer_instances=positive(args, "num-distributed-optimizer-instances", source, 1),
         vocab_divisible_by=1 if padded else positive(args, "make-vocab-size-divisible-by", source, 128),

@@ -37,7 +37,7 @@ GROUPS: dict[str, str] = {
     """,
     "TransformerConfig": """
         apply-layernorm-1p apply-query-key-layer-scaling batch-invariant-backend=
-        batch-invariant-mode calculate-per-token-loss config-logger-dir= cpu-offloading-retain-pinned-cpu-buffers
+        batch-invariant-mode config-logger-dir= cpu-offloading-retain-pinned-cpu-buffers
         cuda-graph-warmup-steps= delay-offload-until-cuda-graph
         disable-bf16-reduced-precision-matmul
         disable-clone-scatter-output-in-embedding disable-dsa-indexer-rotate-activation
@@ -207,7 +207,7 @@ GROUPS: dict[str, str] = {
         no-flight-recorder-include-only-active sharp-enabled-group= use-sharp
     """,
     "distributed": """
-        ddp-average-in-collective disable-symmetric-registration fake-process-group fsdp-manual-registration
+        disable-symmetric-registration fake-process-group fsdp-manual-registration
         gtp-expert-remat-nccl-ub gtp-remat-nccl-ub gtp-remat-reduce-scatter-with-fp32-accumulation
         no-gradient-reduce-div-fusion
     """,

@@ -195,6 +195,8 @@ HONOURED: dict[str, Argument] = {
         no-gradient-accumulation-fusion Implementation.gradient_accumulation_fusion
         accumulate-allreduce-grads-in-fp32 Implementation.grad_reduce_bytes
         grad-reduce-in-bf16 Implementation.grad_reduce_bytes
+        ddp-average-in-collective Implementation.prescales_gradients
+        calculate-per-token-loss Implementation.prescales_gradients
         embed-layernorm Model.embedding_norm (Megatron-DeepSpeed)
         enable-cuda-graph Implementation.cuda_graphs (older: --cuda-graph-impl local)
         external-cuda-graph Implementation.cuda_graphs (older: --cuda-graph-impl transformer_engine)

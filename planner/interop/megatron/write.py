@@ -249,6 +249,7 @@ def _states(workload: Workload, implementation: Implementation, layout: Layout) 
         {
             "overlap-grad-reduce": implementation.overlap_grad_reduce,
             "overlap-param-gather": implementation.overlap_param_gather and layout.zero > 0,
+            "ddp-average-in-collective": not implementation.prescales_gradients,
             "ddp-pad-buckets-for-high-nccl-busbw": implementation.pad_buckets_for_high_nccl_busbw,
             "use-precision-aware-optimizer": implementation.precision_aware_optimizer,
             "no-use-layer-wise-param-layout": not implementation.layer_wise_param_layout,
