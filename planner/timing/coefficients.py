@@ -9,7 +9,7 @@ from math import log2
 from planner.attention import attention_on
 from planner.cluster import Cluster
 from planner.errors import InputError, NotModelled
-from planner.implementation import Implementation
+from planner.implementation import Implementation, weight_copies
 from planner.layout import Layout
 from planner.model import Model, MoE
 from planner.parameters import (
@@ -121,7 +121,7 @@ class Coefficients:
                 f"({layout.micro_batch * layout.dp})."
             )
         common = self._common(layout)
-        hide = _hiding_passes(layout, m)
+        hide = _hiding_passes(layout, m) * weight_copies(self.implementation, layout.pp)  # each has its last microbatch
         forward, backward = [hide * p.forward for p in common.layers], [hide * p.backward for p in common.layers]
         hop = layout.vpp * self._hop_seconds(layout, common.shard, common.links) if layout.pp > 1 else 0.0
         made: dict[Role, tuple[StageTime, Parts]] = {}

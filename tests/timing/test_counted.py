@@ -299,3 +299,18 @@ def test_context_parallel_ranks_exchange_whole_heads(exchange):
         == apart
         < shared_groups(32, cp=2, implementation={"cp_comm_type": exchange}).components["context_parallel"]
     )
+
+
+def test_both_directions_of_dualpipe_hide_their_gradients():
+    """A rank reduces the gradients of two stages, each behind the last microbatch of its own direction."""
+    layout = Layout(tp=4, pp=4, dp=4, zero=1)
+
+    def tails(schedule):
+        form = Timing(LLAMA, Workload(4096, 64), Implementation(schedule=schedule), parse_gpus("64xH100-80G")).form(
+            layout
+        )
+        return {tail.name: tail.layer_ns[0] for tail in form.stages[0].tails}
+
+    one, two = tails("1f1b"), tails("dualpipe")
+    for name in ("grad_reduce", "param_gather"):
+        assert two[name] == pytest.approx(2 * one[name], abs=2)
