@@ -18,8 +18,6 @@ MOST_PASSES = 64
 """A lane with more passes is a smear: the timeline shows the beginning of the step then."""
 MOST_COLUMNS = 64
 """Nodes drawn side by side; beyond, each column stands for several."""
-FORWARD_SHARE = 3
-"""A forward pass is drawn as one third of a microbatch's time: the backward pass computes two products for each one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +47,18 @@ def operations(question: Question, layout: Layout, microbatches: int) -> list[tu
     """(stage, operation, start [ns], duration [ns]) of the schedule's graph, as soon as everything before is done."""
     import networkx as nx
 
+    from planner.timing.interleaved import parts_of_ns
     from planner.timing.schedule import schedule_graph, schedule_orders
     from planner.timing.split import stage_counts
     from planner.timing.step import Timing
 
     form = Timing(question.model, question.workload, question.implementation, question.cluster).form(layout)
-    layers, recomputed = stage_counts(question.model, layout)
-    times = [form.microbatch_ns(i, layers[i], recomputed[i]) // layout.vpp for i in range(layout.pp)]
+    chunks = form.chunks([held.counts for held in stage_counts(question.model, layout)])
+    parts = parts_of_ns(layout.vpp)
 
     def duration(op: Operation) -> int:
-        whole = times[op.slice % layout.pp]
-        return whole // FORWARD_SHARE if op.kind == "F" else whole - whole // FORWARD_SHARE
+        chunk, stage = divmod(op.slice, layout.pp)
+        return (chunks[stage].forward if op.kind == "F" else chunks[stage].backward)[chunk] // parts
 
     schedule = "interleaved" if layout.vpp > 1 else "1f1b"
     orders = schedule_orders(schedule, layout.pp, microbatches, layout.vpp, duration)  # type: ignore[arg-type]

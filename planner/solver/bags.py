@@ -70,6 +70,7 @@ class Bag:
         minima = [problem.minimum(c) if vpp > 1 else 0 for c in self._slices]
         self._minima, self._each = minima, problem.maximum
         self.fewest, self.most = sum(minima), min(problem.layers, self._each * vpp)
+        self.totals = problem.totals(stage) if vpp > 1 and problem.fixed_slices is None else ()
         self.kinds: tuple[int, ...] = (0,)
         self._pure: list[int | None] = [0] * vpp
         """The kind of all layers of each chunk, where it can only be one."""
@@ -89,6 +90,8 @@ class Bag:
 
     def hold(self, wanted: int, limit_ns: int) -> int | None:
         """The most of so many layers that fit and take no longer than the limit; None when not even the fewest do."""
+        if self.totals:
+            return next((min(wanted, n) for n in reversed(self.totals) if self._holds(n, limit_ns)), None)
         wanted = min(wanted, self.most)
         in_time = self._time.most(limit_ns)
         if in_time < 0:
@@ -103,6 +106,11 @@ class Bag:
             if redo is not None and self._time.at(n - self.fewest) + self._again.at(redo) <= limit_ns:
                 return min(wanted, n)
         return None if self._free < 0 else self.fewest + self._free
+
+    def _holds(self, n: int, limit_ns: int) -> bool:
+        """Whether so many layers fit and take no longer than the limit."""
+        redo = self.least_recomputed(n)
+        return redo is not None and self._time.at(n - self.fewest) + self._again.at(redo) <= limit_ns
 
     def least_recomputed(self, n: int) -> int | None:
         """Fewest recomputed layers with which n layers fit; None when they never do."""
@@ -239,9 +247,8 @@ class Counted:
         few."""
         bag = self._bag(stage)
         least = max(bag.fewest, self.problem.minimum(stage)) if self.problem.vpp == 1 else bag.fewest
-        return tuple(
-            bag.least_recomputed(n) if least <= n <= bag.most else None for n in range(self.problem.layers + 1)
-        )
+        held = bag.totals or range(least, bag.most + 1)
+        return tuple(bag.least_recomputed(n) if n in held else None for n in range(self.problem.layers + 1))
 
     def _bag(self, stage: int) -> Bag:
         if self._plain is not None and stage not in self._looked:

@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from planner.solver import unequal
+from planner.solver.problem import chunked_totals, even_chunk
 from planner.timing.form import StepForm
 
 
@@ -55,6 +58,30 @@ def slowest_bound(form: StepForm, layers: tuple[int, ...], recomputed_ns: int = 
     if len(used) == 1:
         whole = _equal_layers(fixed, sum(layers), used[0])
     return max(-(-total // stages), max(fixed), whole), total
+
+
+def chunked_slowest(form: StepForm, layers: int, vpp: int, used: tuple[int, ...]) -> int | None:
+    """The least time of the slowest stage where each has `vpp` chunks of equal length; None where the layers cannot be
+    shared out so. `used` are the kinds of the model's layers; memory is not looked at."""
+    even, last = even_chunk(layers, len(form.stages), vpp), len(form.stages) - 1
+    each = [min(s.layer_ns[k] for k in used) for s in form.stages]
+    ends, inner = chunked_totals(even, vpp, True), chunked_totals(even, vpp, False)
+    times = [
+        [(s.fixed_ns + n * t, n) for n in (ends if i in (0, last) else inner)]
+        for i, (s, t) in enumerate(zip(form.stages, each, strict=True))
+    ]
+    limits = sorted({time for stage in times for time, _ in stage})
+
+    def holds(limit: int) -> bool:
+        first, *between, final = [[n for time, n in stage if time <= limit] for stage in times]
+        if not (first and final and all(between)):
+            return False
+        least, most = sum(map(min, between)), sum(map(max, between))
+        wanted = {layers - a - b for a in first for b in final}
+        return any(least <= left <= most and (left - least) % vpp == 0 for left in wanted)
+
+    place = bisect_left(limits, True, key=holds)
+    return limits[place] if place < len(limits) else None
 
 
 def _equal_layers(fixed: list[int], layers: int, each: int) -> int:

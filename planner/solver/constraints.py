@@ -65,16 +65,15 @@ class FitsMemory:
 class RecomputesEnough:
     """What memory means for a stage's totals: so many layers fit only if so many are recomputed.
 
-    With moments it is implied; without it the solver would find the same splits, but prove them by trying how layers
-    spread over virtual chunks. Where the problem has tables it is the memory.
+    The moments imply it; without it the solver would find the same splits, but take longer to prove them.
     """
 
     def build(self, model: cp_model.CpModel, problem: SplitProblem, variables: SplitVariables) -> None:
-        tables = problem.tables
-        if not tables and problem.vpp > 1 and problem.fixed_slices is None:
-            counted = Counted(problem)
-            tables = tuple(counted.least_recomputed(stage) for stage in range(problem.pp))
-        for stage, least in enumerate(tables):
+        if problem.vpp == 1 or problem.fixed_slices is not None:
+            return
+        counted = Counted(problem)
+        for stage in range(problem.pp):
+            least = counted.least_recomputed(stage)
             fits = [n for n, redo in enumerate(least) if redo is not None]
             if not fits:
                 model.add_bool_or([])  # no number of layers: nothing fits

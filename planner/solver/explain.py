@@ -25,8 +25,7 @@ from planner.solver.interfaces import Accounting, StepTiming
 from planner.solver.refine import Refiner
 from planner.solver.result import Fact
 from planner.solver.shares import shared_out
-from planner.solver.split import EFFORTS
-from planner.solver.totals import solve
+from planner.solver.split import EFFORTS, solve_split
 from planner.topology.kinds import mixed
 from planner.topology.standing import standing
 
@@ -192,7 +191,7 @@ def _first_that_fits(
                 for chunked in space.extend(layout, "vpp"):
                     _look_at_the_clock(until)
                     problem = replace(refiner.problem(chunked), must_recompute=False)
-                    if split_bound(problem) is not None and solve(problem, None, None, effort=EFFORTS[0]).split:
+                    if split_bound(problem) is not None and solve_split(problem, effort=EFFORTS[0]).split:
                         return chunked
     return None
 

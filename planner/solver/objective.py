@@ -7,6 +7,7 @@ from ortools.sat.python import cp_model
 from planner.solver.bounds import slowest_bound
 from planner.solver.problem import SplitProblem
 from planner.solver.variables import Linear, SplitVariables
+from planner.timing.interleaved import first_group, parts_of_ns, steady
 
 
 def step_time(
@@ -29,16 +30,54 @@ def step_time(
     for time in times:
         model.add(slowest >= time)
     total: Linear = sum(times)
-    if step.vpp == 1 and not step.filled_ns:
-        pipeline: Linear = rounds * slowest + total
+    if problem.vpp > 1:
+        pipeline: Linear = _interleaved(model, problem, variables, slowest, total, limit_ns)
+    elif not step.filled_ns:
+        pipeline = rounds * slowest + total
     else:
         pipeline = model.new_int_var(0, limit_ns, "pipeline_ns")
-        model.add(step.vpp * (pipeline + step.filled_ns) >= rounds * slowest + total)
-        if step.filled_ns:
-            model.add(pipeline >= step.num_microbatches * slowest)
+        model.add(pipeline + step.filled_ns >= rounds * slowest + total)
+        model.add(pipeline >= step.num_microbatches * slowest)
     result = model.new_int_var(0, limit_ns, "step_ns")
     model.add(result >= pipeline + _longest_tail(model, problem, variables, limit_ns) + step.once_ns)
     return result
+
+
+def _interleaved(
+    model: cp_model.CpModel,
+    problem: SplitProblem,
+    variables: SplitVariables,
+    slowest: cp_model.IntVar,
+    total: Linear,
+    limit_ns: int,
+) -> Linear:
+    """The pipeline's makespan where stages have chunks: `StepForm.pipeline_ns` with unknowns."""
+    pp, vpp, parts = problem.pp, problem.vpp, parts_of_ns(problem.vpp)
+    more = problem.step.num_microbatches - pp
+    kinds, most = range(problem.kinds), 2 * parts * limit_ns
+    stages = []
+    for stage, form in enumerate(problem.step.stages):
+        layers, recomputed = (
+            [[of(stage, chunk, k) for k in kinds] for chunk in range(vpp)]
+            for of in (variables.layers_of, variables.recomputed_of)
+        )
+        stages.append(form.chunk_times(layers, recomputed))
+
+    def largest(*times: Linear) -> Linear:
+        longest = model.new_int_var(-most, most, "longest_path")
+        for time in times:
+            model.add(longest >= time)
+        return longest
+
+    first = model.new_int_var(0, limit_ns, "first_group_ns")
+    model.add(vpp * first >= (pp * vpp - 1) * slowest + total)
+    model.add(parts * first >= first_group(stages, largest))
+    if not more:
+        return first
+    rate = model.new_int_var(0, limit_ns // more, "rate_ns")
+    model.add(rate >= slowest)
+    model.add(2 * pp * parts * rate >= steady(stages, largest))
+    return first + more * rate
 
 
 def _longest_tail(model: cp_model.CpModel, problem: SplitProblem, variables: SplitVariables, limit_ns: int) -> Linear:

@@ -43,6 +43,19 @@ class Lazy(Sequence):
         return self._made[index]
 
 
+def even_chunk(layers: int, pp: int, vpp: int) -> int:
+    """Layers of an even chunk; every chunk holds these or one more, the model's first and last may hold fewer."""
+    return max(1, layers // (pp * vpp))
+
+
+def chunked_totals(even: int, vpp: int, end: bool) -> tuple[int, ...]:
+    """The numbers of layers that a stage can hold, ascending. Its chunks are equal, as launches build them without a
+    layout of their own and as the interleaved schedule wants them: everything waits for a longer one twice. Only the
+    model's first and last chunk, at an `end`, may hold fewer: they have the embedding and the head besides."""
+    fewer = (0, 1)[end]
+    return tuple(sorted({vpp * n - less for n in (even, even + 1) for less in range(fewer * n + 1)}))
+
+
 @dataclass(frozen=True)
 class SplitProblem:
     """Bytes and nanoseconds of every stage as coefficients, and what a split must keep.
@@ -62,9 +75,6 @@ class SplitProblem:
     must_recompute: bool = False
     """At least one layer must be recomputed: the user pinned full recomputation."""
     fixed_slices: tuple[int, ...] | None = None
-    tables: tuple[tuple[int | None, ...], ...] = ()
-    """[stage][layers]: the fewest layers that a stage with so many must recompute, None where it cannot hold so many;
-    given where memory is said by totals instead of moments."""
 
     @property
     def layers(self) -> int:
@@ -90,13 +100,16 @@ class SplitProblem:
 
     @property
     def maximum(self) -> int:
-        """Most layers of a slice. Virtual chunks differ by one layer at most (but for the two at the ends): the time of
-        the interleaved schedule is that of equal chunks, so a split far from it would be promised too much."""
+        """Most layers of a slice."""
         return self._even + 1 if self.vpp > 1 else self.layers
 
     @property
     def _even(self) -> int:
-        return max(1, self.layers // (self.pp * self.vpp))
+        return even_chunk(self.layers, self.pp, self.vpp)
+
+    def totals(self, stage: int) -> tuple[int, ...]:
+        """The numbers of layers that a stage with chunks can hold, ascending."""
+        return chunked_totals(self._even, self.vpp, stage in (0, self.pp - 1))
 
     def counts(self, split: Split) -> list[Counts]:
         """What each stage holds under a split."""
@@ -142,8 +155,7 @@ class SplitProblem:
 
     def step_ns(self, split: Split) -> int:
         """The step time of a split."""
-        counts = self.counts(split)
-        return self.step.step_ns([_sum(c.layers) for c in counts], [_sum(c.recomputed) for c in counts])
+        return self.step.step_ns(self.counts(split))
 
     def fits(self, split: Split) -> bool:
         """Whether every stage keeps its limit at every moment."""
@@ -152,7 +164,3 @@ class SplitProblem:
             for moments, limit, counts in zip(self.moments, self.limits, self.counts(split), strict=True)
             for moment in moments
         )
-
-
-def _sum(chunks: Matrix) -> tuple[int, ...]:
-    return tuple(map(sum, zip(*chunks, strict=True)))

@@ -22,7 +22,7 @@ from dataclasses import replace
 from planner.layout import Layout, Recompute
 from planner.memory.form import StageForm
 from planner.solver import unequal
-from planner.solver.bounds import layer_bound, slowest_bound, tail_bound, time_bound
+from planner.solver.bounds import chunked_slowest, layer_bound, slowest_bound, tail_bound, time_bound
 from planner.solver.candidates import Space
 from planner.solver.fill import could_fit, least_slowest, split_bound
 from planner.solver.interfaces import Accounting, StepTiming
@@ -210,7 +210,14 @@ class Refiner:
         if node.virtual:
             yield from self._next_virtual(node)
             node = replace(node, virtual=())
-        bound = max(node.bound_ns, self._bound(self.timing.form(node.layout), node.layout, node.slowest_ns))
+        form, slowest = self.timing.form(node.layout), node.slowest_ns
+        if node.layout.vpp > 1 and self.fixed_slices is None:
+            used = tuple([kind for kind, n in enumerate(self.counts) if n])
+            chunked = chunked_slowest(form, self.model.num_layers, node.layout.vpp, used)
+            if chunked is None:
+                return
+            slowest = max(slowest, chunked)
+        bound = max(node.bound_ns, self._bound(form, node.layout, slowest))
         if bound > node.bound_ns:
             yield replace(node, bound_ns=bound)
             return

@@ -26,8 +26,8 @@ def _parts(model: Model, implementation: Implementation, pins: Pins) -> Iterator
         yield "tensor parallelism of experts that divides TP"
     if pins.recompute is None or "full" in pins.recompute:  # FULL_BLOCK, SplitVariables._redone_slices
         yield "whole layers recomputed from a stage's first on"
-    if pins.stage_layers is None and pins.vpp != (1,):  # SplitProblem.minimum, .maximum
-        yield "virtual chunks that differ by one layer at most, the model's first and last may hold fewer"
+    if pins.stage_layers is None and pins.vpp != (1,):  # chunked_totals, SplitVariables._equal_chunks
+        yield "virtual chunks of equal length in each stage, the model's first and last may hold fewer"
     if model.mtp_num_layers:  # planner.stages.split_from_counts
         yield "multi-token prediction beside the loss"
     if not implementation.optimizer_offload_fraction:  # planner.solver.allowed

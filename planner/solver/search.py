@@ -26,9 +26,7 @@ from planner.solver.node import Level, Node, simplicity
 from planner.solver.problem import Split, SplitProblem
 from planner.solver.refine import Refiner
 from planner.solver.result import Explanation, Plan, SearchResult, Status
-from planner.solver.split import EFFORTS
-from planner.solver.totals import solve as solve_problem
-from planner.solver.totals import tidied
+from planner.solver.split import EFFORTS, solve_split, tidy
 from planner.stages import split_from_counts
 from planner.workload import Workload
 
@@ -228,7 +226,7 @@ class Search:
         assert node.problem is not None
         self.solved += 1
         seconds = None if self.deadline is None else self.deadline - time.monotonic()
-        solved = solve_problem(node.problem, self._cutoff(node.layout), seconds, node.bound_ns, EFFORTS[node.tried])
+        solved = solve_split(node.problem, self._cutoff(node.layout), seconds, node.bound_ns, EFFORTS[node.tried])
         self.refiner.statistics["effort"] += round(EFFORT_PER_SECOND * solved.work_seconds)
         if solved.split is not None and solved.step_ns is not None:
             new = Found(solved.step_ns, node.layout, node.problem, solved.split)
@@ -264,7 +262,7 @@ class Search:
         split = found.split
         late = self.deadline is not None and time.monotonic() > self.deadline
         if self.pins.stage_layers is None and not late:
-            split = tidied(found.problem, split)
+            split = tidy(found.problem, split)
         layout = with_split(self.model, found.layout, split)
         plan = Plan(layout, self.accounting.report(layout), self.timing.step(layout))
         promised_ns = found.problem.step_ns(split)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from planner.solver.fill import first_split
 from planner.solver.problem import Split, SplitProblem
 from planner.solver.result import Status
 
@@ -36,7 +37,6 @@ class Solved:
 def solve_split(
     problem: SplitProblem,
     cutoff_ns: int | None = None,
-    hint: Split | None = None,
     seconds: float | None = None,
     at_least_ns: int = 0,
     effort: float = EFFORTS[-1],
@@ -52,8 +52,9 @@ def solve_split(
     model, variables, step = _build(problem, longest_ns if cutoff_ns is None else min(longest_ns, cutoff_ns))
     model.add(step >= at_least_ns)
     model.minimize(step)
-    if hint is not None:
-        variables.hint(hint)
+    start = first_split(problem)
+    if start is not None:
+        variables.hint(start)
     solver = new_solver(effort, seconds)
     status = solver.solve(model)
     work = solver.response_proto.deterministic_time
@@ -63,8 +64,7 @@ def solve_split(
     if status == cp_model.OPTIMAL:
         split = variables.value(solver)
         step_ns = problem.step_ns(split)
-        # tables relax the memory: what they allow beyond the bound is no split yet
-        if max(step_ns, at_least_ns if problem.tables else 0) != round(solver.objective_value):
+        if step_ns != round(solver.objective_value):
             raise AssertionError(f"the constraint model says {solver.objective_value} ns, its own split {step_ns} ns")
         return Solved(Status.OPTIMAL, split, step_ns, step_ns, work)
     if status == cp_model.FEASIBLE:

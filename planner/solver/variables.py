@@ -37,6 +37,8 @@ class SplitVariables:
             )
             for c in range(self.num_slices)
         ]
+        if problem.vpp > 1 and not fixed:
+            self._equal_chunks()
         most = layers if problem.may_recompute else 0
         self.redo = [model.new_int_var(0, most, f"recomputed_on_stage_{s}") for s in range(problem.pp)]
         self._redone_in_slice = self._redone_slices()
@@ -75,8 +77,22 @@ class SplitVariables:
 
     def hint(self, split: Split) -> None:
         """Start from a known split."""
+        hinted = set()
         for variable, value in zip((*self.slices, *self.redo), (*split.slices, *split.recomputed), strict=True):
-            self.model.add_hint(variable, value)
+            if variable.index not in hinted:  # a stage's equal chunks are one variable
+                hinted.add(variable.index)
+                self.model.add_hint(variable, value)
+
+    def _equal_chunks(self) -> None:
+        """A stage's chunks hold as many layers, but for the model's first and last chunk, which may hold fewer."""
+        ends = (0, self.num_slices - 1)
+        for stage in range(self.problem.pp):
+            edges = [c for c in range(stage, self.num_slices, self.problem.pp) if c in ends]
+            chunks = [c for c in range(stage, self.num_slices, self.problem.pp) if c not in ends]
+            for c in edges:
+                self.model.add(self.slices[c] <= self.slices[chunks[0]])
+            for c in chunks:
+                self.slices[c] = self.slices[chunks[0]]
 
     def _redone_slices(self) -> list[Linear]:
         """Recomputed layers of each slice: a stage repeats its first layers, so a chunk begins when the one before it

@@ -15,7 +15,7 @@ from planner.solver.least import TimeUp, least_peaks
 from planner.solver.node import simplicity
 from planner.solver.result import Plan, Status
 from planner.solver.search import with_split
-from planner.solver.totals import solve as solve_problem
+from planner.solver.split import solve_split
 
 MOST_COMPLETIONS = 5_000
 """Ways to fill in what was left open that are looked at, when all of them break a rule."""
@@ -135,7 +135,7 @@ def _leanest_plan(asked: Asked, pins: Pins) -> Plan | None:
         limits = tuple(
             limit + raised - asked.accounting.form(layout, stage).padding_bytes for stage in range(layout.pp)
         )
-        solved = solve_problem(replace(problem, limits=limits, must_recompute=must), None, asked.seconds_left)
+        solved = solve_split(replace(problem, limits=limits, must_recompute=must), None, asked.seconds_left)
         if solved.split is not None:
             found = with_split(asked.model, layout, solved.split)
             return Plan(found, asked.accounting.report(found), asked.timing.step(found))

@@ -128,16 +128,20 @@ class Coefficients:
         for role in roles:
             parts, weighed = self._ends(layout, common, role)
             fixed = dict(parts)
+            if common.wait:
+                fixed.pop("stragglers", 0)  # of multi-token prediction: waits once with all else
+            alone = sum(fixed.values())
             if hop:
                 fixed["pipeline_p2p"] = nanoseconds(role.neighbours * hop)
             if common.wait:
-                fixed.pop("stragglers", 0)  # of multi-token prediction: waits once with all else
                 fixed["stragglers"] = nanoseconds(common.wait * 1e-9 * sum(fixed.values()))
             linear = tails.tails(weighed, layout, self.implementation, e, forward, backward)
             stage_tails = tuple(
                 [Tail(name, nanoseconds(t.fixed), tuple(map(nanoseconds, t.layers))) for name, t in linear.items()]
             )
-            made[role] = StageTime(sum(fixed.values()), common.layer_ns, common.recompute_ns, stage_tails), fixed
+            alone += nanoseconds(common.wait * 1e-9 * alone)
+            at = (alone, 0) if role.embedding else (0, alone)
+            made[role] = StageTime(sum(fixed.values()), common.layer_ns, common.recompute_ns, stage_tails, *at), fixed
         return m, common, made
 
     def tied_seconds(self, layout: Layout, link: GroupLink) -> float:

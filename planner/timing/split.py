@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from planner.layout import Layout
 from planner.memory.counts import stage_counts as chunk_counts
+from planner.memory.form import Counts
 from planner.model import Model
 
-Counts = list[tuple[int, ...]]
+
+class Held(NamedTuple):
+    """What a stage holds. Stages alike share it."""
+
+    counts: Counts
+    layers: tuple[int, ...]
+    """[kind], of all chunks together."""
+    recomputed: tuple[int, ...]
 
 
-def stage_counts(model: Model, layout: Layout) -> tuple[Counts, Counts]:
-    """(layers, recomputed), each [stage][kind], of a layout whose stages are given: the memory accounting's counts,
-    summed over virtual chunks."""
+def stage_counts(model: Model, layout: Layout) -> list[Held]:
+    """What each stage of a layout holds whose stages are given: the memory accounting's counts."""
     alike = len(model.layer_kinds) == 1 and not layout.recompute.stage_layers
-    known: dict[object, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-    layers, recomputed = [], []
+    known: dict[object, Held] = {}
+    found = []
     for i, stage in enumerate(layout.stages):
-        key = tuple([chunk.stop - chunk.start for chunk in stage]) if alike else i
+        key: object = tuple([chunk.stop - chunk.start for chunk in stage]) if alike else i
         if key not in known:
             counts = chunk_counts(model, layout, i)
-            known[key] = _sum(counts.layers), _sum(counts.recomputed)
-        held, again = known[key]
-        layers.append(held)
-        recomputed.append(again)
-    return layers, recomputed
+            held = Held(counts, _sum(counts.layers), _sum(counts.recomputed))
+            known[key] = known.setdefault(counts, held)
+        found.append(known[key])
+    return found
 
 
 def _sum(chunks: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:

@@ -67,12 +67,14 @@ class Timing:
             raise InputError(f"a step is timed on pp ({layout.pp}) stages, but was given {len(layout.stages)}.")
         timed = self._timed(layout)
         form = timed.form
-        layers, recomputed = stage_counts(self.model, layout)
-        alike: dict[tuple[object, ...], int] = {}  # stages that hold the same take as long
-        first = [alike.setdefault((id(stage), layers[i], recomputed[i]), i) for i, stage in enumerate(form.stages)]
+        held = stage_counts(self.model, layout)
+        layers, recomputed = [h.layers for h in held], [h.recomputed for h in held]
+        alike: dict[tuple[int, int], int] = {}  # stages that hold the same take as long
+        first = [alike.setdefault((id(stage), id(held[i])), i) for i, stage in enumerate(form.stages)]
         times = {i: form.microbatch_ns(i, layers[i], recomputed[i]) for i in alike.values()}
         tails = {i: form.tail_ns(i, layers[i]) for i in alike.values()}
-        pipeline = form.pipeline_ns([times[i] for i in first])
+        chunks = form.chunks([h.counts for h in held]) if layout.vpp > 1 else []
+        pipeline = form.pipeline_ns([times[i] for i in first], chunks)
         slowest = max(times, key=times.__getitem__)
         last = max(tails, key=tails.__getitem__)
         components: Parts = {}

@@ -60,11 +60,9 @@ def splits(model: Model, layout: Layout) -> Iterator[Layout]:
         inner = counts[1:-1] if slices > 1 else counts
         if any(n == 0 for n in inner):
             continue
-        # virtual chunks are even: one layer's difference at most, fewer only at the ends
-        least = max(1, len(model.pattern) // slices)
-        if layout.vpp > 1 and (max(counts) > least + 1 or any(n < least for n in inner)):
-            continue
         rows = [list(counts[stage :: layout.pp]) for stage in range(layout.pp)]
+        if layout.vpp > 1 and not _equal_chunks(rows, max(1, len(model.pattern) // slices)):
+            continue
         stages = split_from_counts(model, rows)
         if layout.recompute.granularity != "full":
             yield replace(layout, stages=stages)
@@ -72,6 +70,14 @@ def splits(model: Model, layout: Layout) -> Iterator[Layout]:
         for redo in product(*(range(sum(row) + 1) for row in rows)):
             if any(redo):
                 yield replace(layout_with(layout, redo), stages=stages)
+
+
+def _equal_chunks(rows: list[list[int]], least: int) -> bool:
+    """Whether each stage's chunks hold `least` layers or all one more, the model's first and last perhaps fewer."""
+    first, last = rows[0][0], rows[-1][-1]
+    alike = [rows[0][1:], *rows[1:-1], rows[-1][:-1]]
+    whole = all(len(set(row)) == 1 and row[0] in (least, least + 1) for row in alike)
+    return whole and first <= rows[0][1] and last <= rows[-1][0]
 
 
 def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:

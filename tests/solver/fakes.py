@@ -146,13 +146,14 @@ class FakeTiming:
         again = [w.recompute_ns[k] * layout.micro_batch // layout.tp for k in kinds]
         stages = []
         for i in range(layout.pp):
-            fixed = layout.micro_batch * (w.embedding_ns * (i == 0) + w.head_ns * (i == layout.pp - 1)) // layout.tp
-            fixed += w.hop_ns * layout.vpp * (layout.pp > 1)
+            first = layout.micro_batch * w.embedding_ns * (i == 0) // layout.tp
+            last = layout.micro_batch * w.head_ns * (i == layout.pp - 1) // layout.tp
+            fixed = first + last + w.hop_ns * layout.vpp * (layout.pp > 1)
             tails = (
                 Tail("optimizer", 50, tuple(w.tail_ns // (1 + (sharding(layout) > 0)) for _ in kinds)),
                 Tail("reduce", w.tail_ns * (layout.dp > 1), tuple(w.tail_ns - w.hidden_ns for _ in kinds)),
             )
-            stages.append(StageTime(fixed, tuple(each), tuple(again), tails))
+            stages.append(StageTime(fixed, tuple(each), tuple(again), tails, first, last))
         m, filled = layout.num_microbatches(self.workload.global_batch), w.filled_ns * (layout.pp - 1)
         return StepForm(m, layout.vpp, tuple(stages), 77, filled)
 
@@ -160,16 +161,18 @@ class FakeTiming:
         return 0
 
     def step(self, layout: Layout) -> StepTime:
-        layers, recomputed = [], []
+        counts = []
         for i, stage in enumerate(layout.stages):
             left = layout.recompute.stage_layers[i] if layout.recompute.stage_layers else 0
-            held, again = [0] * len(self.model.layer_kinds), [0] * len(self.model.layer_kinds)
+            layers, recomputed = [], []
             for chunk in stage:
+                held, again = [0] * len(self.model.layer_kinds), [0] * len(self.model.layer_kinds)
                 for kind in self.model.pattern[chunk.start : chunk.stop]:
                     held[kind] += 1
                     again[kind] += left > 0
                     left -= 1
-            layers.append(tuple(held))
-            recomputed.append(tuple(again))
-        step_ns = self.form(layout).step_ns(layers, recomputed)
+                layers.append(tuple(held))
+                recomputed.append(tuple(again))
+            counts.append(Counts(tuple(layers), tuple(recomputed)))
+        step_ns = self.form(layout).step_ns(counts)
         return StepTime(step_ns, {}, 1, layout.world_size, 1, 1, 1.0, 0.0, 0.0)

@@ -9,6 +9,7 @@ import pytest
 from planner.errors import InputError
 from planner.timing.bubble import filled_ns
 from planner.timing.form import StageTime, StepForm
+from planner.timing.interleaved import ChunkTimes, even, parts_of_ns, steady
 from planner.timing.parts import LayerParts
 from planner.timing.schedule import Operation, bars, makespan_ns, schedule_graph, schedule_orders, text_chart
 
@@ -91,6 +92,101 @@ def test_uneven_stages_of_zero_bubble_are_near_their_closed_form():
         exact, form = (of("zb-h1", pp, microbatches, 1, stages) for of in (makespan, closed_form))
         assert form == pytest.approx(exact, rel=0.12)
         assert form >= microbatches * max(map(sum, stages))
+
+
+def compared(microbatches, forward, backward):
+    """(closed form, the graph's critical path, the closed form of stage totals alone) for passes of [stage][chunk]."""
+    pp, vpp = len(forward), len(forward[0])
+    parts = parts_of_ns(vpp)
+    totals = [sum(f) + sum(b) for f, b in zip(forward, backward, strict=True)]
+    form = StepForm(microbatches, vpp, tuple(StageTime(total, (), ()) for total in totals))
+    chunks = [
+        ChunkTimes([parts * t for t in f], [parts * t for t in b]) for f, b in zip(forward, backward, strict=True)
+    ]
+
+    def duration(op: Operation) -> int:
+        chunk, stage = divmod(op.slice, pp)
+        return (forward if op.kind == "F" else backward)[stage][chunk]
+
+    graph = schedule_graph(schedule_orders("interleaved", pp, microbatches, vpp), pp * vpp, duration)
+    return form.pipeline_ns(totals, chunks), makespan_ns(graph), form.pipeline_ns(totals)
+
+
+def passes(layers, redone=None):
+    """Forward and backward [ns] of chunks with so many layers, of which so many are recomputed."""
+    forward = [[round(100 * n) for n in row] for row in layers]
+    backward = [[round(200 * n) for n in row] for row in layers]
+    if redone is not None:
+        backward = [[b + 100 * r for b, r in zip(*rows, strict=True)] for rows in zip(backward, redone, strict=True)]
+    return forward, backward
+
+
+@pytest.mark.parametrize(
+    ("pp", "microbatches", "chunks", "too_fast"),
+    [
+        (16, 64, [1, 1, 1, 1, 2], 0.11),
+        (16, 16, [1, 1, 1, 1, 2], 0.09),
+        (8, 64, [1, 2], 0.15),
+        (8, 8, [1, 2], 0.09),
+        (4, 16, [1] * 12 + [2], 0.02),
+        (8, 32, [1, 2, 1, 2], 0.16),
+        (8, 512, [1, 2], 0.17),
+    ],
+)
+def test_a_longer_chunk_is_waited_for_on_the_first_and_on_the_last_rank(pp, microbatches, chunks, too_fast):
+    """The critical path within 2.5 %, however many microbatches; stage totals alone promise too much at any number."""
+    found, exact, totals = compared(microbatches, *passes([chunks] * pp))
+    assert found == pytest.approx(exact, rel=0.025)
+    assert totals < (1 - too_fast) * exact
+
+
+def test_even_chunks_have_no_longer_cycle_than_the_slowest_rank():
+    """Where `even` says so, `steady` agrees, so that it need not be asked."""
+    rng, seen = random.Random(9), 0
+    for _ in range(300):
+        _, forward, backward = random_chunks(rng, rng.choice(["ends", "recomputed", "chunks"]))
+        chunks = [ChunkTimes(f, b) for f, b in zip(forward, backward, strict=True)]
+        slowest = max(sum(f) + sum(b) for f, b in zip(forward, backward, strict=True))
+        if even(chunks, slowest):
+            seen += 1
+            assert steady(chunks) <= 2 * len(chunks) * slowest
+    assert seen > 50
+
+
+def random_chunks(rng, what):
+    """(microbatches, passes) of a random pipeline whose chunks differ as launches make them differ."""
+    pp, vpp, each = rng.choice([2, 4, 8, 16]), rng.choice([2, 3, 4, 5]), rng.choice([1, 2, 3])
+    layers = [[each] * vpp for _ in range(pp)]
+    redone = None
+    if what == "chunks":
+        layers = [[each + (rng.random() < 0.4) for _ in range(vpp)]] * pp
+    if what in ("ends", "recomputed"):
+        layers[0][0], layers[-1][-1] = each - rng.choice([0, 0.5, 0.8]), each - rng.choice([-0.5, 0, 0.5])
+    if what == "recomputed":  # a stage's first layers, more of them on the first stages
+        redone, most = [], rng.randint(0, each * vpp)
+        for stage in range(pp):
+            left = max(0, most - rng.choice([0, 0, 1]) * stage)
+            redone.append([min(each, max(0, left - each * chunk)) for chunk in range(vpp)])
+    if what == "heavy last chunk":  # multi-token prediction and its head; the stage holds fewer layers
+        layers[-1] = [max(0.5, each - 1)] * (vpp - 1) + [each * rng.uniform(0.8, 1.8)]
+        layers[0][0] = each * rng.choice([0.5, 1])
+    return pp * rng.choice([1, 2, 4, 8]), *passes(layers, redone)
+
+
+@pytest.mark.parametrize(
+    ("what", "low", "high"),
+    [("chunks", 0.03, 0.08), ("ends", 0.01, 0.09), ("recomputed", 0.08, 0.12), ("heavy last chunk", 0.06, 0.05)],
+)
+def test_chunks_of_unequal_time_take_what_the_graph_says(what, low, high):
+    """Each of 100 within these of the critical path, nine in ten within 4 %, and never below the stages' totals."""
+    rng = random.Random(4)
+    errors = []
+    for _ in range(100):
+        found, exact, totals = compared(*random_chunks(rng, what))
+        assert found >= totals
+        errors.append(found / exact - 1)
+    assert -low <= min(errors) and max(errors) <= high
+    assert sum(abs(error) <= 0.04 for error in errors) >= 90
 
 
 def test_the_bidirectional_schedule_is_no_slower_than_its_closed_form():

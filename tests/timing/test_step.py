@@ -73,7 +73,7 @@ def test_step_is_the_form_and_its_parts_are_the_whole_and_nothing_beats_the_boun
     for _ in range(60):
         layout = random_layout(rng, model, 64)
         step, form = t.step(layout), t.form(replace(layout, stages=()))
-        assert step.step_ns == form.step_ns(*stage_counts(MODELS[model], layout))
+        assert step.step_ns == form.step_ns([held.counts for held in stage_counts(MODELS[model], layout)])
         assert sum(step.components.values()) == pytest.approx(step.seconds, rel=1e-9)
         assert all(value >= 0 for value in step.components.values())
         assert t.lower_bound_ns(replace(layout, stages=())) <= step.step_ns
