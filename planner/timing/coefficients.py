@@ -127,9 +127,8 @@ class Coefficients:
         made: dict[Role, tuple[StageTime, Parts]] = {}
         for role in roles:
             parts, weighed = self._ends(layout, common, role)
-            fixed = dict(parts)
-            if common.wait:
-                fixed.pop("stragglers", 0)  # of multi-token prediction: waits once with all else
+            # "stragglers" of multi-token prediction: waits once with all else
+            fixed = {name: ns for name, ns in parts.items() if not common.wait or name != "stragglers"}
             alone = sum(fixed.values())
             if hop:
                 fixed["pipeline_p2p"] = nanoseconds(role.neighbours * hop)
@@ -140,7 +139,7 @@ class Coefficients:
                 [Tail(name, nanoseconds(t.fixed), tuple(map(nanoseconds, t.layers))) for name, t in linear.items()]
             )
             alone += nanoseconds(common.wait * 1e-9 * alone)
-            at = (alone, 0) if role.embedding else (0, alone)
+            at = (alone, 0) if role.embedding else (0, alone)  # on the first or on the last chunk
             made[role] = StageTime(sum(fixed.values()), common.layer_ns, common.recompute_ns, stage_tails, *at), fixed
         return m, common, made
 
@@ -219,9 +218,8 @@ class Coefficients:
         model, layer, e = self.model, self.model.layer_kinds[kind], self.device.efficiency
         names = ("tp", "cp", "ep", "etp", "etp_ep", *(("shard", "edp", "replicate") if layout.zero >= 2 else ()))
         key = (shard, kind, layout.zero if layout.zero >= 2 else 0, *[links[name] for name in names])
-        found = self._layers.get(key)
-        if found is not None:
-            return found
+        if key in self._layers:
+            return self._layers[key]
         if layout.zero >= 2 and layout.hsdp_replicas > 1 and isinstance(layer.mlp, MoE) and layout.experts_apart:
             raise NotModelled("the time of experts that are divided and hybrid-sharded (HSDP) is not modelled.")
         c = self._layer_compute(shard, kind)
@@ -291,9 +289,8 @@ class Coefficients:
     def _parameters_around(self, layout: Layout, shard: Shard, role: Role) -> tuple[int, int]:
         """(dense, expert) parameters of a stage beside its layers, on one rank."""
         key = (shard.tp, shard.ep, shard.etp, role)
-        found = self._around.get(key)
-        if found is not None:
-            return found
+        if key in self._around:
+            return self._around[key]
         model, divisible = self.model, self.implementation.vocab_divisible_by
         weights: tuple[Weight, ...] = ()
         if role.embedding:
