@@ -53,7 +53,8 @@ def operations(question: Question, layout: Layout, microbatches: int) -> list[tu
     from planner.timing.step import Timing
 
     form = Timing(question.model, question.workload, question.implementation, question.cluster).form(layout)
-    chunks = form.chunks([held.counts for held in stage_counts(question.model, layout)])
+    counts = [held.counts for held in stage_counts(question.model, layout)]
+    chunks = form.chunks(counts, form.alike(counts))
     parts = parts_of_ns(layout.vpp)
 
     def duration(op: Operation) -> int:

@@ -106,23 +106,23 @@ class StepForm:
         whole = -(-(rounds * slowest_ns + total_ns) // self.vpp)
         return max(self.num_microbatches * slowest_ns, whole - self.filled_ns)
 
-    def chunks(self, counts: Sequence[Counts]) -> list[ChunkTimes]:
-        """The times of each stage's chunks; stages alike share them."""
-        made: dict[tuple[int, int], ChunkTimes] = {}
-        found = []
-        for stage, held in zip(self.stages, counts, strict=True):
-            key = (id(stage), id(held))
-            if key not in made:
-                made[key] = stage.chunk_times(held.layers, held.recomputed)
-            found.append(made[key])
-        return found
+    def alike(self, counts: Sequence[Counts]) -> list[int]:
+        """For each stage the first that is like it: with the same work around its layers, and the same layers."""
+        known: dict[tuple[int, int], int] = {}
+        pairs = zip(map(id, self.stages), map(id, counts), strict=True)
+        return [known.setdefault(pair, i) for i, pair in enumerate(pairs)]
+
+    def chunks(self, counts: Sequence[Counts], alike: Sequence[int]) -> list[ChunkTimes]:
+        """The times of each stage's chunks; stages that are `alike` share them."""
+        made = {i: self.stages[i].chunk_times(counts[i].layers, counts[i].recomputed) for i in set(alike)}
+        return [made[i] for i in alike]
 
     def step_ns(self, counts: Sequence[Counts]) -> int:
         """The whole step, for what each stage holds and recomputes."""
         stages = range(len(self.stages))
         layers = [_sum(c.layers) for c in counts]
         times = [self.microbatch_ns(i, layers[i], _sum(counts[i].recomputed)) for i in stages]
-        chunks = self.chunks(counts) if len(counts[0].layers) > 1 else []
+        chunks = self.chunks(counts, self.alike(counts)) if len(counts[0].layers) > 1 else []
         return self.pipeline_ns(times, chunks) + max(self.tail_ns(i, layers[i]) for i in stages) + self.once_ns
 
 

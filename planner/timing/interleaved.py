@@ -21,7 +21,7 @@ is at least each of its arguments.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import add, sub
+from operator import add, mul, sub
 from typing import Any, NamedTuple
 
 Time = Any
@@ -123,18 +123,18 @@ def _cycle(rank: Blocks, below: Blocks, pp: int, largest: Largest, exact: bool =
 def first_group(stages: Sequence[ChunkTimes], largest: Largest = max) -> Time:
     """pp microbatches alone: all their forward passes, then all backward ones, chunk after chunk. In the parts of its
     arguments."""
-    whole: dict[int, Sequence[Time]] = {}
-    for s in stages:
-        if id(s) not in whole:
-            whole[id(s)] = list(map(add, s.forward, s.backward))
-    times = [whole[id(s)] for s in stages]
-    pp, through = len(times), [sum(column) for column in zip(*times, strict=True)]
-    longest = _there_and_back(times[0], times[-1], through, pp, largest)
+    pp, ids = len(stages), list(map(id, stages))
+    one = dict(zip(ids, stages, strict=True))
+    whole = {key: list(map(add, s.forward, s.backward)) for key, s in one.items()}
+    near, then, far = whole[ids[0]], whole[ids[1]], whole[ids[-1]]
+    alike = [ids.count(key) for key in whole]
+    through = [sum(map(mul, alike, column)) for column in zip(*whole.values(), strict=True)]
+    longest = _there_and_back(near, far, through, pp, largest)
     if pp == 2:
         return longest
     # the first stage may have less to do than all others
-    rest = list(map(sub, through, times[0]))
-    return largest(longest, times[0][0] + _there_and_back(times[1], times[-1], rest, pp, largest))
+    rest = list(map(sub, through, near))
+    return largest(longest, near[0] + _there_and_back(then, far, rest, pp, largest))
 
 
 def _there_and_back(

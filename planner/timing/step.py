@@ -69,11 +69,12 @@ class Timing:
         form = timed.form
         held = stage_counts(self.model, layout)
         layers, recomputed = [h.layers for h in held], [h.recomputed for h in held]
-        alike: dict[tuple[int, int], int] = {}  # stages that hold the same take as long
-        first = [alike.setdefault((id(stage), id(held[i])), i) for i, stage in enumerate(form.stages)]
-        times = {i: form.microbatch_ns(i, layers[i], recomputed[i]) for i in alike.values()}
-        tails = {i: form.tail_ns(i, layers[i]) for i in alike.values()}
-        chunks = form.chunks([h.counts for h in held]) if layout.vpp > 1 else []
+        counts = [h.counts for h in held]
+        first = form.alike(counts)  # stages that hold the same take as long
+        different = dict.fromkeys(first)
+        times = {i: form.microbatch_ns(i, layers[i], recomputed[i]) for i in different}
+        tails = {i: form.tail_ns(i, layers[i]) for i in different}
+        chunks = form.chunks(counts, first) if layout.vpp > 1 else []
         pipeline = form.pipeline_ns([times[i] for i in first], chunks)
         slowest = max(times, key=times.__getitem__)
         last = max(tails, key=tails.__getitem__)
