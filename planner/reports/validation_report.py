@@ -12,9 +12,11 @@ from planner.reports.blocks import Block, Heading, Items, Report, Table, Text
 from planner.reports.body import VERSION
 from planner.reports.filled import filled
 from planner.units import percent, plural, size
+from planner.validation.bands import error_bands
 from planner.validation.fits import fit_rows
 
 if TYPE_CHECKING:
+    from planner.validation.bands import Band
     from planner.validation.fits import FitRow, Ran
     from planner.validation.memory import MemoryRow, MemoryValidation
     from planner.validation.parameters import ParameterValidation
@@ -80,9 +82,11 @@ def step_section(validation: StepValidation) -> Section:
         ),
         keys=4,
     )
+    bands = error_bands(validation.runs)
     data = {
         "rows": rows,
         "rankings": [asdict(ranking) for ranking in validation.rankings],
+        "bands": [asdict(band) for band in bands],
         "left_out": dict(validation.left_out),
         "sources": dict(validation.sources),
     }
@@ -99,9 +103,30 @@ def step_section(validation: StepValidation) -> Section:
                 f"{validation.mean_spearman:.2f}."
             )
         )
+    blocks += band_blocks(bands)
     blocks += left_out_blocks(validation.left_out)
     blocks += sources_blocks(validation.sources)
     return "step", data, blocks, rows
+
+
+def band_blocks(bands: Sequence[Band]) -> list[Block]:
+    """What other reports print as the error of a step time."""
+    table = Table(
+        ("<architecture", "<models", "runs", "sources", "half within", "nine in ten"),
+        tuple(
+            (
+                band.architecture,
+                "mixtures" if band.mixture else "dense",
+                str(band.runs),
+                str(band.sources),
+                percent(band.median_error),
+                percent(band.p90_error),
+            )
+            for band in bands
+        ),
+        keys=2,
+    )
+    return [Text("The error that reports state, where every source counts alike:"), table]
 
 
 def memory_section(validation: MemoryValidation) -> Section:

@@ -65,6 +65,7 @@ def assumptions(model: Model, precision: str, implementation: Implementation, cl
                 within = f"hardly any of {kind}: how far off the time is has not been measured"
             else:
                 within = f"those of {kind} predicted within {half:.0%} for half of them, {most:.0%} for nine in ten"
+                within += ", where every source counts alike"
             said.append(f"efficiencies of {architecture} cards fitted to published runs, {within}")
         else:
             said.append(f"efficiencies of {architecture} cards reasoned from others: no published run was fitted")

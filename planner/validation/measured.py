@@ -28,7 +28,8 @@ class Measured:
 
 
 @lru_cache(maxsize=1)
-def _architectures() -> dict[str, str]:
+def architectures() -> dict[str, str]:
+    """Of every card, by name."""
     from planner.hardware.cards import card_names, load_card
 
     return {name: load_card(name).architecture for name in card_names()}
@@ -74,7 +75,7 @@ def ranking_error(architecture: str) -> Measured:
 
 def _larger(errors: Sequence[tuple[str, float]], architecture: str) -> Measured:
     """The architecture's own p90; where it has few runs, the larger of its own and that of all cards."""
-    own = [error for card, error in errors if _architectures().get(card) == architecture]
+    own = [error for card, error in errors if architectures().get(card) == architecture]
     if len(own) >= ENOUGH:
         return Measured(percentile(own, P90), len(own), f"{architecture} cards")
     error = percentile([error for _, error in errors], P90)
