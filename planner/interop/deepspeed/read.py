@@ -23,7 +23,7 @@ from planner.layout import NO_RECOMPUTE, Layout, Recompute
 from planner.memory.deepspeed import REDUCE_BUCKET_ELEMENTS
 from planner.model import Model
 from planner.parameters import parameters
-from planner.stages import balanced_split
+from planner.stages import usual_split
 from planner.workload import Optimizer, Precision, Workload
 
 IMPLEMENTATION = Implementation(
@@ -111,7 +111,7 @@ class _Reader:
             zero = 1
             self.notes.append("zero_optimization.stage 0: with bf16 the pipeline shards optimizer states as stage 1")
         try:
-            stages = balanced_split(model, pp)
+            stages = usual_split(model, pp)
         except InputError:
             stages = ()
         layout = Layout(
