@@ -158,6 +158,7 @@ class RuleOfThumb:
     def report(self, layout: Layout, detail: bool = False) -> MemoryReport:
         """Memory of every stage of a layout whose stage split is set."""
         m = layout.num_microbatches(self.workload.global_batch) or 1
+        group = self.implementation.microbatch_group_size
         stages = []
         for i in range(layout.pp):
             moment, components = self.form(layout, i).peak(self.counts(layout, i))
@@ -168,7 +169,7 @@ class RuleOfThumb:
                     ranks=layout.world_size // layout.pp,
                     layers=held,
                     parameters=self._parameters * held // (self.model.num_layers * layout.tp),
-                    in_flight_microbatches=peak_in_flight(layout.pp, i, layout.vpp, m),
+                    in_flight_microbatches=peak_in_flight(layout.pp, i, layout.vpp, m, group),
                     moment=moment.name,
                     components={c: components[c] for c in COMPONENTS},
                     capacity_bytes=self.stage_capacity_bytes(layout, i),

@@ -11,6 +11,7 @@ from planner.cluster import Cluster
 from planner.errors import InputError, NotModelled
 from planner.implementation import Implementation, weight_copies
 from planner.layout import Layout
+from planner.memory.states import half_weight_bytes, split_by_group
 from planner.model import Model, MoE
 from planner.parameters import (
     Weight,
@@ -81,6 +82,7 @@ class Coefficients:
         self.implementation, self.cluster = replace(implementation, attention=kernel), cluster
         if implementation.launch_blocking:
             self.device = one_at_a_time(self.device)
+        self._gathered_bytes = half_weight_bytes(workload, implementation)
         self._casts = workload.precision == "fp8" and implementation.layer_implementation == "transformer_engine"
         self._compute: dict[tuple[Shard, int], LayerCompute] = {}
         self._layers: dict[tuple[object, ...], LayerParts] = {}
@@ -177,7 +179,7 @@ class Coefficients:
                 layers,
                 tuple([part.normal_ns for part in layers]),
                 tuple([part.recompute_ns for part in layers]),
-                tuple([self._layer_parameters(shard, k) for k in kinds]),
+                tuple([self._layer_parameters(layout, shard, k) for k in kinds]),
                 tails.rates(self.device, layout, self.implementation, self.workload, links, self._ranks_per_node),
                 {},
             )
@@ -230,7 +232,7 @@ class Coefficients:
         if shard.modules:
             args = (shard, self.workload, self.implementation, links, e)
             more = selective_traffic(model, layer, c, *args, (cp[0], ep[0]))
-        count = self._layer_parameters(shard, kind)
+        count = self._layer_parameters(layout, shard, kind)
         copy = activation_copy_seconds(self.device, model, layer, self.workload, self.implementation, layout)
         # a weight that is gathered is cast to 8 bits again, read in two bytes and written once for each product
         gathers = layout.zero >= 2 and not keeps_weights(self.implementation, layout.zero)
@@ -243,7 +245,9 @@ class Coefficients:
             launch = (max(0.0, host[0] - forward), max(0.0, host[1] - backward))
         # hidden behind all the time that a layer takes, the host's included: so no recomputation makes a layer faster
         hide = forward + launch[0], backward + launch[1]
-        dp = layer_sharded_data(count, *hide, layout.zero, self.implementation, links, self.device)
+        dp = layer_sharded_data(
+            count, *hide, layout.zero, self._gathered_bytes, self.implementation, links, self.device
+        )
         normal = {
             "compute": nanoseconds(c.forward + c.backward + cast + cast_again),
             "recompute": nanoseconds(c.selective.seconds),
@@ -276,13 +280,13 @@ class Coefficients:
             for kind, layer in enumerate(self.model.layer_kinds)
         )
 
-    def _layer_parameters(self, shard: Shard, kind: int) -> tuple[int, int]:
-        """(dense, expert) parameters of a layer on one rank."""
+    def _layer_parameters(self, layout: Layout, shard: Shard, kind: int) -> tuple[int, int]:
+        """(dense, expert) parameters of a layer on one rank, by the group that reduces them."""
         key = (shard.tp, shard.ep, shard.etp, kind)
         found = self._parameters.get(key)
         if found is None:
             layer, sharding = self.model.layer_kinds[kind], shard.sharding(self.implementation)
-            found = _split(layer_weights(layer, self.model.hidden_size, self.model.norm, sharding))
+            found = split_by_group(layer_weights(layer, self.model.hidden_size, self.model.norm, sharding), layout)
             self._parameters[key] = found
         return found
 
@@ -301,7 +305,7 @@ class Coefficients:
         if role.mtp:
             weights += mtp_weights(model, shard.sharding(self.implementation)) * model.mtp_num_layers
             weights += () if role.embedding else embedding_weights(model, layout.tp, divisible)[:1]
-        found = self._around[key] = _split(weights)
+        found = self._around[key] = split_by_group(weights, layout)
         return found
 
     def _matrices(self, layout: Layout, role: Role) -> tails.Linear:
@@ -312,7 +316,8 @@ class Coefficients:
             return tails.Linear(0.0, (0.0,) * len(model.layer_kinds))
         kinds = [layer_weights(layer, model.hidden_size, model.norm) for layer in model.layer_kinds]
         mtp = mtp_weights(model) * model.mtp_num_layers if role.mtp else ()
-        fixed, *layers = [tails.orthogonalisation_seconds(self.device, weights, layout) for weights in (mtp, *kinds)]
+        given = self.device, self.implementation
+        fixed, *layers = [tails.orthogonalisation_seconds(*given, weights, layout) for weights in (mtp, *kinds)]
         return tails.Linear(fixed, tuple(layers))
 
     def _fixed(
@@ -358,7 +363,8 @@ class Coefficients:
             add("tensor_parallel", n * embedding_traffic)
         add("compute", kernels)
         if layout.zero >= 2:
-            shown = layer_sharded_data(around, kernels / 3, kernels * 2 / 3, layout.zero, implementation, links, device)
+            hide = kernels / 3, kernels * 2 / 3
+            shown = layer_sharded_data(around, *hide, layout.zero, self._gathered_bytes, implementation, links, device)
             add("data_parallel", sum(shown))
         return parts
 
@@ -389,9 +395,3 @@ def _delayed(layer: LayerParts, wait: float) -> LayerParts:
     again = {**layer.recompute, "stragglers": nanoseconds(wait * 1e-9 * layer.recompute_ns)}
     totals = layer.normal_ns + normal["stragglers"], layer.recompute_ns + again["stragglers"]
     return replace(layer, normal=normal, recompute=again, normal_ns=totals[0], recompute_ns=totals[1])
-
-
-def _split(weights: tuple[Weight, ...]) -> tuple[int, int]:
-    """Elements of (dense, expert) tensors."""
-    dense = sum(w.numel for w in weights if not w.expert)
-    return dense, sum(w.numel for w in weights if w.expert)

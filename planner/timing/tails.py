@@ -139,7 +139,9 @@ class Weighed:
     rates: Rates
 
 
-def orthogonalisation_seconds(device: Device, weights: Sequence[Weight], layout: Layout) -> float:
+def orthogonalisation_seconds(
+    device: Device, implementation: Implementation, weights: Sequence[Weight], layout: Layout
+) -> float:
     """Muon's Newton-Schulz steps on these whole matrices, m x n with m <= n: X X^T, its square, and their product with
     X, 4 m^2 n + 2 m^3 FLOPs each (megatron/core/optimizer/emerging_optimizers.py). Every tensor-parallel rank computes
     the whole (--muon-tp-mode duplicated); the distributed optimizer deals matrices out over data parallelism."""
@@ -148,7 +150,7 @@ def orthogonalisation_seconds(device: Device, weights: Sequence[Weight], layout:
         if len(w.shape) == 2 and w.part in MUON_MATRICES:
             m, n = sorted(w.shape)
             held = w.count / layout.ep if w.expert else w.count
-            ranks = (layout.edp if w.expert else layout.dp * layout.cp) if layout.zero else 1
+            ranks = shard_group(layout, implementation, w.expert) if layout.zero else 1
             flops += held / ranks * NEWTON_SCHULZ_STEPS * (4 * m * m * n + 2 * m**3)
     return flops / device.flops("bf16")
 

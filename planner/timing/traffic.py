@@ -184,6 +184,7 @@ def layer_sharded_data(
     forward: float,
     backward: float,
     zero: int,
+    weight_bytes: int,
     implementation: Implementation,
     links: Links,
     device: Device,
@@ -202,7 +203,7 @@ def layer_sharded_data(
     if zero < 2:
         return 0.0, 0.0
     e = device.efficiency
-    copied = HALF * copy_seconds(device) if implementation.offload_parameters else 0.0
+    copied = weight_bytes * copy_seconds(device) if implementation.offload_parameters else 0.0
     deepspeed = implementation.sharded_framework == "deepspeed"
     weights = gradients = agreed = 0.0
     agrees = implementation.sharded_framework == "fsdp2" and links["replicate"].size > 1
@@ -210,7 +211,7 @@ def layer_sharded_data(
     for count, name in zip(parameters, ("shard", "edp"), strict=True):
         if count:
             if not keeps_weights(implementation, zero):
-                weights += gather_seconds(links[name], HALF * count, e) + copied * count / links[name].size
+                weights += gather_seconds(links[name], weight_bytes * count, e) + copied * count / links[name].size
             reduced = implementation.grad_reduce_bytes * count
             gradients += reduction(links[name], reduced, e)
             agreed += all_reduce_seconds(links["replicate"], reduced / links[name].size, e) if agrees else 0.0

@@ -1,6 +1,7 @@
 """The rule of thumb, to the byte: the worked cases of 13 billion parameters on 80 GB cards."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 
@@ -91,3 +92,12 @@ def test_interleaving_holds_more_microbatches():
     """Two chunks on four stages: 11 of 8 chunks in flight, 1.375 times a full pipeline's activations."""
     first = stages(pp=4, vpp=2)[0][0]
     assert first == N * 18 // 4 + 11 * ACTIVATIONS // 8
+
+
+def test_microbatches_of_a_group_are_reported_as_they_are_counted():
+    """Groups of 8 over 4 stages of 5 chunks: min(m v, 2 (p - 1) + (v - 1) 8 + 1) chunks are alive on the first stage."""
+    model = load_model("13b-rule-of-thumb")
+    layout = Layout(pp=4, vpp=5, dp=2, stages=even_split(model, 4, 5))
+    impl = Implementation(microbatch_group_size=8)
+    hand = RuleOfThumb(model, Workload(4096, 64), impl, parse_gpus("8xA100-80G"))
+    assert hand.report(layout).stages[0].in_flight_microbatches == Fraction(2 * 3 + 4 * 8 + 1, 5)
