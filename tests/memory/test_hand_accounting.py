@@ -95,7 +95,7 @@ def test_interleaving_holds_more_microbatches():
 
 
 def test_microbatches_of_a_group_are_reported_as_they_are_counted():
-    """Groups of 8 over 4 stages of 5 chunks: min(m v, 2 (p - 1) + (v - 1) 8 + 1) chunks are alive on the first stage."""
+    """Groups of 8 over 4 stages of 5 chunks: 2 (p - 1) + (v - 1) 8 + 1 chunks are alive on the first stage."""
     model = load_model("13b-rule-of-thumb")
     layout = Layout(pp=4, vpp=5, dp=2, stages=even_split(model, 4, 5))
     impl = Implementation(microbatch_group_size=8)
