@@ -14,13 +14,17 @@ from typing import Literal
 Granularity = Literal["none", "selective", "full"]
 
 
+OPERATIONS = "op"
+"""In the place of modules: torchtitan's policy, which chooses operations (memory/activations/selective_ops.py)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recompute:
     """What is recomputed in the backward pass (`--recompute-granularity`, `-method`, `-num-layers`, `-modules`)."""
 
     granularity: Granularity = "none"
     modules: tuple[str, ...] = ()
-    """selective: core_attn, layernorm, mlp, moe, moe_act, mla_up_proj, shared_experts; sorted."""
+    """selective: core_attn, layernorm, mlp, moe, moe_act, mla_up_proj, shared_experts; sorted. Or `op` alone."""
     method: Literal["uniform", "block"] = "uniform"
     """full: uniform checkpoints every group of num_layers; block recomputes the first num_layers of each chunk."""
     num_layers: int | None = 1

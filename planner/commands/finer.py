@@ -26,7 +26,7 @@ def finer_options() -> Decorator:
         click.option(
             "--recompute-modules",
             metavar="NAME,...",
-            help="With --recompute selective: core_attn, layernorm, mlp, moe, moe_act, ... [core_attn]",
+            help="With --recompute selective: core_attn, layernorm, mlp, moe, moe_act, ...; or op. [core_attn]",
         ),
         click.option(
             "--recompute-layers",

@@ -90,7 +90,7 @@ def given_split(
 
 def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
     """What is recomputed: nothing, the named modules, every layer, layers in groups, or the first of each chunk."""
-    from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Recompute
+    from planner.layout import FULL, NO_RECOMPUTE, OPERATIONS, SELECTIVE, Recompute
     from planner.rules import states
 
     granularity = options["recompute"][0] if options["recompute"] else "none"
@@ -107,7 +107,7 @@ def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
         if value and layers is not None:
             raise InputError(f"--{name} and --recompute-layers exclude each other: give one of them.")
     if modules is not None:
-        return Recompute("selective", named_modules("--recompute-modules", modules, states.MODULES))
+        return Recompute("selective", named_modules("--recompute-modules", modules, (*states.MODULES, OPERATIONS)))
     if any(wholly.values()):
         kind: Literal["uniform", "block"] = "block" if method == "block" else "uniform"
         return Recompute("full", method=kind, num_layers=number or 1, distribute_saved_activations=distribute)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from planner.attention import fuses_softmax, has_sinks, scoring_heads
 from planner.cluster import Cluster
 from planner.implementation import Implementation, recomputed_modules, separate_norms, weight_copies
-from planner.layout import Layout
+from planner.layout import OPERATIONS, Layout
 from planner.memory.states import keeps_half_gradients, keeps_remainders
 from planner.model import Model
 from planner.parameters import parameters
@@ -138,7 +138,7 @@ def _fused_norms(model: Model, impl: Implementation, layout: Layout) -> list[str
 
 def _nothing_there(model: Model, impl: Implementation, layout: Layout, host_bytes: int) -> list[str]:
     """Modules that were named and that this model has not, which Megatron takes without a word."""
-    there = {"core_attn", "layernorm", *recomputed_modules(model, impl)}
+    there = {"core_attn", "layernorm", OPERATIONS, *recomputed_modules(model, impl)}
     named = [module for module in layout.recompute.modules if module not in there]
     notes = [f"recompute of {', '.join(named)} changes nothing: the model has none"] if named else []
     if impl.offload_modules and not host_bytes:

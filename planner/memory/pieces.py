@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from planner.implementation import Implementation
-from planner.layout import Layout
+from planner.layout import OPERATIONS, Layout
 from planner.memory.activations.edges import (
     embedding_saved,
     final_norm_saved,
@@ -19,7 +19,7 @@ from planner.memory.activations.edges import (
     loss_scratch,
 )
 from planner.memory.activations.layer import checkpoint_tape, layer_tape
-from planner.memory.activations.selective_ops import OPERATIONS, saved_by_policy
+from planner.memory.activations.selective_ops import saved_by_policy
 from planner.memory.activations.shape import Shape
 from planner.memory.form import Certainty
 from planner.memory.offload import offloaded_bytes

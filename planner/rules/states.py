@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from planner.layout import OPERATIONS
 from planner.model import LatentAttention
 from planner.rules.rule import Case, Rule
 
 MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
 """What selective recomputation can name (transformer_config.py: allowed_modules)."""
 _CONFIG = "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__"
+
+
+def _fsdp2(c: Case) -> bool:
+    return c.layout.zero >= 2 and c.implementation.sharded_framework == "fsdp2"
 
 
 def _recompute_counts(c: Case) -> bool:
@@ -37,14 +42,17 @@ def _modules_known(c: Case) -> bool:
     r = c.layout.recompute
     if r.granularity != "selective":
         return not r.modules
+    if r.modules == (OPERATIONS,):
+        return _fsdp2(c)
     return bool(r.modules) and set(r.modules) <= set(MODULES)
 
 
 RECOMPUTE_MODULES = Rule(
     "recompute-modules",
-    f"selective recompute names at least one of {', '.join(MODULES)}, and only selective names any",
+    f"selective recompute names at least one of {', '.join(MODULES)}, or op alone where torch FSDP2 shards, and only "
+    "selective names any",
     _CONFIG,
-    ("recompute",),
+    ("recompute", "zero"),
     _modules_known,
     lambda c: f"the modules are {', '.join(c.layout.recompute.modules) or 'none'}",
 )
@@ -108,10 +116,6 @@ ZERO_PIPELINE = Rule(
     lambda c: c.layout.zero < 2 or c.layout.pp == 1 or c.implementation.sharded_framework == "megatron_fsdp",
     lambda c: f"zero is {c.layout.zero} and pp is {c.layout.pp}",
 )
-
-
-def _fsdp2(c: Case) -> bool:
-    return c.layout.zero >= 2 and c.implementation.sharded_framework == "fsdp2"
 
 
 FSDP2_EXPERTS = Rule(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from planner.cluster import Cluster
 from planner.implementation import Implementation
 from planner.layout import Layout
@@ -50,6 +52,22 @@ def exposed(layout: Layout, implementation: Implementation) -> tuple[str, ...]:
     return tuple(said)
 
 
+_NEWER = {"hopper": "FlashAttention 3 and cuDNN", "blackwell": "FlashAttention 4 and cuDNN"}
+
+
+def _newest_attention(implementation: Implementation, architectures: Iterable[str]) -> list[str]:
+    """Which kernels a launch must have for the time to hold: on H100 whole runs take up to 15 % longer with the older
+    one (`docs/adr/0018`)."""
+    if implementation.attention != "flash" or implementation.flash_attention_version:
+        return []
+    return [
+        f"attention as {_NEWER[a]} compute it on {a} cards; with FlashAttention 2 attention takes "
+        f"{1 / BY_ARCHITECTURE[a].older_attention:.1f} times as long"
+        for a in architectures
+        if a in _NEWER
+    ]
+
+
 def assumptions(model: Model, precision: str, implementation: Implementation, cluster: Cluster) -> tuple[str, ...]:
     """What the time takes for granted, in words."""
     said: list[str] = []
@@ -69,6 +87,7 @@ def assumptions(model: Model, precision: str, implementation: Implementation, cl
             said.append(f"efficiencies of {architecture} cards fitted to published runs, {within}")
         else:
             said.append(f"efficiencies of {architecture} cards reasoned from others: no published run was fitted")
+    said += _newest_attention(implementation, architectures)
     if model.is_moe:
         balance = "evenly" if implementation.moe_imbalance == 1 else f"with imbalance {implementation.moe_imbalance:g}"
         said.append(f"tokens are routed {balance}")

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from planner.memory.activations.selective_ops import OPERATIONS, kept_products
+from planner.layout import OPERATIONS
+from planner.memory.activations.selective_ops import kept_products
 from planner.model import Attention, Layer, Model, MoE
 from planner.parameters import layer_weights
 from planner.timing.kernels import attended_pairs

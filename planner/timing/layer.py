@@ -19,7 +19,8 @@ from planner.attention import (
     scoring_heads,
 )
 from planner.implementation import Implementation, separate_norms
-from planner.memory.activations.selective_ops import OPERATIONS, kept_products
+from planner.layout import OPERATIONS
+from planner.memory.activations.selective_ops import kept_products
 from planner.model import Attention, LatentAttention, Layer, Model, MoE
 from planner.parameters import Weight, layer_weights
 from planner.timing.efficiency import Efficiency

@@ -16,9 +16,8 @@ from typing import Any
 from planner.catalog import load_model
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation
-from planner.layout import FULL, NO_RECOMPUTE, Layout, Recompute
+from planner.layout import FULL, NO_RECOMPUTE, OPERATIONS, Layout, Recompute
 from planner.memory.accounting import make_accounting
-from planner.memory.activations.selective_ops import OPERATIONS
 from planner.memory.report import MemoryReport
 from planner.stages import usual_split
 from planner.workload import Workload

@@ -17,8 +17,7 @@ from planner.catalog import load_model
 from planner.cluster import Cluster
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation
-from planner.layout import FULL, NO_RECOMPUTE, SELECTIVE, Layout, Recompute, Stage
-from planner.memory.activations.selective_ops import OPERATIONS
+from planner.layout import FULL, NO_RECOMPUTE, OPERATIONS, SELECTIVE, Layout, Recompute, Stage
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm
 from planner.stages import split_from_counts, split_from_layout_string, usual_split
 from planner.workload import Workload

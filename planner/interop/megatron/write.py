@@ -11,7 +11,7 @@ from dataclasses import replace
 from planner.errors import NotModelled
 from planner.implementation import ALL_MICROBATCHES, LEAST_OFFLOADED, Implementation
 from planner.interop.megatron.partition import DEFAULT, partition_method
-from planner.layout import Layout, Recompute
+from planner.layout import OPERATIONS, Layout, Recompute
 from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, Norm
 from planner.stages import balanced_split, even_split, layout_string
 from planner.workload import Workload
@@ -354,6 +354,8 @@ def _recompute(recompute: Recompute) -> list[str]:
     if recompute.granularity == "none":
         return []
     words = ["--recompute-granularity", recompute.granularity]
+    if OPERATIONS in recompute.modules:
+        raise _no_argument("recomputation by operation, which is torchtitan's (op)")
     if recompute.granularity == "selective":
         return [*words, "--recompute-modules", *recompute.modules]
     number = recompute.with_one_count.num_layers

@@ -10,9 +10,6 @@ from planner.errors import NotModelled
 from planner.memory.activations.shape import Shape
 from planner.model import Attention, Layer, MoE
 
-OPERATIONS = "op"
-"""The name among a layout's recomputed modules that stands for this policy."""
-
 
 def saved_by_policy(shape: Shape, layer: Layer) -> dict[str, int]:
     """Name and bytes of each tensor that the policy keeps of one layer.
