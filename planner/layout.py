@@ -6,7 +6,6 @@ initialize_model_parallel`, order "tp-cp-ep-dp-pp").
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Literal
@@ -138,11 +137,6 @@ class Layout:
         values = list(_VALUES(self))
         values[_PLACES[name]] = value
         return Layout(*values)
-
-    @property
-    def minimum_world(self) -> int:
-        """GPUs that the degrees ask for at least: PP x lcm(TP x CP, EP x ETP)."""
-        return self.pp * math.lcm(self.tp * self.cp, self.ep * self.etp)
 
 
 _PLACES = {field.name: place for place, field in enumerate(fields(Layout))}

@@ -56,10 +56,6 @@ class StateBytes:
     freed: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Of the sharded weights, gradients and optimizer, what is on the host instead of the GPU."""
 
-    @property
-    def sharded(self) -> int:
-        return self.weights_sharded + self.gradients_sharded + self.optimizer_sharded
-
 
 OPTIMIZER_MOMENTS = {"adamw": 2, "adamw-8bit": 2, "sgd": 0, "sgd-momentum": 1, "muon": 1}
 """Moments that each optimizer keeps for an element of a weight matrix."""

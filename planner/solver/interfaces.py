@@ -22,10 +22,8 @@ class Accounting(Protocol):
 
 
 class StepTiming(Protocol):
-    """Nanoseconds of a layout. `form` and `lower_bound_ns` take layouts whose stages are still undecided."""
+    """Nanoseconds of a layout. `form` takes layouts whose stages are still undecided."""
 
     def form(self, layout: Layout, /) -> StepForm: ...
 
     def step(self, layout: Layout, /) -> StepTime: ...
-
-    def lower_bound_ns(self, layout: Layout, /) -> int: ...

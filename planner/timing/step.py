@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import hypot
 
 from planner.cluster import Cluster
@@ -123,39 +122,6 @@ class Timing:
             return self._relative_error
         return hypot((1 - host_share) * self._relative_error, host_share * HOST_UNCERTAINTY)
 
-    def lower_bound_ns(self, layout: Layout) -> int:
-        """No split of the layers over the stages, and no choice of the layers to recompute, is faster.
-
-        The slowest stage is no faster than the mean of the stages, nor than an even share of whole layers beside the
-        least fixed work; tails are convex, so their largest is no less than that of their mean. Layers that uniform
-        full recomputation repeats in any case are counted.
-        """
-        form = self.form(layout)
-        stages, p = form.stages, len(form.stages)
-        recompute = layout.recompute
-        always = recompute.granularity == "full" and recompute.method == "uniform" and not recompute.stage_layers
-        distinct = {id(s): s for s in stages}.values()
-        each = least(s.layer_ns for s in distinct)
-        if always:
-            each = tuple(n + r for n, r in zip(each, least(s.recompute_ns for s in distinct), strict=True))
-        fixed = [s.fixed_ns for s in stages]
-        total = sum(fixed) + sum(n * t for n, t in zip(self._pattern_counts, each, strict=True))
-        share = -(-self.model.num_layers // p)
-        slowest = max(-(-total // p), max(fixed), min(s.fixed_ns for s in distinct) + share * min(each))
-        pipeline = form.makespan_ns(slowest, total)
-        sums: dict[str, int] = {}
-        for stage in stages:
-            for tail in stage.tails:
-                sums[tail.name] = sums.get(tail.name, 0) + tail.fixed_ns
-        for name in sums:
-            tails = [t for s in distinct for t in s.tails if t.name == name]
-            if len(tails) < len(distinct):  # a stage without the tail: nothing is said of its layers
-                sums[name] = 0
-                continue
-            cheapest = least(t.layer_ns for t in tails)
-            sums[name] += sum(n * c for n, c in zip(self._pattern_counts, cheapest, strict=True))
-        return pipeline + sum(max(0, value) // p for value in sums.values()) + form.once_ns
-
     def _hardware_flops(self, layout: Layout, recomputed: list[tuple[int, ...]]) -> int:
         """Model FLOPs and what full or selective recomputation repeats."""
         model, seq, sequences = self.model, self.workload.seq_length, self.workload.global_batch
@@ -165,11 +131,6 @@ class Timing:
             again += layer_flops(model, layer, seq)[0] * sum(stage[kind] for stage in recomputed)
             again += repeated_flops(model, layer, seq, modules) * self._pattern_counts[kind]
         return self._flops + again * sequences
-
-
-def least(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """The smallest of each column."""
-    return tuple(map(min, zip(*rows, strict=True)))
 
 
 def _peak_flops(cluster: Cluster, precision: str) -> float:

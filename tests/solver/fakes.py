@@ -157,9 +157,6 @@ class FakeTiming:
         m, filled = layout.num_microbatches(self.workload.global_batch), w.filled_ns * (layout.pp - 1)
         return StepForm(m, layout.vpp, tuple(stages), 77, filled)
 
-    def lower_bound_ns(self, layout: Layout) -> int:
-        return 0
-
     def step(self, layout: Layout) -> StepTime:
         counts = []
         for i, stage in enumerate(layout.stages):
