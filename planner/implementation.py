@@ -216,8 +216,12 @@ def weight_copies(implementation: Implementation, pp: int) -> int:
 def as_sharded(implementation: Implementation, zero: int) -> Implementation:
     """What holds of the implementation under a ZeRO stage. FSDP2 and DeepSpeed reduce the gradients of autograd: there
     is no main gradient that a matrix product could add to (megatron/training/arguments.py: validate_args,
-    use_torch_fsdp2). Megatron-FSDP has one."""
-    kept = zero < 2 or implementation.sharded_framework == "megatron_fsdp"
-    if kept or not implementation.gradient_accumulation_fusion:
+    use_torch_fsdp2). Megatron-FSDP has one. DeepSpeed sums gradients in the type of the weights where no launch says
+    otherwise (deepspeed/runtime/engine.py: get_data_types)."""
+    if zero < 2 or implementation.sharded_framework == "megatron_fsdp":
         return implementation
-    return replace(implementation, gradient_accumulation_fusion=False)
+    unsaid = implementation.sharded_framework == "deepspeed" and implementation.framework == "megatron"
+    sums: Literal[2, 4] = 2 if unsaid else implementation.grad_reduce_bytes
+    if not implementation.gradient_accumulation_fusion and sums == implementation.grad_reduce_bytes:
+        return implementation
+    return replace(implementation, gradient_accumulation_fusion=False, grad_reduce_bytes=sums)

@@ -32,5 +32,15 @@ def test_fusion_is_off_where_there_is_nothing_to_add_to(framework, zero):
     on = Implementation(sharded_framework=framework)
     off = replace(on, gradient_accumulation_fusion=False)
     lost = zero >= 2 and framework != "megatron_fsdp"
-    assert as_sharded(on, zero) == (off if lost else on)
+    changed = replace(off, grad_reduce_bytes=2) if framework == "deepspeed" else off
+    assert as_sharded(on, zero) == (changed if lost else on)
     assert (priced(on, zero) == priced(off, zero)) is lost
+
+
+def test_deepspeed_sums_gradients_in_the_type_of_the_weights():
+    """Unless a launch says otherwise: two bytes of each of a shard's gradients, and of whole ones below stage 2."""
+    asked, launched = (
+        Implementation(sharded_framework="deepspeed", framework=f) for f in ("megatron", "megatron-deepspeed")
+    )
+    assert as_sharded(asked, 3).grad_reduce_bytes == 2 and as_sharded(asked, 1).grad_reduce_bytes == 4
+    assert as_sharded(launched, 3).grad_reduce_bytes == 4

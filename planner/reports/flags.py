@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from planner.errors import PlannerError
+from planner.implementation import as_sharded
 from planner.model import MoE
 from planner.reports.blocks import Code, Report
 from planner.reports.body import VERSION
@@ -105,9 +106,10 @@ def _deepspeed_notes(question: Question, layout: Layout) -> Iterator[str]:
             "ask for them with --sharded-by deepspeed."
         )
     if question.implementation.layer_implementation == "transformer_engine":
+        counted = as_sharded(question.implementation, layout.zero)
         yield (
             "the plan counts Transformer Engine's layers and main gradients of "
-            f"{question.implementation.grad_reduce_bytes} bytes; `plan check` on this file counts a PyTorch model "
+            f"{counted.grad_reduce_bytes} bytes; `plan check` on this file counts a PyTorch model "
             "whose gradients have the type of its weights."
         )
     if layout.pp > 1:
