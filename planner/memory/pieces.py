@@ -20,7 +20,7 @@ from planner.memory.activations.edges import (
 )
 from planner.memory.activations.layer import checkpoint_tape, layer_tape
 from planner.memory.activations.selective_ops import saved_by_policy
-from planner.memory.activations.shape import Shape
+from planner.memory.activations.shape import Shape, norm_statistics
 from planner.memory.form import Certainty
 from planner.memory.offload import offloaded_bytes
 from planner.memory.tape import Tape, backward_peak, saved_by_tensor, saved_bytes
@@ -230,7 +230,7 @@ def edge_costs(
     vocab = padded_vocab_size(model.vocab_size, tp, unit) // tp
     loss = loss_saved(shape, impl, vocab)
     half_logits, second_logits = loss_scratch(shape, impl, vocab)
-    final_norm, head = final_norm_saved(shape, model.norm.type), head_saved(shape)
+    final_norm, head = final_norm_saved(shape, model.norm), head_saved(shape)
     mtp_module = mtp_losses = 0
     mtp: tuple[Weight, ...] = ()
     if model.mtp_num_layers:
@@ -264,6 +264,6 @@ def _mtp_layer_saved(model: Model, impl: Implementation, shape: Shape, modules: 
     if ALL_RECOMPUTED in modules:
         return 2 * shape.stream
     layer = layer_tape(shape, impl, model.mtp_layer, model.norm, model.rotary_dim, modules)
-    around = 2 * (shape.stream + 8 * shape.tokens // shape.sp) + 2 * shape.stream
+    around = 2 * (shape.stream + norm_statistics(shape, model.norm)) + 2 * shape.stream
     offloaded = offloaded_bytes(impl, layer, shape.element, experts=isinstance(model.mtp_layer.mlp, MoE))
     return around + saved_bytes(layer) - offloaded

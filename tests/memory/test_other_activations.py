@@ -5,7 +5,7 @@ from dataclasses import replace
 from tiny import LATENT, LLAMA, LOCAL, MIXTURE, TE, saved, shape
 
 from planner.memory.activations.edges import embedding_saved, final_norm_saved, head_saved, loss_saved
-from planner.model import MLP, Layer, MoE
+from planner.model import MLP, Layer, MoE, Norm
 
 MOE = MIXTURE.mlp
 
@@ -165,8 +165,8 @@ def test_the_embedding_keeps_masks_only():
 
 def test_final_norm_and_head_keep_their_inputs():
     """2 sbh each, and 4 (RMSNorm) or 8 (LayerNorm) bytes of statistics a token, all divided by sp."""
-    assert sum(final_norm_saved(shape(), "RMSNorm").values()) == 64 + 32
-    assert sum(final_norm_saved(shape(), "LayerNorm").values()) == 64 + 64
+    assert sum(final_norm_saved(shape(), Norm("RMSNorm")).values()) == 64 + 32
+    assert sum(final_norm_saved(shape(), Norm("LayerNorm")).values()) == 64 + 64
     assert sum(head_saved(shape(tp=2, sequence_parallel=True)).values()) == 32
 
 

@@ -7,7 +7,8 @@ fusions/fused_cross_entropy.py, models/gpt/gpt_model.py.
 from __future__ import annotations
 
 from planner.implementation import Implementation
-from planner.memory.activations.shape import Shape
+from planner.memory.activations.shape import Shape, norm_statistics
+from planner.model import Norm
 
 
 def embedding_saved(shape: Shape) -> dict[str, int]:
@@ -20,13 +21,9 @@ def embedding_saved(shape: Shape) -> dict[str, int]:
     return saved
 
 
-def final_norm_saved(shape: Shape, norm_type: str) -> dict[str, int]:
-    """The norm's input and fp32 statistics."""
-    statistics = 8 if norm_type == "LayerNorm" else 4
-    return {
-        "final norm input": shape.stream,
-        "final norm statistics": statistics * shape.tokens // shape.sp,
-    }
+def final_norm_saved(shape: Shape, norm: Norm) -> dict[str, int]:
+    """The norm's input and statistics."""
+    return {"final norm input": shape.stream, "final norm statistics": norm_statistics(shape, norm)}
 
 
 def head_saved(shape: Shape) -> dict[str, int]:

@@ -53,14 +53,18 @@ class Shape:
         return self.element * self.tokens * self.hidden
 
 
+def norm_statistics(shape: Shape, norm: Norm) -> int:
+    """fp32 statistics of each token of the residual stream: rstd, and a LayerNorm's mean."""
+    return (8 if norm.type == "LayerNorm" else 4) * shape.tokens // shape.sp
+
+
 def norm_op(shape: Shape, norm: Norm, name: str, source: str, target: str) -> Op:
-    """A norm of the residual stream: keeps its input and fp32 statistics of each token (rstd; a LayerNorm's mean)."""
-    statistics = (8 if norm.type == "LayerNorm" else 4) * shape.tokens // shape.sp
+    """A norm of the residual stream: keeps its input and its statistics."""
     return Op(
         name,
         output=shape.stream,
         output_key=target,
-        saves=(Saved(source, shape.stream), Saved(f"{name} statistics", statistics)),
+        saves=(Saved(source, shape.stream), Saved(f"{name} statistics", norm_statistics(shape, norm))),
         grad_input=shape.stream,
     )
 
