@@ -36,7 +36,8 @@ EXPERT = Weight("experts", "linear_fc1.weight", (64, 32), expert=True, count=4)
 def total(zero, workload, impl, whole, shards):
     """Bytes on the GPU of `whole` elements of which `shards` are this rank's."""
     s = state_bytes(zero, workload, impl)
-    return (s.weights_whole + s.gradients_whole + s.optimizer_whole) * whole + s.sharded * shards
+    kept, divided = (s.weights_whole, s.gradients_whole, s.optimizer_whole), (s.weights_sharded, s.gradients_sharded)
+    return sum(kept) * whole + (sum(divided) + s.optimizer_sharded) * shards
 
 
 @pytest.mark.parametrize(
