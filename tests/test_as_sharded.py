@@ -7,8 +7,9 @@ import pytest
 from planner.catalog import load_model
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation, as_sharded
-from planner.layout import Layout
+from planner.layout import OPERATIONS, Layout, Recompute
 from planner.memory.accounting import make_accounting
+from planner.rules import broken_rules
 from planner.stages import even_split
 from planner.timing.step import Timing
 from planner.workload import Workload
@@ -44,3 +45,14 @@ def test_deepspeed_sums_gradients_in_the_type_of_the_weights():
     )
     assert as_sharded(asked, 3).grad_reduce_bytes == 2 and as_sharded(asked, 1).grad_reduce_bytes == 4
     assert as_sharded(launched, 3).grad_reduce_bytes == 4
+
+
+@pytest.mark.parametrize(
+    ("zero", "sharded_by", "legal"), [(3, "fsdp2", True), (1, "fsdp2", False), (3, "deepspeed", False)]
+)
+def test_operations_are_chosen_where_torch_shards(zero, sharded_by, legal):
+    """torchtitan's policy (distributed/activation_checkpoint.py) is no module of Megatron-LM's."""
+    implementation = Implementation(sharded_framework=sharded_by)
+    layout = Layout(dp=8, zero=zero, recompute=Recompute("selective", (OPERATIONS,)), stages=even_split(MODEL, 1))
+    broken = {rule.id for rule in broken_rules(MODEL, WORKLOAD, implementation, layout)}
+    assert ("recompute-modules" not in broken) == legal

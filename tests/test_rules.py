@@ -397,13 +397,3 @@ def test_what_is_proposed_keeps_the_rule(degrees, seq_length, rule, degree, valu
         fewer = {name: held for name, held in degrees.items() if name != "dp"}
         other = (degrees, value) if degree == "seq_length" else (fewer | {degree: value}, seq_length)
         assert rule not in broken(*other)
-
-
-@pytest.mark.parametrize(
-    ("zero", "sharded_by", "legal"), [(3, "fsdp2", True), (1, "fsdp2", False), (3, "deepspeed", False)]
-)
-def test_operations_are_chosen_where_torch_shards(zero, sharded_by, legal):
-    """torchtitan's policy (distributed/activation_checkpoint.py) is no module of Megatron-LM's."""
-    implementation = Implementation(sharded_framework=sharded_by)
-    one = case(implementation=implementation, dp=2, zero=zero, recompute=Recompute("selective", ("op",)))
-    assert ("recompute-modules" not in {rule.id for rule in broken_rules(*one)}) == legal

@@ -391,15 +391,3 @@ def test_without_context_parallelism_the_exchange_is_nothing():
     """One rank exchanges with nobody."""
     assert contexts("a2a", cp=1) == contexts("p2p", cp=1)
     assert "context_parallel" not in contexts("allgather", cp=1)
-
-
-def test_the_attention_kernels_that_the_time_needs_are_named():
-    """Where a newer generation than FlashAttention 2 runs; not where the launch says which."""
-    layout = even("llama-2-13b", 1, tp=8, dp=8)
-
-    def named(gpus, **implementation):
-        said = timing("llama-2-13b", gpus, **implementation).step(layout).assumptions
-        return any("FlashAttention 3" in line for line in said)
-
-    assert named("64xH100-80G") and not named("64xA100-80G")
-    assert not named("64xH100-80G", flash_attention_version=2) and not named("64xH100-80G", attention="unfused")
