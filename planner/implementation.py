@@ -26,6 +26,10 @@ LEAST_OFFLOADED = 2**20
 min_offloaded_tensor_size)."""
 
 
+DEEPSPEED_BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed's reduce_bucket_size (deepspeed/runtime/zero/config.py)."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeepSpeedZero:
     """Sizes of DeepSpeed's ZeRO stage 3 in elements, and its defaults (deepspeed/runtime/zero/config.py)."""

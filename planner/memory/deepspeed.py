@@ -17,15 +17,12 @@ All of it is estimated: the terms are sizes that the sources allocate, their coi
 
 from __future__ import annotations
 
-from planner.implementation import Implementation
+from planner.implementation import DEEPSPEED_BUCKET_ELEMENTS, Implementation
 from planner.layout import Layout
 from planner.memory.additions import Additions
 from planner.memory.form import Moment, Term
 from planner.memory.sharded_units import Units, at_once, of_stage
 from planner.memory.states import StateBytes
-
-REDUCE_BUCKET_ELEMENTS = 500_000_000
-"""reduce_bucket_size (deepspeed/runtime/zero/config.py)."""
 
 
 def deepspeed_terms(states: StateBytes, impl: Implementation, layout: Layout, units: Units) -> Additions:
@@ -48,7 +45,7 @@ def _buckets(states: StateBytes, impl: Implementation, layout: Layout, units: Un
 
 
 def _bucket(impl: Implementation) -> int:
-    return impl.ddp_bucket_elements or REDUCE_BUCKET_ELEMENTS
+    return impl.ddp_bucket_elements or DEEPSPEED_BUCKET_ELEMENTS
 
 
 def _own(states: StateBytes, units: Units) -> tuple[Term, ...]:

@@ -255,6 +255,11 @@ def bucket_elements(impl: Implementation, data_parallel: int) -> int | None:
     """Elements after which a bucket is closed; None: one bucket (distributed_data_parallel.py)."""
     if not impl.overlap_grad_reduce:
         return None
+    return bucket_limit(impl, data_parallel)
+
+
+def bucket_limit(impl: Implementation, data_parallel: int) -> int:
+    """The same of gradients or weights that overlap."""
     return impl.ddp_bucket_elements or max(40_000_000, 1_000_000 * data_parallel)
 
 

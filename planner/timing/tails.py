@@ -15,6 +15,7 @@ from planner.implementation import Implementation, weight_copies
 from planner.layout import Layout
 from planner.memory.states import (
     MUON_MATRICES,
+    bucket_limit,
     half_weight_bytes,
     keeps_remainders,
     master_bytes,
@@ -179,7 +180,7 @@ def tails(
     others may be negative, and then are nothing.
     """
     parts = {"optimizer": w.optimizer}
-    bucket = implementation.ddp_bucket_elements or max(40_000_000, 1_000_000 * layout.dp * layout.cp)
+    bucket = bucket_limit(implementation, layout.dp * layout.cp)
     passes = (
         ("grad_reduce", w.reduce, w.rates.reduce, implementation.overlap_grad_reduce, backward),
         ("param_gather", w.gather, w.rates.gather, implementation.overlap_param_gather, forward),

@@ -98,3 +98,13 @@ def test_bigsciences_model_arguments():
     assert got.implementation.vocab_divisible_by == 1 and got.unrecognised == ()
     grown = (50432 - plain.vocab_size) * plain.hidden_size + 2 * plain.hidden_size
     assert parameters(got.model) == parameters(plain) + grown
+
+
+@pytest.mark.parametrize("ep", [1, 2])
+def test_deepspeeds_own_experts_exclude_stage_three(ep):
+    """Said once, by the reader or by the rule (runtime/engine.py: _validate_zero3_moe_compatibility)."""
+    given = f"--deepspeed --zero-stage 3 --num-experts 2 --expert-model-parallel-size {ep} --no-pipeline-parallel"
+    got = launch(given)
+    broken = [b.id for b in broken_rules(got.model, got.workload, got.implementation, got.layout)]
+    said = [*[p.id for p in got.problems], *broken]
+    assert said.count("deepspeed-zero3-experts") == 1

@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 from planner.attention import FLASH_PRECISIONS
 from planner.errors import InputError, NotModelled
-from planner.implementation import DeepSpeedZero, Implementation
+from planner.implementation import DEEPSPEED_BUCKET_ELEMENTS, DeepSpeedZero, Implementation
 from planner.interop.deepspeed.keys import classify, flatten
 from planner.interop.files import read_mapping
 from planner.interop.megatron.problem import Problem
 from planner.layout import NO_RECOMPUTE, Layout, Recompute
-from planner.memory.deepspeed import REDUCE_BUCKET_ELEMENTS
 from planner.model import Model
 from planner.parameters import parameters
 from planner.stages import usual_split
@@ -275,7 +274,7 @@ class _Reader:
             grad_reduce_bytes=self.gradient_bytes(),
             overlap_grad_reduce=overlaps,
             overlap_param_gather=overlaps and zero == 3,
-            ddp_bucket_elements=self.elements("reduce_bucket_size", REDUCE_BUCKET_ELEMENTS, square),
+            ddp_bucket_elements=self.elements("reduce_bucket_size", DEEPSPEED_BUCKET_ELEMENTS, square),
             deepspeed_zero=self.stage_three(square),
             optimizer_offload_fraction=self.offload_fraction(model, layout),
             offload_parameters=weights,

@@ -2,7 +2,7 @@
 
 Rules about the model, the implementation and the layout stand in `planner.rules`. Here each refusal is in core_r0.12
 and in every release since, or came with the argument that it is about; what some releases refuse and others take is in
-`releases`. Megatron-DeepSpeed is another program, and its launches are not judged here.
+`releases`. Megatron-DeepSpeed is another program: of its launches only DeepSpeed's own experts are judged here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from planner.interop.megatron.problem import Problem
 from planner.interop.megatron.releases import release_notes
 from planner.layout import Layout
 from planner.model import Model, MoE
+from planner.rules.states import DEEPSPEED_EXPERTS
 
 _ARGUMENTS = "megatron/training/arguments.py: validate_args"
 _CONFIG = "megatron/core/transformer/transformer_config.py: TransformerConfig.__post_init__"
@@ -43,10 +44,10 @@ def find_conflicts(launch: Launch, problems: list[Problem]) -> None:
     """Add to `problems` what Megatron-LM refuses, and to `not_accounted` what some of its releases refuse."""
     args = launch.args
     if args.under_deepspeed:
-        if launch.layout.zero == 3 and launch.model.is_moe:  # its experts are DeepSpeed's own layer
-            sentence = "DeepSpeed's own mixture of experts excludes zero 3"
-            source = "deepspeed/runtime/engine.py: _validate_zero3_moe_compatibility"
-            problems.append(Problem("deepspeed-zero3-experts", sentence, source, "zero-stage is 3"))
+        if launch.layout.zero == 3 and launch.model.is_moe and launch.layout.ep == 1:
+            # its experts are DeepSpeed's own layer on one rank too, where the rule cannot tell them from a model's
+            rule = DEEPSPEED_EXPERTS
+            problems.append(Problem(rule.id, rule.sentence, rule.source, "zero-stage is 3"))
         return
     for conflict in CONFLICTS:
         given = conflict.given(launch)
