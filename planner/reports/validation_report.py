@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from planner.validation.fits import FitRow, Ran
     from planner.validation.memory import MemoryRow, MemoryValidation
     from planner.validation.parameters import ParameterValidation
+    from planner.validation.ranking import Ranking
     from planner.validation.step import StepValidation
 
 Section = tuple[str, dict[str, Any], list[Block], list[dict[str, Any]]]
@@ -103,10 +104,36 @@ def step_section(validation: StepValidation) -> Section:
                 f"{validation.mean_spearman:.2f}."
             )
         )
+        blocks += ranking_blocks(validation.rankings)
     blocks += band_blocks(bands)
     blocks += left_out_blocks(validation.left_out)
     blocks += sources_blocks(validation.sources)
     return "step", data, blocks, rows
+
+
+def ranking_blocks(rankings: Sequence[Ranking]) -> list[Block]:
+    """How well the groups of three layouts or more are ordered; of two there is little to order."""
+    groups = [ranking for ranking in rankings if ranking.layouts >= 3]
+    if not groups:
+        return []
+    rows = []
+    for ranking in groups:
+        source, when, model, gpus, *_ = map(str, ranking.group)
+        rows.append(
+            (
+                f"{source} {when}".rstrip(),
+                model,
+                gpus,
+                str(ranking.layouts),
+                percent(ranking.regret),
+                f"{ranking.spearman:.2f}",
+                f"{ranking.kendall:.2f}",
+                percent(ranking.mape),
+            )
+        )
+    header = ("<source", "<model", "<GPUs", "layouts", "regret", "Spearman", "Kendall", "mean error")
+    said = "Regret is how much slower the layout ranked first was measured than the fastest."
+    return [Text(said), Table(header, tuple(rows), keys=3)]
 
 
 def band_blocks(bands: Sequence[Band]) -> list[Block]:

@@ -53,7 +53,8 @@ class Efficiency:
     library launches them one by one on a few streams. 108 measured grouped products of 20 to 256 experts on B200
     (MooreThreads/SimuMax configs/system/b200_bf16_ceperm.json): mean error 11 %, bias -1 %."""
     kernel_seconds: float = 2e-6
-    """Device time that a kernel costs beyond its work: launch gap, ramp-up, drain. Order of magnitude."""
+    """Device time that a kernel costs beyond its work: launch gap, ramp-up, drain. Order of magnitude: published runs
+    do not tell 2 from 6 microseconds (docs/adr/0022), a calibration measures it."""
     overlap_tax: float = 0.2
     """What a hidden second of communication still costs, by taking multiprocessors and bandwidth from the kernels that
     hide it. Chosen, not fitted: Galvatron's overlap test (PKU-DAIR/Hetu-Galvatron) finds both sides 1.3 times slower
@@ -115,7 +116,7 @@ AMPERE = Efficiency(
     older_attention=0.7,
     gemm_ramp=128,
     relative_error=0.04,
-    p90_error=0.16,
+    p90_error=0.15,
     scale_up=0.74,  # with `collective_seconds`; alone 235 of 300 GB/s at 16 GiB (ml-engineering network/README.md)
 )
 HOPPER = Efficiency(

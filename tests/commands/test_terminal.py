@@ -161,21 +161,6 @@ def test_nothing_heavy_is_imported_without_a_search(arguments: list[str]) -> Non
     assert imported_by(arguments) == set()
 
 
-def test_memory_is_quick() -> None:
-    """A cold memory report takes less than six times the interpreter with click and yaml: it is meant for loops. Both
-    are measured in turn, so that a busy machine slows both."""
-    import time
-
-    def seconds(command: list[str]) -> float:
-        started = time.perf_counter()
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        return time.perf_counter() - started
-
-    empty = [sys.executable, "-c", "import click, yaml"]
-    reports, starts = zip(*((seconds(PLAN + MEMORY), seconds(empty)) for _ in range(5)), strict=True)
-    assert min(reports) < 6 * min(starts)
-
-
 @pytest.mark.parametrize(
     ("closed", "arguments", "code", "said"),
     [
