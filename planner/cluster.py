@@ -46,6 +46,8 @@ class Card:
     host_bytes_per_node: int = 0
     aliases: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    time_note: str = ""
+    """What keeps this card's steps from the time that its figures promise, said beside every predicted step."""
 
     @property
     def spans_nodes(self) -> bool:

@@ -52,7 +52,7 @@ def card_from(data: Mapping[str, Any], base: Card | None = None) -> Card:
         if name in figures:
             fields[name] = (int if name in INTEGERS else float)(value_of(figures[name]))
             sources[name] = source_of(figures[name])
-    for name in ("name", "vendor", "architecture", "scale_up", "scale_up_pairwise", "network"):
+    for name in ("name", "vendor", "architecture", "scale_up", "scale_up_pairwise", "network", "time_note"):
         if name in data:
             fields[name] = data[name]
     fields["aliases"] = tuple(data.get("aliases", ()))

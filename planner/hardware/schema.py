@@ -97,6 +97,7 @@ class CardFile(_Strict):
     network: Literal["infiniband", "ethernet", "none"] | None = None
     flops: dict[Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8"], Rate] | None = None
     reserve_bytes: Bytes | Reserve | None = None
+    time_note: Annotated[str, Field(max_length=300)] | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> CardFile:

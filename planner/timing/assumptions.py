@@ -88,6 +88,8 @@ def assumptions(model: Model, precision: str, implementation: Implementation, cl
             said.append(f"efficiencies of {architecture} cards fitted to published runs, {within}")
         else:
             said.append(f"efficiencies of {architecture} cards reasoned from others: no published run was fitted")
+    if not cluster.calibration:
+        said += dict.fromkeys(group.card.time_note for group in cluster.groups if group.card.time_note)
     said += _newest_attention(implementation, architectures)
     if model.is_moe:
         balance = "evenly" if implementation.moe_imbalance == 1 else f"with imbalance {implementation.moe_imbalance:g}"

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from planner.catalog import load_model
 from planner.hardware import parse_gpus
 from planner.implementation import Implementation
 from planner.layout import Layout
 from planner.stages import even_split
 from planner.timing.step import Timing
+from planner.validation.step import validate_step
 from planner.workload import Workload
 
 MODEL = load_model("llama-2-13b")
+LAYOUT = Layout(tp=8, dp=8, stages=even_split(MODEL, 1))
 
 
 def test_the_attention_kernels_that_the_time_needs_are_named():
     """Where a newer generation than FlashAttention 2 runs; not where the launch says which."""
-    layout = Layout(tp=8, dp=8, stages=even_split(MODEL, 1))
 
     def named(gpus, **implementation):
         timing = Timing(MODEL, Workload(4096, 256), Implementation(**implementation), parse_gpus(gpus))
-        return any("FlashAttention 3" in line for line in timing.step(layout).assumptions)
+        return any("FlashAttention 3" in line for line in timing.step(LAYOUT).assumptions)
 
     assert named("64xH100-80G") and not named("64xA100-80G")
     assert not named("64xH100-80G", flash_attention_version=2) and not named("64xH100-80G", attention="unfused")
+
+
+def test_a_gh200_says_that_its_cpu_shares_its_power():
+    """By the share that the published runs took longer; not where the user's cluster was measured."""
+
+    def said(cluster):
+        return Timing(MODEL, Workload(4096, 256), Implementation(), cluster).step(LAYOUT).assumptions
+
+    ours = parse_gpus("64xGH200-96G")
+    note = next(line for line in said(ours) if "624 W" in line)
+    low, high = map(int, re.findall(r"(\d+) to (\d+) %", note)[0])
+    runs = [run for run in validate_step().runs if run.source == "swiss" and "300M" not in run.model]
+    longer = [1 / (1 + run.error) - 1 for run in runs]
+    assert (low, high) == (round(100 * min(longer)), round(100 * max(longer)))
+    assert not any("624 W" in line for line in said(replace(ours, calibration={"step_seconds": 0.01})))
+    assert not any("624 W" in line for line in said(parse_gpus("64xH100-80G")))
