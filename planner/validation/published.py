@@ -146,5 +146,6 @@ def published_runs() -> Iterator[tuple[Mapping[str, Any], Setting]]:
         cluster = _cluster(run["gpus"], run.get("network"), run.get("memory"))
         workload = Workload(run["seq"], run["batch"], run.get("precision", "bf16"), run.get("optimizer", "adamw"))
         chosen = {"prescales_gradients": not _averages(run)} | run.get("implementation", {})
-        implementation = Implementation(**chosen | {"cuda_graphs": tuple(chosen.get("cuda_graphs", ()))})
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items()}
+        implementation = Implementation(**fields)
         yield run, Setting(model, workload, implementation, cluster, _layout(run, model, cluster.gpus))
