@@ -7,20 +7,24 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
 from planner.solver import unequal
 from planner.solver.problem import chunked_totals, even_chunk
+from planner.solver.virtual import Virtual
 from planner.timing.form import StepForm
 
 
-def layer_bound(layer_ns: tuple[int, ...], layers: tuple[int, ...], microbatches: int, pp: int, vpp: int) -> int:
-    """The pipeline's makespan at least, from the time of a layer alone: with at most `vpp` virtual stages, no stage is
-    faster than the mean, nor than an even share of whole layers. `layers` is the model's count of each kind."""
+def layer_bound(
+    layer_ns: tuple[int, ...], layers: tuple[int, ...], microbatches: int, pp: int, virtual: Sequence[Virtual]
+) -> int:
+    """The pipeline's makespan at least, from the time of a layer alone: with the best of these numbers of virtual
+    stages, no stage is faster than the mean, nor than the fewest whole layers of the longest. `layers` is the model's
+    count of each kind."""
     total = sum(n * t for n, t in zip(layers, layer_ns, strict=True))
-    used = [t for n, t in zip(layers, layer_ns, strict=True) if n]
-    slowest = max(-(-total // pp), -(-sum(layers) // pp) * min(used))
-    rounds = microbatches * vpp - 1
-    return -(-(rounds * slowest + total) // vpp)
+    each = min(t for n, t in zip(layers, layer_ns, strict=True) if n)
+    mean = -(-total // pp)
+    return min(-(-((microbatches * vpp - 1) * max(mean, longest * each) + total) // vpp) for vpp, longest in virtual)
 
 
 def tail_bound(form: StepForm, layers: tuple[int, ...]) -> int:
@@ -44,9 +48,9 @@ def tail_bound(form: StepForm, layers: tuple[int, ...]) -> int:
     return bound
 
 
-def slowest_bound(form: StepForm, layers: tuple[int, ...], recomputed_ns: int = 0) -> tuple[int, int]:
+def slowest_bound(form: StepForm, layers: tuple[int, ...], recomputed_ns: int = 0, longest: int = 0) -> tuple[int, int]:
     """(slowest stage, sum of all stages) at least, without memory: the mean of the stages, the largest fixed work, and
-    whole layers: some stage holds at least the ceiling of the mean."""
+    whole layers: some stage holds at least the ceiling of the mean, and `longest` where so many are known."""
     if form.mixed:
         return unequal.slowest_bound(form, layers, recomputed_ns)
     stages = len(form.stages)
@@ -54,9 +58,9 @@ def slowest_bound(form: StepForm, layers: tuple[int, ...], recomputed_ns: int = 
     fixed = [s.fixed_ns for s in form.stages]
     total = sum(fixed) + sum(n * t for n, t in zip(layers, least, strict=True)) + recomputed_ns
     used = [t for n, t in zip(layers, least, strict=True) if n]
-    whole = min(fixed) + -(-sum(layers) // stages) * min(used)
+    whole = min(fixed) + max(longest, -(-sum(layers) // stages)) * min(used)
     if len(used) == 1:
-        whole = _equal_layers(fixed, sum(layers), used[0])
+        whole = max(whole, _equal_layers(fixed, sum(layers), used[0]))
     return max(-(-total // stages), max(fixed), whole), total
 
 
@@ -110,8 +114,8 @@ def _equal_layers(fixed: list[int], layers: int, each: int) -> int:
     return best
 
 
-def time_bound(form: StepForm, layers: tuple[int, ...], at_least_recomputed: bool = False) -> int:
-    """No split and no recomputation is faster, whatever the memory."""
+def time_bound(form: StepForm, layers: tuple[int, ...], at_least_recomputed: bool = False, longest: int = 0) -> int:
+    """No split and no recomputation is faster, whatever the memory; `longest` as in `slowest_bound`."""
     redone = min(min(s.recompute_ns) for s in form.stages) if at_least_recomputed else 0
-    slowest, total = slowest_bound(form, layers, redone)
+    slowest, total = slowest_bound(form, layers, redone, longest)
     return form.makespan_ns(slowest, total) + tail_bound(form, layers) + form.once_ns

@@ -80,6 +80,11 @@ class Space:
             ready = tuple(r for r in waiting if name in r.reads and set(r.reads) <= assigned)
             self._axes[name] = Axis(name, of, ready)
         self._order = tuple(self._axes)
+        degrees = set(self._order[: self._order.index("zero")])
+        rules = tuple(r for r in self._axes["vpp"].rules if set(r.reads) <= degrees | {"vpp"})
+        read = {"pp"}.union(*(rule.reads for rule in rules)) - {"vpp"}
+        self._virtual_rules = tuple(sorted(read)), rules
+        self._virtual: dict[tuple, tuple[int, ...]] = {}
 
     def __iter__(self) -> Iterator[Layout]:
         for group in self.groups():
@@ -121,9 +126,21 @@ class Space:
         """Whether any number of virtual stages is left for a group; without one it has no variant."""
         return bool(self._axes["vpp"].values(group))
 
-    def most_virtual(self, group: Layout) -> int:
-        """No variant of a group has more virtual stages."""
-        return max(self._virtual_sizes(group), default=1)
+    def virtual_sizes(self, group: Layout) -> tuple[int, ...]:
+        """The numbers of virtual stages that the degrees of a group allow, ascending; not all need be legal under every
+        ZeRO stage and recomputation."""
+        read, rules = self._virtual_rules
+        key = tuple([getattr(group, name) for name in read])
+        found = self._virtual.get(key)
+        if found is None:
+            of, legal = self._case, []
+            for vpp in sorted(self._virtual_sizes(group)):
+                layout = group.with_field("vpp", vpp)
+                case = Case(of.model, of.workload, of.implementation, layout, of.world_size, of.cluster)
+                if all(rule.holds(case) for rule in rules):
+                    legal.append(vpp)
+            found = self._virtual[key] = tuple(legal)
+        return found
 
     def _pinned(self, name: str, values: list[int]) -> list[int]:
         pins = getattr(self.pins, name)

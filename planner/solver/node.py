@@ -33,8 +33,8 @@ class Node:
     """No stage of any split below is faster than its slowest one must be: this."""
     modes: tuple[Layout, ...] = field(default=(), compare=False)
     """The node's group and ZeRO stage under every legal recomputation."""
-    virtual: tuple[Layout, ...] = field(default=(), compare=False)
-    """Layouts with fewer virtual stages that are still to be looked at, most first."""
+    virtual: tuple[tuple[int, Layout], ...] = field(default=(), compare=False)
+    """Layouts with other numbers of virtual stages that are still to be looked at, the least bound [ns] first."""
     tried: int = field(default=0, compare=False)
     """How often its split was solved for, each time with more effort."""
 

@@ -24,16 +24,16 @@ from dataclasses import replace
 from planner.layout import Layout, Recompute
 from planner.memory.form import StageForm
 from planner.memory.interface import Accounting
-from planner.solver import unequal
-from planner.solver.bounds import chunked_slowest, layer_bound, slowest_bound, tail_bound, time_bound
+from planner.solver.bounds import chunked_slowest
 from planner.solver.candidates import Space
 from planner.solver.fill import could_fit, least_slowest, split_bound
 from planner.solver.linear import LinearMoment, LinearMoments
 from planner.solver.micro_batches import FittingMicroBatches
 from planner.solver.node import Level, Node, simplicity
 from planner.solver.problem import Lazy, SplitProblem
+from planner.solver.times import TimeBounds
 from planner.stages import split_from_counts
-from planner.timing.form import NO_BUBBLE, StepForm
+from planner.timing.form import StepForm
 from planner.timing.interface import StepTiming
 from planner.topology.kinds import mixed
 
@@ -57,78 +57,42 @@ class Refiner:
         self.statistics: dict[str, int | float] = dict.fromkeys(
             ("groups", "refined", "pruned_by_memory", "problems", "effort"), 0
         )
-        self._layer_ns: dict[tuple, tuple[int, ...]] = {}
+        self._times = TimeBounds(space, timing, self.fixed_slices is not None)
         self._holding: defaultdict[tuple, FittingMicroBatches] = defaultdict(FittingMicroBatches)
         self._lean: defaultdict[tuple, FittingMicroBatches] = defaultdict(FittingMicroBatches)
         self._linear = LinearMoments(self.kinds)
         self._moments: dict[tuple[int, int], tuple[object, tuple[LinearMoment, ...]]] = {}
-        self._interleaved: dict[tuple[int, int], tuple[StepForm, StepForm]] = {}
         self._smallest: dict[tuple, int] = {}
         self.complete = True
         """Whether the roots were all made."""
-        self._fills = space.implementation.schedule != "1f1b"
-        """Whether the schedule fills the bubble, how much is known of each layout; then it has no virtual stages."""
 
     def roots(self, until: float | None = None) -> list[Node]:
         """Every group of degrees and micro-batch, bounded by the time of its layers alone: where there are experts, by
         the least time under any of their degrees, so that only what could win is timed by itself. The list is cut short
         (and `complete` false) where the monotonic clock comes to `until`."""
-        nodes, batch = [], self.space.workload.global_batch
-        alike = not mixed(self.space.cluster)
-        floor = self.timing.layer_floor_ns if self.model.is_moe and alike else None
-        level = Level.GROUP if floor is None else Level.FLOOR
+        nodes = []
+        level, bound = Level.GROUP, self._times.group
+        if mixed(self.space.cluster):
+            bound = self._times.mixed_group
+        elif self.model.is_moe:
+            level, bound = Level.FLOOR, self._times.floor
         for group in self.space.groups():
             if until is not None and time.monotonic() > until:
                 self.complete = False
                 break
             family = _family(group)
             self._smallest[family] = min(group.micro_batch, self._smallest.get(family, group.micro_batch))
-            if group.placement:
-                nodes.append(self._mixed_root(group))
-                continue
-            if floor is None:
-                layer_ns = self._times(group)
-            else:
-                shard = (group.tp, group.cp, group.micro_batch, group.sequence_parallel)
-                layer_ns = self._layer_ns.get(shard, ())
-                if not layer_ns:
-                    layer_ns = self._layer_ns[shard] = floor(group)
-            virtual = self._most_virtual(group)
-            bound = layer_bound(layer_ns, self.counts, group.num_microbatches(batch), group.pp, virtual)
-            nodes.append(Node(bound, simplicity(group), level, group))
+            nodes.append(Node(bound(group), simplicity(group), level, group))
         self.statistics["groups"] = len(nodes)
         return nodes
-
-    def _most_virtual(self, group: Layout) -> int:
-        """No number of virtual stages, and no schedule, leaves less of the bubble."""
-        return NO_BUBBLE if self._fills else self.space.most_virtual(group)
-
-    def _times(self, group: Layout) -> tuple[int, ...]:
-        """The least time of a layer of each kind on any stage."""
-        shard = (group.tp, group.cp, group.ep, group.etp, group.micro_batch, group.sequence_parallel)
-        layer_ns = self._layer_ns.get(shard)
-        if layer_ns is None:
-            form = self.timing.form(group)
-            layer_ns = tuple(map(min, *{s.layer_ns for s in form.stages}, form.stages[0].layer_ns))
-            self._layer_ns[shard] = layer_ns
-        return layer_ns
-
-    def _mixed_root(self, group: Layout) -> Node:
-        """A group on several kinds of nodes: its stages have layer times of their own."""
-        form = self.timing.form(group)
-        virtual = self._most_virtual(group)
-        bound = unequal.layer_bound(form, self.counts, form.num_microbatches, virtual)
-        return Node(bound, simplicity(group), Level.GROUP, group)
 
     def refine(self, node: Node, cutoff_ns: int | None = None) -> Iterator[Node]:
         """What is one step below a node, without what is proved slower than the cutoff."""
         self.statistics["refined"] += 1
         match node.level:
             case Level.FLOOR:
-                group, batch = node.layout, self.space.workload.global_batch
-                virtual = self._most_virtual(group)
-                bound = layer_bound(self._times(group), self.counts, group.num_microbatches(batch), group.pp, virtual)
-                yield replace(node, bound_ns=max(bound, node.bound_ns), level=Level.GROUP)
+                bound = max(node.bound_ns, self._times.group(node.layout))
+                yield replace(node, bound_ns=bound, level=Level.GROUP)
             case Level.GROUP:
                 for sharded in self.space.extend(node.layout, "zero"):
                     for layout in self.space.extend(sharded, "hsdp_replicas"):
@@ -180,7 +144,7 @@ class Refiner:
         # also of what recomputes more, whose parts may be rounded up by less
         microbatches = node.layout.num_microbatches(self.space.workload.global_batch)
         rounded = ROUNDED_NS * microbatches * self.model.num_layers
-        bound = max(node.bound_ns, self._best_virtual(node.layout) - rounded)
+        bound = max(node.bound_ns, self._times.variant(node.layout) - rounded)
         yield replace(node, bound_ns=bound, level=Level.FILLED)
 
     def _filled(self, node: Node) -> Iterator[Node]:
@@ -189,27 +153,25 @@ class Refiner:
         if self.fixed_slices is None and self._plain_bounds(node.layout):
             slowest = None
             if self._could_hold(node.layout):
-                eased = self.problem(node.layout, self._least_form(node.layout))
+                eased = self.problem(node.layout, self._times.least_form(node.layout))
                 slowest = least_slowest(eased)
                 self._holding[_sharding(node.layout)].note(node.layout.micro_batch, slowest is not None)
         yield from self._slower_modes(node, slowest is None)
         if slowest is None:
             self.statistics["pruned_by_memory"] += 1
             return
-        layouts = tuple(self.space.extend(node.layout, "vpp"))
-        plain = tuple([x for x in layouts if x.vpp == 1])
-        for chain in (plain, tuple(sorted((x for x in layouts if x.vpp > 1), key=lambda x: -x.vpp))):
-            yield from self._next_virtual(replace(node, virtual=chain, slowest_ns=slowest))
+        layouts = list(self.space.extend(node.layout, "vpp"))
+        for chain in ([x for x in layouts if x.vpp == 1], [x for x in layouts if x.vpp > 1]):
+            virtual = tuple(self._times.by_virtual(chain, slowest))
+            yield from self._next_virtual(replace(node, virtual=virtual, slowest_ns=slowest))
 
-    def _next_virtual(self, node: Node) -> Iterator[Node]:
-        """The number of virtual stages whose bound is least of those left: the bubble shrinks with every one more."""
+    @staticmethod
+    def _next_virtual(node: Node) -> Iterator[Node]:
+        """The number of virtual stages whose bound is least of those left."""
         if node.virtual:
-            layout, *rest = node.virtual
-            plain, interleaved = self._forms(layout)
-            form = plain if layout.vpp == 1 or interleaved is None else replace(interleaved, vpp=layout.vpp)
-            bound = max(node.bound_ns, self._bound(form, layout, node.slowest_ns))
-            key, fewer = simplicity(layout), tuple(rest)
-            yield Node(bound, key, Level.VIRTUAL, layout, None, node.slowest_ns, virtual=fewer)
+            (bound, layout), *rest = node.virtual
+            bound, key = max(node.bound_ns, bound), simplicity(layout)
+            yield Node(bound, key, Level.VIRTUAL, layout, None, node.slowest_ns, virtual=tuple(rest))
 
     def _virtual(self, node: Node, cutoff_ns: int | None) -> Iterator[Node]:
         """One layout: its own time, then its own memory."""
@@ -223,7 +185,7 @@ class Refiner:
             if chunked is None:
                 return
             slowest = max(slowest, chunked)
-        bound = max(node.bound_ns, self._bound(form, node.layout, slowest))
+        bound = max(node.bound_ns, self._times.layout(node.layout, slowest))
         if bound > node.bound_ns:
             yield replace(node, bound_ns=bound)
             return
@@ -281,47 +243,6 @@ class Refiner:
 
         smallest = self._smallest.get(_family(layout), layout.micro_batch)
         return self._lean[_sharding(layout)].judge(layout.micro_batch, smallest, fits)
-
-    def _forms(self, layout: Layout) -> tuple[StepForm, StepForm | None]:
-        """Coefficients with one virtual stage, and the least with several: the fixed time of two, the tails of most."""
-        plain = self.timing.form(layout if layout.vpp == 1 else replace(layout, vpp=1))
-        if layout.pp == 1 or self._fills:  # only 1F1B has virtual stages
-            return plain, None
-        most_virtual = max(2, self.space.most_virtual(layout))
-        # a form is one object for all layouts that it is the form of, and is kept
-        key = (id(plain), most_virtual)
-        found = self._interleaved.get(key)
-        if found is None:
-            two = self.timing.form(replace(layout, vpp=2))
-            most = self.timing.form(replace(layout, vpp=most_virtual))
-            stages = tuple([replace(a, tails=b.tails) for a, b in zip(two.stages, most.stages, strict=True)])
-            found = self._interleaved[key] = plain, replace(two, stages=stages)
-        return found
-
-    def _least_form(self, layout: Layout) -> StepForm:
-        """No number of virtual stages takes a stage less time: a send may cost more without them."""
-        plain, interleaved = self._forms(layout)
-        if interleaved is None:
-            return plain
-        pairs = zip(plain.stages, interleaved.stages, strict=True)
-        return replace(plain, stages=tuple([a if a.fixed_ns <= b.fixed_ns else b for a, b in pairs]))
-
-    def _best_virtual(self, layout: Layout) -> int:
-        """A bound for every number of virtual stages."""
-        plain, interleaved = self._forms(layout)
-        full = layout.recompute.granularity == "full"
-        bound = time_bound(plain, self.counts, full)
-        if interleaved is None:
-            return bound
-        return min(bound, time_bound(replace(interleaved, vpp=self.space.most_virtual(layout)), self.counts, full))
-
-    def _bound(self, form: StepForm, layout: Layout, slowest_ns: int) -> int:
-        redone = 0
-        if layout.recompute.granularity == "full":
-            stages = form.stages if form.mixed else form.stages[:1]
-            redone = min(t for s in stages for t, n in zip(s.recompute_ns, self.counts, strict=True) if n)
-        slowest, total = slowest_bound(form, self.counts, redone)
-        return form.makespan_ns(max(slowest, slowest_ns), total) + tail_bound(form, self.counts) + form.once_ns
 
     def _known_too_large(self, layout: Layout) -> bool:
         """Whether this micro-batch or a smaller one was found not to fit."""
