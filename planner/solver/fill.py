@@ -30,7 +30,7 @@ def split_bound(problem: SplitProblem, plain: SplitProblem | None = None, cutoff
         return _step_bound(problem, 0)
     fill: Chain | Counted = Chain(problem) if problem.vpp == 1 else Counted(problem)
     if plain is not None and isinstance(fill, Counted):
-        limit = _slowest_allowed(problem, cutoff_ns)
+        limit = slowest_allowed(problem, cutoff_ns)
         for stages in _first_looks(problem.pp):
             fill.stand_in(Counted(plain), stages)
             if not fill.holds(limit):
@@ -78,7 +78,7 @@ def _first_looks(pp: int) -> list[set[int]]:
     return [{0}, {0, pp - 1}, {0, pp // 4, pp // 2, pp - 1}] if pp > 2 else []
 
 
-def _slowest_allowed(problem: SplitProblem, cutoff_ns: int | None) -> int:
+def slowest_allowed(problem: SplitProblem, cutoff_ns: int | None) -> int:
     """With a slower slowest stage than this, no step keeps the cutoff."""
     if cutoff_ns is None:
         return problem.longest_stage_ns

@@ -1,4 +1,5 @@
-"""The search: best first over all degrees, by bounds that prove what they discard, with CP-SAT deciding the split.
+"""The search: best first over all degrees, by bounds that prove what they discard, with CP-SAT, or shortest paths where
+those are enough, deciding the split.
 
 Every group of layouts has a lower bound of its step time. The queue pops the least bound and looks closer (`refine`):
 at a ZeRO stage, a recomputation, a number of virtual stages, each with a sharper bound, until nothing is left to

@@ -1,10 +1,12 @@
-"""One solve of the inner problem with CP-SAT: the fastest stage split and recomputation of one choice of degrees."""
+"""One solve of the inner problem: the fastest stage split and recomputation of one choice of degrees. Shortest paths
+(`planner.solver.chained`) come first where a stage is one chunk; CP-SAT proves what they leave."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from planner.solver.chained import chained
 from planner.solver.fill import first_split
 from planner.solver.problem import Split, SplitProblem
 from planner.solver.result import Status
@@ -48,16 +50,24 @@ def solve_split(
     """
     from ortools.sat.python import cp_model
 
+    paths = chained(problem, cutoff_ns)
+    start = first_split(problem) if paths is None else paths.split
+    if paths is not None:
+        if paths.bound_ns is None or (cutoff_ns is not None and paths.bound_ns > cutoff_ns):
+            none_below = 0 if cutoff_ns is None else cutoff_ns + 1
+            return Solved(Status.INFEASIBLE, None, None, none_below, paths.work_seconds)
+        if paths.bound_ns == paths.step_ns:
+            return Solved(Status.OPTIMAL, paths.split, paths.step_ns, paths.bound_ns, paths.work_seconds)
+        at_least_ns = max(at_least_ns, paths.bound_ns)
     longest_ns = problem.longest_ns
     model, variables, step = _build(problem, longest_ns if cutoff_ns is None else min(longest_ns, cutoff_ns))
     model.add(step >= at_least_ns)
     model.minimize(step)
-    start = first_split(problem)
     if start is not None:
         variables.hint(start)
     solver = new_solver(effort, seconds)
     status = solver.solve(model)
-    work = solver.response_proto.deterministic_time
+    work = solver.response_proto.deterministic_time + (paths.work_seconds if paths else 0.0)
     if status == cp_model.INFEASIBLE:
         return Solved(Status.INFEASIBLE, None, None, 0 if cutoff_ns is None else cutoff_ns + 1, work)
     bound = max(0, round(solver.best_objective_bound))
