@@ -37,6 +37,9 @@ RUNNER_UP_EFFORT = 1200
 """Work allowed, once the best plan is proved, to find and prove the best of other degrees: chunks of stages whose
 memory is looked at. Counted, not timed, so that two runs stop at the same place; the statistic `runners_up_proved`
 says whether it was enough."""
+RUNNER_UP_SHARE = 4
+"""Or a fourth of the work that the best plan took, where that is more: where memory is so tight that most of what could
+be fast does not fit, the runners-up are as rare as the best plan."""
 EFFORT_PER_SECOND = 400
 """What a second of CP-SAT's, as it counts its steps, adds to that."""
 
@@ -212,7 +215,7 @@ class Search:
             if not self.found or bound_ns <= min(f.step_ns for f in self.found.values()):
                 return False
             self.proved_after = effort
-        if effort - self.proved_after <= self.runner_up_effort:
+        if effort - self.proved_after <= max(self.runner_up_effort, self.proved_after // RUNNER_UP_SHARE):
             return False
         self.runners_up_proved = False
         return True

@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -20,7 +21,7 @@ from validator import faults
 from planner.implementation import Implementation
 from planner.solver.candidates import Pins, Space
 from planner.solver.result import Status
-from planner.solver.search import Search
+from planner.solver.search import RUNNER_UP_EFFORT, Search
 from planner.solver.search import degrees as identity
 from planner.workload import Workload
 
@@ -166,3 +167,14 @@ def test_agrees_with_brute_force_on_hundreds(pattern, gpus, batch, weights):
     result = Search(*case, top=1).run()
     expected = best_ns(degrees(cluster, model, workload, implementation), model, accounting, timing)
     assert [plan.step.step_ns for plan in result.plans] == ([] if expected is None else [expected])
+
+
+def test_work_for_runners_up_grows_with_the_proof():
+    """A fourth of what the best plan took, and never less than the fixed allowance."""
+    for proof, more in ((400, RUNNER_UP_EFFORT), (40_000, 10_000)):
+        search = Search(*instance((0, 0), 4, 8, Weights()))
+        search.found = {(): SimpleNamespace(step_ns=10)}
+        for spent, enough in ((0, False), (more, False), (more + 1, True)):
+            search.refiner.statistics["effort"] = proof + spent
+            assert search._worked_enough(11) is enough
+            assert search.runners_up_proved is not enough
