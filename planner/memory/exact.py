@@ -214,6 +214,8 @@ class ExactAccounting:
         """Bytes over all `gpus` that no layout under this ZeRO stage holds less of: one copy of every state (shards sum
         to the whole, rounded up; what is replicated or padded is more), and the reserve of each."""
         layout = Layout(zero=zero)
+        if (other := self._of(layout)) is not self:
+            return other.least_held(zero, gpus)
         degrees = self._maker.degrees(layout)
         kinds, edges = self._maker.pieces(layout, degrees.shape, degrees.modules)
         parts = self._parts(layout, 0, 1, None)

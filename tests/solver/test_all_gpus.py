@@ -10,6 +10,7 @@ from planner.hardware import parse_gpus
 from planner.implementation import Implementation
 from planner.memory.accounting import make_accounting
 from planner.memory.form import Counts
+from planner.parameters import parameters
 from planner.solver.all_gpus import too_much_for_all
 from planner.solver.candidates import Pins, Space
 from planner.solver.explain import Filtered, leanest
@@ -24,6 +25,7 @@ CASES = [
     ("gpt2-xl", "8xV100-32G", Implementation(attention="unfused"), "fp16"),
     ("deepseek-v2-lite", "16xH100-80G", Implementation(), "fp8"),
     ("mixtral-8x7b", "16xH100-80G", Implementation(sharded_framework="megatron_fsdp"), "bf16"),
+    ("7b", "8xA100-80G", Implementation(sharded_framework="deepspeed"), "bf16"),
     (
         "glm-4.5-air",
         "32xH100-80G",
@@ -74,6 +76,21 @@ def test_what_it_refutes_the_search_refutes_too():
         if refuted:
             result = search(model, workload, implementation, cluster)
             assert result.status is Status.INFEASIBLE and result.statistics["candidates"] > 0
+
+
+def test_what_sharding_holds_less_of_is_not_refuted():
+    """DeepSpeed's ZeRO 3 holds 2 bytes of gradients a parameter, ZeRO 0 and 1 hold 4: 16 N fit where 18 N do not."""
+    model, workload = load_model("llama-3-70b"), Workload(1024, 1024)
+    implementation, cluster = Implementation(sharded_framework="deepspeed"), parse_gpus("16xH100-80G")
+    reserve = 6 * 2**30
+    room = cluster.gpus * (cluster.capacity_bytes - reserve)
+    assert 18 * parameters(model) > room > 16 * parameters(model)
+    pins = Pins(zero=(3,), tp=(4,), recompute=("full",))
+    space = Space(model, workload, implementation, cluster, pins)
+    accounting = make_accounting("exact", model, workload, implementation, cluster, reserve)
+    assert not too_much_for_all(space, accounting)
+    result = search(model, workload, implementation, cluster, pins=pins, reserve_bytes=reserve)
+    assert result.status is Status.OPTIMAL and result.plans[0].memory.fits
 
 
 def test_pinned_stages_and_other_accountings():
