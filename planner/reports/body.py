@@ -98,7 +98,8 @@ def layout(x: Layout, global_batch: int, cluster: Cluster | None = None) -> dict
         body["recompute_modules"] = list(x.recompute.modules)
     if x.recompute.granularity == "full":
         body["recompute_method"] = x.recompute.method
-        body["recompute_num_layers"] = x.recompute.num_layers
+        # where each stage has its own number, no one number says it
+        body["recompute_num_layers"] = None if x.recompute.stage_layers else x.recompute.num_layers
         body["recompute_stage_layers"] = list(x.recompute.stage_layers)
     if x.hsdp_replicas > 1:
         body["hsdp_replicas"] = x.hsdp_replicas

@@ -17,6 +17,10 @@ QUICK = (
     "--model", "13b", "--gpus", "8xA100-80G", "--global-batch", "64", "--micro-batch", "1", "--vpp", "1",
     "--recompute", "none", "--zero", "1",
 )  # fmt: skip
+SOME_LAYERS = (
+    "--model", "7b", "--gpus", "8xA100-80G", "--tp", "1", "--pp", "2", "--vpp", "1", "--zero", "1",
+    "--micro-batch", "2", "--recompute", "full",
+)  # fmt: skip
 
 
 def test_search_is_the_default_command(plan) -> None:
@@ -86,10 +90,12 @@ def test_the_stage_split_can_be_pinned(plan) -> None:
     assert layout["stage_layers"] == [21, 19] and layout["pp"] == 2
 
 
-def test_the_next_commands_run_and_mean_the_same_layout(plan) -> None:
-    """What the report proposes to type reproduces the plan's memory to the byte."""
-    data = plan(*QUICK, "--tp", "2", "--json").data
-    text = plan(*QUICK, "--tp", "2").out
+@pytest.mark.parametrize("asked", [(*QUICK, "--tp", "2"), SOME_LAYERS], ids=["none", "some"])
+def test_the_next_commands_run_and_mean_the_same_layout(plan, asked) -> None:
+    """What the report proposes to type reproduces the plan's layout, and its memory to the byte; with all layers kept
+    and with some recomputed."""
+    data = plan(*asked, "--json").data
+    text = plan(*asked).out
     lines = text[text.index("\nNext\n") :].splitlines()
     command = next(line.strip() for line in lines if line.strip().endswith("--detail"))
     answer = plan(*shlex.split(command)[1:], "--json")
