@@ -74,22 +74,32 @@ def parse_mapping(text: str, name: str) -> dict[str, Any]:
 
 
 def parse_json(text: str, name: str) -> Any:
-    """The value of JSON text. Raises InputError when it is not JSON or deeper than MAX_DEPTH."""
+    """The value of JSON text. Raises InputError when it is not JSON, too deep, or gives a key two values."""
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            for key, given in pairs:
+                if given != value[key]:
+                    raise _twice(name, key)
+        return value
+
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=mapping)
     except json.JSONDecodeError as error:
         raise InputError(f"{name}: not valid JSON: {error.msg} in line {error.lineno}.") from None
     except RecursionError:
         raise _too_deep(name) from None
     except ValueError as error:  # an integer of more than 4300 digits
-        raise InputError(f"{name}: not valid JSON: {_shorten(str(error))}.") from None
+        problem = "a number has too many digits" if "integer string conversion" in str(error) else _shorten(str(error))
+        raise InputError(f"{name}: not valid JSON: {problem}.") from None
     _check_depth(value, name)
     return value
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The value of YAML text. Raises InputError when it is not YAML, has tags, or is too deep or too large where its
-    aliases are written out."""
+    """The value of YAML text. Raises InputError when it is not YAML, has tags, gives a key two values, or is too deep
+    or too large where its aliases are written out."""
     try:
         _check_yaml_events(text, name)
         return yaml.load(text, Loader=SafeLoader)
@@ -136,10 +146,48 @@ class _Expansion:
             self._open[-1] = around, held + values, max(deep, levels + 1)
 
 
+class _Keys:
+    """The keys of the mappings that are open, event by event: YAML lets the last of two alike win without a word."""
+
+    def __init__(self) -> None:
+        self._open: list[dict[str, str | None] | None] = []
+        """Each mapping's keys with their values, None for one that is no scalar; None for a sequence."""
+        self._key: list[str | None] = []
+        """Of each mapping the key whose value comes next; None before a key."""
+
+    def contradicted(self, event: yaml.Event) -> str | None:
+        """The key to which this event gives another value than it had; a merge (`<<`) may stand again."""
+        if isinstance(event, yaml.CollectionEndEvent):
+            self._open.pop()
+            self._key.pop()
+        found = None
+        if isinstance(event, yaml.ScalarEvent | yaml.AliasEvent | yaml.CollectionStartEvent) and self._open:
+            found = self._node(event.value if isinstance(event, yaml.ScalarEvent) else None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._open.append({} if isinstance(event, yaml.MappingStartEvent) else None)
+            self._key.append(None)
+        return found
+
+    def _node(self, text: str | None) -> str | None:
+        held, key = self._open[-1], self._key[-1]
+        if held is None:
+            return None
+        if key is None:
+            self._key[-1] = text or ""
+            return None
+        self._key[-1] = None
+        known = key in held and key not in ("<<", "")
+        same = held.setdefault(key, text) == text and text is not None
+        return key if known and not same else None
+
+
 def _check_yaml_events(text: str, name: str) -> None:
-    """Refuse what could be built from a small file into a large or live object, before anything is built."""
-    expansion = _Expansion()
+    """Refuse what could be built from a small file into a large or live object, before anything is built, and keys that
+    are given twice with different values."""
+    expansion, keys = _Expansion(), _Keys()
     for event in yaml.parse(text, Loader=SafeLoader):
+        if (key := keys.contradicted(event)) is not None:
+            raise _twice(name, key, _line(event))
         if getattr(event, "tag", None) is not None:
             raise InputError(f"{name}: tags (!) are not accepted, but line {_line(event)} has one.")
         anchor = getattr(event, "anchor", None)
@@ -180,6 +228,11 @@ def _check_depth(value: Any, name: str) -> None:
 def _is_piped(path: str | Path, mode: int) -> bool:
     """`/dev/stdin` and the shell's `<(command)`; any other pipe may wait forever for a writer."""
     return stat.S_ISFIFO(mode) and str(path).startswith(("/dev/stdin", "/dev/fd/", "/proc/self/fd/"))
+
+
+def _twice(name: str, key: str, line: int = 0) -> InputError:
+    where = f", the second in line {line}" if line else ""
+    return InputError(f"{name}: each key must have one value, but {_shorten(key)} is given two{where}.")
 
 
 def _too_deep(name: str) -> InputError:

@@ -47,6 +47,9 @@ BAD = {
     "date.yaml": (b"a: 2024-99-99\n", "YAML"),
     "keys.yaml": (b"1: one\n", "key"),
     "unhashable.yaml": (b"{[1, 2]: 3}\n", "YAML"),
+    "twice.json": (b'{"a": 1, "b": {"c": 1, "c": 2}}', "each key must have one value, but c is given two"),
+    "twice.yaml": (b"a: 1\nb:\n  c: 1\n  c: 2\n", "but c is given two, the second in line 4"),
+    "nested_twice.yaml": (b"a: {c: 1}\nb: [{c: 2}]\na: {c: 1}\n", "but a is given two, the second in line 3"),
     "two.yaml": (b"a: 1\n---\nb: 2\n", "YAML"),
     "large.yaml": (b"a: " + b"x" * MAX_BYTES, "larger"),
 }
@@ -77,13 +80,15 @@ def test_a_directory_a_missing_file_and_a_pipe_are_refused(tmp_path):
 
 
 def test_good_files_give_their_mapping(tmp_path):
-    """YAML and JSON, with or without a telling suffix, with a byte order mark or a repeated key, are read."""
+    """YAML and JSON, with or without a telling suffix, with a byte order mark or a key repeated with the same value (as
+    some of Megatron-LM's own YAML have), are read."""
     good = {
         "a.yaml": b"a: 1\nb: [x, 2]\n",
         "a.json": b'{"a": 1, "b": ["x", 2]}',
         "a.txt": b'{\n\t"a": 1, "b": ["x", 2]}',
-        "b.json": b'\xef\xbb\xbf{"a": 0, "a": 1, "b": ["x", 2]}',
+        "b.json": b'\xef\xbb\xbf{"a": 1, "a": 1, "b": ["x", 2]}',
         "plain": b"a: 1\nb:\n- x\n- 2\n",
+        "twice.yaml": b"a: 1\na: 1\nb: [x, 2]\n",
     }
     for name, content in good.items():
         (tmp_path / name).write_bytes(content)
