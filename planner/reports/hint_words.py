@@ -36,20 +36,29 @@ def _remedy(hint: Hint) -> str:
 
 def hint_command(hint: Hint, model: str, others: str = "", where: str = "") -> str:
     """The command line of the changed question; `model` names the model as an option, `others` are options that the
-    change leaves as they are, `where` the GPUs as they were named. Pinned splits and placements are left free."""
+    change leaves as they are, `where` the GPUs as they were named. A pinned placement is left free."""
     workload, pins = hint.workload, hint.pins
     kept = where if hint.change not in ("gpus", "card") else ""
     words = [f"plan {model} {kept or cluster_argument(hint.cluster)}"]
     words.append(f"--seq-length {workload.seq_length} --global-batch {workload.global_batch}")
     for field in fields(pins):
         values = getattr(pins, field.name)
-        if values is None or field.name in ("stage_layers", "placement"):
+        if values is None or field.name == "placement":
             continue
+        if pins.stage_layers is not None and field.name in ("pp", "vpp"):
+            continue  # the split says them
         named = _option(field.name, values)
-        words.append(named if field.name == "sequence_parallel" else f"{named} {','.join(map(str, values))}")
+        words.append(named if field.name == "sequence_parallel" else f"{named} {_values(values)}")
     if hint.change == "precision":
         words.append(f"--precision {workload.precision}")
     return " ".join([*words, others]).rstrip()
+
+
+def _values(values: Sequence[object]) -> str:
+    """The values of an option as they are typed: `2,4`, or `5,5/5,5` for the chunks of each stage."""
+    if values and isinstance(values[0], Sequence) and not isinstance(values[0], str):
+        return "/".join(_values(row) for row in values if isinstance(row, Sequence))
+    return ",".join(map(str, values))
 
 
 def _option(name: str, values: Sequence[object]) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from planner.cluster import Cluster
-from planner.layout import Layout, described
+from planner.layout import FULL, Layout, described
+from planner.memory.counts import stage_counts
 from planner.memory.form import Always, Component, Counts, Moment, StageForm, multiplier
 from planner.memory.interface import Accounting
 from planner.rules import RULES, Rule, broken_rules
@@ -26,6 +27,7 @@ from planner.solver.refine import Refiner
 from planner.solver.result import Fact
 from planner.solver.shares import shared_out
 from planner.solver.split import EFFORTS, solve_split
+from planner.stages import split_from_counts
 from planner.timing.interface import StepTiming
 from planner.topology.kinds import mixed
 from planner.topology.standing import standing
@@ -171,6 +173,10 @@ def _first_that_fits(
         if refiner.nothing_fits(replace(each, recompute=FULL_BLOCK)):
             continue
         for layout in _recomputed(space, each):
+            if space.pins.stage_layers is not None:
+                if _missing(space, accounting, layout)[0] <= 0:
+                    return layout
+                continue
             problem = replace(refiner.problem(layout), must_recompute=False)
             if least_slowest(problem) is None:
                 continue
@@ -192,16 +198,22 @@ def _look_at_the_clock(until: float | None) -> None:
 
 def _missing(space: Space, accounting: Accounting, layout: Layout) -> tuple[int, int]:
     """(bytes beyond the capacity, stage) of the fuller end of a pipeline whose layers are shared out evenly, or of the
-    fullest stage where cards differ and each has its share."""
+    fullest stage where the split is pinned, or where cards differ and each has its share."""
     worst = []
-    for stage in range(layout.pp) if layout.placement else sorted({0, layout.pp - 1}):
+    everywhere = layout.placement or space.pins.stage_layers is not None
+    for stage in range(layout.pp) if everywhere else sorted({0, layout.pp - 1}):
         needed = sum(_peak(accounting.form(layout, stage), _counts(space, accounting, layout, stage)).values())
         worst.append((needed - accounting.stage_capacity_bytes(layout, stage), stage))
     return max(worst)
 
 
 def _counts(space: Space, accounting: Accounting, layout: Layout, stage: int) -> Counts:
-    """Even shares, or on a mixed cluster layers in proportion to the room that the stages' cards have for them."""
+    """The pinned split, else even shares, or on a mixed cluster layers in proportion to the room that the stages' cards
+    have for them."""
+    if space.pins.stage_layers is not None:
+        redone = FULL if layout.recompute.granularity == "full" else layout.recompute  # of every layer, as below
+        stages = split_from_counts(space.model, space.pins.stage_layers)
+        return stage_counts(space.model, replace(layout, stages=stages, recompute=redone), stage)
     if not layout.placement:
         return _even_counts(space, layout, stage)
     pattern, kinds = space.model.pattern, range(len(space.model.layer_kinds))
@@ -266,11 +278,14 @@ def _told(space: Space, accounting: Filtered, layout: Layout) -> tuple[Fact, ...
         )
         for size, name in parts
     ]
+    less = f"{missing / 2**30:.2f} GiB less than these together, even"
+    if missing <= 0:
+        less = "which these together leave on no split of the layers, not even"
     told.append(
         Fact(
             "capacity",
-            f"each {card} offers {capacity / 2**30:.2f} GiB, {max(0, missing) / 2**30:.2f} GiB less "
-            f"than these together, even in the layout that needs least: {described(layout)}",
+            f"each {card} offers {capacity / 2**30:.2f} GiB, {less} in the layout that needs least: "
+            f"{described(layout)}",
             {"bytes": capacity, "missing_bytes": missing},
         )
     )

@@ -21,6 +21,7 @@ FREED = (
     "zero",
     "hsdp_replicas",
     "micro_batch",
+    "stage_layers",
     "dp",
     "pp",
     "tp",
@@ -43,6 +44,8 @@ def _solved(space: Space, solve: Solve) -> Iterator[Hint]:
     for name in FREED:
         if getattr(space.pins, name) is None:
             continue
+        if name in ("pp", "vpp") and space.pins.stage_layers is not None:
+            continue  # a split of so many stages and chunks is pinned
         pins = replace(space.pins, **{name: None})
         found = solve(space.cluster, pins).plans
         if found:

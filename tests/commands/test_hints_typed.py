@@ -76,3 +76,31 @@ def test_no_remedy_has_more_gpus_than_a_question_may(plan) -> None:
     refused = plan("--model", "13b", "--gpus", "16384xH100-80G", *pinned, "--json")
     assert refused.code == 3 and refused.data["status"] == "infeasible"
     assert refused.data["explanation"]["facts"]
+
+
+def test_a_pinned_split_is_argued_with_and_kept_by_the_remedies(plan) -> None:
+    """39 of 40 layers on one stage: what that stage holds is more than a card, by as much as is said, and less without
+    any one part. Giving up the split fits; other remedies were solved with it and ask for it. All commands run."""
+    asked = ("--model", "13b", "--gpus", "8xA100-40G", "--stage-layers", "39,1", "--top", "1")
+    refused = plan(*asked, "--json")
+    assert refused.code == 3
+    *parts, capacity = refused.data["explanation"]["facts"]
+    held = [fact["data"]["bytes"] for fact in parts]
+    missing = sum(held) - capacity["data"]["bytes"]
+    assert 0 < missing == capacity["data"]["missing_bytes"] and missing <= min(held)
+    assert f"{missing / 2**30:.2f} GiB less than these together" in capacity["sentence"]
+    (freed, without), *others = hints(refused)
+    assert freed.startswith("without --stage-layers it fits on the same 8 GPUs")
+    assert "--stage-layers" not in without and "--pp 2" in without
+    assert others
+    for _, command in others:
+        assert command.endswith("--stage-layers 39,1")
+    for command in (without, *(command for _, command in others)):
+        assert plan(*command.split()[1:], "--top", "1").code == 0
+
+
+def test_pinned_chunks_are_written_as_they_are_typed(plan) -> None:
+    """A split of virtual chunks comes back as 18,2/18,2."""
+    refused = plan("--model", "13b", "--gpus", "4xA100-40G", "--stage-layers", "18,2/18,2", "--top", "1", "--json")
+    commands = [command for _, command in hints(refused)]
+    assert commands and all(command.endswith("--stage-layers 18,2/18,2") for command in commands)
