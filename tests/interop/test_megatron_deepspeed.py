@@ -24,6 +24,7 @@ from planner.rules import broken_rules
             [6, 7, 7, 7, 6, 6, 6],
         ),
         (5, 4, "--pp-partition-method type:transformer|embedding", [1, 2, 2, 0]),
+        (70, 72, "--pp-partition-method type:transformer|embedding", [0, *[1] * 70, 0]),
     ],
 )
 def test_the_split_of_deepspeeds_pipeline(layers, pp, arguments, counts):
@@ -33,6 +34,34 @@ def test_the_split_of_deepspeeds_pipeline(layers, pp, arguments, counts):
     got = launch(words, world=pp)
     assert [sum(chunk.num_layers for chunk in stage) for stage in got.layout.stages] == counts
     assert got.problems == ()
+
+
+def test_more_stages_than_there_is_anything_for_are_a_broken_rule():
+    """Of layers alone no stage may be left empty; the rule is DeepSpeed's partition, not Megatron-Core's."""
+    got = launch("--deepspeed --num-layers 4 --pipeline-model-parallel-size 6 --micro-batch-size 1", world=6)
+    (problem,) = got.problems
+    assert problem.id == "stage-split" and problem.source.startswith("deepspeed/runtime/pipe/module.py")
+
+
+def test_bigscience_has_words_of_its_own():
+    """Its gated activations double the first product (transformer.py: ParallelMLP), its positions have other names
+    (enums.py: PositionEmbeddingType), and bitsandbytes' Adam keeps moments of a byte (optimizer/__init__.py)."""
+    plain = launch("--deepspeed")
+    hidden = plain.model.hidden_size
+    for name in ("geglu", "liglu", "reglu", "swiglu"):
+        gated = launch(f"--deepspeed --glu-activation {name} --no-bias-gelu-fusion")
+        assert gated.unrecognised == () and not gated.model.layer_kinds[0].mlp.quick_gelu
+        doubled = 4 * hidden * (hidden + 1) * plain.model.num_layers  # weights and biases, ffn is 4 h either way
+        assert parameters(gated.model) == parameters(plain.model) + doubled
+    with pytest.raises(InputError, match="--glu-activation must be one of geglu, liglu, reglu, swiglu, but was 'glu'"):
+        launch("--deepspeed --glu-activation glu")
+    assert launch("--deepspeed --position-embedding-type rotary").model.position == "rope"
+    assert launch("--deepspeed --position-embedding-type absolute").model.position == "learned"
+    eight_bit = launch("--deepspeed --use-bnb-optimizer --fp16")
+    assert eight_bit.workload.optimizer == "adamw-8bit"
+    assert eight_bit.not_accounted == (
+        "--use-bnb-optimizer: the embedding's moments are counted in 8 bits, as all others",
+    )
 
 
 def test_a_partition_method_that_counts_something_else_is_said():

@@ -20,11 +20,16 @@ from planner.model import MLP, Attention, LatentAttention, Layer, Model, MoE, No
 
 MAX_MTP_LAYERS = 100
 
+_GLU_ACTIVATIONS = ("geglu", "liglu", "reglu", "swiglu")
+"""BigScience's Megatron-DeepSpeed, megatron/model/glu_activations.py: each halves what its projection gives."""
+
 _POSITIONS: dict[str, Position] = {
     "learned_absolute": "learned",
     "rope": "rope",
     "yarn": "rope",
     "alibi": "alibi",  # Megatron-DeepSpeed
+    "rotary": "rope",  # BigScience's Megatron-DeepSpeed, as the next
+    "absolute": "learned",
     "none": "none",
 }
 
@@ -165,7 +170,7 @@ def _attention(args: Arguments, source: str, hidden: int, problems: list[Problem
 def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
     """The dense MLP, and the mixture of experts where there are experts."""
     swiglu = args.flag("swiglu")
-    gated = swiglu or args.flag("quick-geglu")
+    gated = swiglu or args.flag("quick-geglu") or _glu(args, source)
     bias = not args.flag("disable-bias-linear")
     default = int((4 * hidden * 2 / 3) / 64) * 64 if swiglu else 4 * hidden
     ffn = positive(args, "ffn-hidden-size", source, max(1, default))
@@ -174,7 +179,7 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
         ffn,
         gated,
         bias,
-        quick_gelu=gated and not swiglu,
+        quick_gelu=args.flag("quick-geglu") and not swiglu,
         clamp=args.get("activation-func-clamp-value") if gated and apart else None,
         linear_offset=args.get("glu-linear-offset", 0.0) if gated else 0.0,
     )
@@ -196,6 +201,14 @@ def _mlps(args: Arguments, source: str, hidden: int) -> tuple[MLP, MoE | None]:
         router_bias=bias and not args.under_deepspeed,
         score_function="softmax" if args.get("moe-router-score-function", "softmax") == "softmax" else "sigmoid",
     )
+
+
+def _glu(args: Arguments, source: str) -> bool:
+    given = args.get("glu-activation")
+    if given is not None and given not in _GLU_ACTIVATIONS:
+        known = ", ".join(_GLU_ACTIVATIONS)
+        raise InputError(f"{source}: --glu-activation must be one of {known}, but was '{readable(given)}'.")
+    return given is not None
 
 
 def _experts(args: Arguments) -> int:

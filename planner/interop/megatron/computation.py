@@ -316,6 +316,9 @@ def build_workload(args: Arguments, source: str, micro_batch: int, dp: int) -> W
     optimizer = choose(args, "optimizer", _OPTIMIZERS, "adam", source)
     if optimizer == "sgd-momentum" and args.get("sgd-momentum", 0.9) == 0:
         optimizer = "sgd"
+    if optimizer == "adamw" and args.flag("use-bnb-optimizer"):
+        optimizer = "adamw-8bit"
+        args.not_accounted.append("--use-bnb-optimizer: the embedding's moments are counted in 8 bits, as all others")
     return Workload(seq_length, batch, precision(args, source), optimizer)
 
 

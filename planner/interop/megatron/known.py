@@ -103,6 +103,7 @@ HONOURED: dict[str, Argument] = {
         "str",
         """
         position-embedding-type Model.position
+        glu-activation MLP.gated (BigScience's Megatron-DeepSpeed)
         normalization Model.norm
         softmax-type Attention.sinks
         window-size Attention.window
@@ -156,6 +157,7 @@ HONOURED: dict[str, Argument] = {
         multi-latent-attention LatentAttention
         swiglu MLP.gated
         quick-geglu MLP.gated, MLP.quick_gelu
+        use-bnb-optimizer Workload.optimizer (BigScience's Megatron-DeepSpeed)
         disable-bias-linear MLP.bias, Attention.output_bias, MoE.router_bias
         add-qkv-bias Attention.qkv_bias
         qk-layernorm Attention.qk_norm, LatentAttention.latent_norms

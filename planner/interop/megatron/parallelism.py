@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from planner.errors import InputError
+from planner.errors import InputError, RuleBroken
 from planner.interop.megatron.architecture import positive
 from planner.interop.megatron.computation import choose, sharded_framework
 from planner.interop.megatron.parse import Arguments, readable
@@ -127,9 +127,10 @@ def _stages(
 ) -> tuple[Stage, ...]:
     """The stage split; where the launch has no legal one, the reason is a problem and a balanced split is assumed."""
     layout = args.get("pipeline-model-parallel-layout")
-    if args.under_deepspeed and 1 < pp <= model.num_layers and vpp == 1 and layout is None:
-        return deepspeed_stages(args, source, model, pp)
+    by_deepspeed = args.under_deepspeed and pp > 1 and vpp == 1 and layout is None
     try:
+        if by_deepspeed:
+            return deepspeed_stages(args, source, model, pp)
         if layout is not None:
             return split_from_layout_string(model, _plain(layout), pp)
         return uneven_split(
@@ -142,9 +143,13 @@ def _stages(
             account_for_loss=args.flag("account-for-loss-in-pipeline-split"),
         )
     except InputError as error:
-        file = "pipeline_parallel_layer_layout.py: validate_layer_layout"
-        if layout is None:
-            file = "transformer_block.py: get_num_layers_to_build"
+        if by_deepspeed and not isinstance(error, RuleBroken):
+            raise
+        file = "megatron/core/transformer/pipeline_parallel_layer_layout.py: validate_layer_layout"
+        if by_deepspeed:
+            file = "deepspeed/runtime/pipe/module.py: PipelineModule._partition_layers"
+        elif layout is None:
+            file = "megatron/core/transformer/transformer_block.py: get_num_layers_to_build"
         given = f"num_layers = {model.num_layers}, pp = {pp}, vpp = {vpp}"
         stages = _assumed_stages(model, pp, vpp)
         if stages:
@@ -152,7 +157,7 @@ def _stages(
                 str(sum(chunk.num_layers for chunk in stage)) for stage in stages[:16]
             )
             given += ", ..." if len(stages) > 16 else ""
-        problems.append(Problem("stage-split", str(error).rstrip("."), f"megatron/core/transformer/{file}", given))
+        problems.append(Problem("stage-split", str(error).rstrip("."), file, given))
         return stages
 
 
