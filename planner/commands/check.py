@@ -53,6 +53,12 @@ class Assignment(click.ParamType):
 )
 @click.option("--pp", type=Values("pp", many=False), help="Pipeline stages of a DeepSpeed launch. [1]")
 @click.option(
+    "--vocab-size",
+    type=Whole(),
+    metavar="N",
+    help="Tokens of a Megatron launch's vocabulary, where its tokenizer's file says them. [what the launch says]",
+)
+@click.option(
     "--set",
     "preset",
     type=Assignment(),
@@ -111,10 +117,13 @@ def check(
     of_deepspeed = [Path(file).suffix.lower() == ".json" for file in files]
     if preset and all(of_deepspeed):
         raise InputError(f"--set gives a script its variables; a DeepSpeed JSON such as {files[0]} has none.")
+    if options["vocab_size"] is not None and all(of_deepspeed):
+        raise InputError(f"--vocab-size is for Megatron launches; --model says the vocabulary of {files[0]}.")
     if own and not any(of_deepspeed):
         raise InputError(
             f"{' and '.join(own)} can only be given for a DeepSpeed JSON, a Megatron launch says its own, but was "
-            f"given with {files[0]}: the layout of any other framework's launch can be stated to `plan memory`."
+            f"given with {files[0]}: of a script that launches DeepSpeed give the JSON that it names; the layout of "
+            "any other framework's launch can be stated to `plan memory`."
         )
     judge = Judge(options | {"preset": dict(preset)})
     answers = [judge.answer(STANDARD_INPUT if file == "-" else file, detail) for file in files]

@@ -72,7 +72,12 @@ class Judge:
             return read_deepspeed(file, model, world, self._options["seq_length"], pp[0] if pp else 1)
         from planner.interop.megatron.launch import read_megatron
 
-        return read_megatron(file, world, preset=self._options["preset"])
+        tokens = self._options.get("vocab_size")
+        launch = read_megatron(file, world, tokens, self._options["preset"])
+        if tokens in (None, launch.model.vocab_size):
+            return launch
+        own = f"--vocab-size {tokens} is not taken: the launch says a vocabulary of {launch.model.vocab_size} itself"
+        return replace(launch, notes=(*launch.notes, own))
 
     def _question(self, launch: Launch, cluster: Cluster) -> Question:
         accounting, reserve = self._options["accounting"], self._options["reserve"]

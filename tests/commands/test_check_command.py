@@ -48,6 +48,29 @@ def test_the_gpus_on_the_command_line_go_first(plan, launch) -> None:
     assert plan("check", launch, "--gpus", "8xH100", "--json").data["layout"]["dp"] == 2
 
 
+def test_a_vocabulary_that_the_launch_leaves_to_a_file(plan, launch) -> None:
+    """The error names the option that gives it; the answer is then that of the launch with --vocab-size in it. A launch
+    that says its vocabulary keeps it, and the option is told of."""
+    own = plan("check", launch, "--gpu", "H100", "--json").data
+    ignored = plan("check", launch, "--gpu", "H100", "--vocab-size", "64000", "--json").data
+    assert ignored["memory"] == own["memory"]
+    assert "--vocab-size 64000 is not taken: the launch says a vocabulary of 32000 itself" in ignored["notes"]
+    by_file = "--tokenizer-type HuggingFaceTokenizer --tokenizer-model ./mine"
+    launch.write_text(ARGUMENTS.replace("--vocab-size 32000", by_file))
+    refused = plan("check", launch, "--gpu", "H100")
+    assert refused.code == 2 and "give it to `plan check --vocab-size N`" in refused.err
+    given = plan("check", launch, "--gpu", "H100", "--vocab-size", "32000", "--json").data
+    assert (given["model"], given["memory"], given["notes"]) == (own["model"], own["memory"], own["notes"])
+
+
+def test_a_vocabulary_is_no_option_of_a_deepspeed_json(plan, tmp_path) -> None:
+    """Its --model has one."""
+    config = tmp_path / "ds.json"
+    config.write_text('{"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": true}}')
+    asked = ("check", config, "--model", "7b", "--gpus", "8xA100-80G", "--vocab-size", "32000")
+    assert plan(*asked).code == 2 and "--model says the vocabulary" in plan(*asked).err
+
+
 def test_variables_that_a_script_starts_with(plan, tmp_path) -> None:
     """--set gives the environment and the positional parameters; the error of a launch that needs one names it."""
     script = tmp_path / "run.sh"

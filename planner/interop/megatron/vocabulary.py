@@ -49,8 +49,12 @@ def vocabulary(args: Arguments, source: str, fallback: int | None = None) -> int
     if fallback is not None:
         return fallback
     if kind is None:
-        raise InputError(f"{source}: --vocab-size must be given, but is absent, and so is --tokenizer-type.")
+        raise InputError(
+            f"{source}: --vocab-size must be given, but is absent, and so is --tokenizer-type: add it, or give it to "
+            "`plan check --vocab-size N`."
+        )
     shown = readable(f"{kind} {model}".strip())
     raise InputError(
-        f"{source}: --vocab-size must be given, because the vocabulary of {shown} is in a file of its own."
+        f"{source}: --vocab-size must be given, because the vocabulary of {shown} is in a file of its own: "
+        "add it, or give it to `plan check --vocab-size N`."
     )
