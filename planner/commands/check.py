@@ -87,7 +87,7 @@ def check(
 
     FILE is a Megatron-LM launch script (its variables are resolved, it is not run), a file of Megatron arguments, a
     Megatron YAML, a DeepSpeed JSON, or - for standard input. The number of GPUs comes from --gpus or --cluster, else
-    from the launch (--gpu).
+    from the launch (--gpu), and so do the GPUs of a node where it says them.
 
     The JSON that a Megatron-DeepSpeed launch names is read where the script writes it (a here-document, echo, sed on a
     template) or where it lies in the script's folder; it decides ZeRO's stage, the precision, sizes and offloading.

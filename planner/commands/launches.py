@@ -42,7 +42,7 @@ class Judge:
 
     def _answer(self, file: str, detail: bool) -> Checked:
         launch = self._read(file)
-        cluster = self._given or _cluster_of(self._options["gpu"], _world(launch, file))
+        cluster = self._given or _cluster_of(self._options["gpu"], _world(launch, file), launch.gpus_per_node)
         question = self._question(launch, cluster)
         broken = _broken(question, launch)
         layout, order = placed(question, launch.layout, self._options.get("placement"))
@@ -100,10 +100,13 @@ def _world(launch: Launch, file: str) -> int:
 
 
 @cache
-def _cluster_of(card: Card, gpus: int) -> Cluster:
+def _cluster_of(card: Card, gpus: int, per_node: int | None) -> Cluster:
+    """The nodes that the launch starts on, else the card's usual ones; one node need not be filled."""
     from planner.hardware import parse_gpus
 
-    return parse_gpus(f"{gpus}x{card.name}")
+    if per_node is None or per_node == gpus <= card.gpus_per_node:
+        return parse_gpus(f"{gpus}x{card.name}")
+    return parse_gpus(f"{gpus // per_node}x{per_node}x{card.name}")
 
 
 def _broken(question: Question, launch: Launch) -> list[Broken]:

@@ -48,6 +48,19 @@ def test_the_gpus_on_the_command_line_go_first(plan, launch) -> None:
     assert plan("check", launch, "--gpus", "8xH100", "--json").data["layout"]["dp"] == 2
 
 
+def test_the_nodes_of_the_launch_are_those_that_it_is_timed_on(plan, launch) -> None:
+    """16 GPUs in four nodes of four: tensor parallelism over eight leaves a node, as with --gpus 4x4xH100."""
+    text = ARGUMENTS.replace("--pipeline-model-parallel-size 2", "")
+    text = text.replace("parallel-size 2", "parallel-size 8")
+    launch.write_text(text.replace("WORLD_SIZE=16", "NNODES=4\nGPUS_PER_NODE=4"))
+    own = plan("check", launch, "--gpu", "H100", "--json").data
+    stated = plan("check", launch, "--gpus", "4x4xH100", "--json").data
+    usual = plan("check", launch, "--gpus", "16xH100", "--json").data
+    assert own["inputs"]["cluster"]["gpus_per_node"] == 4
+    assert own["step"] == stated["step"] and own["memory"] == stated["memory"] == usual["memory"]
+    assert own["step"]["components"]["tensor_parallel"] > 1.5 * usual["step"]["components"]["tensor_parallel"]
+
+
 def test_a_vocabulary_that_the_launch_leaves_to_a_file(plan, launch) -> None:
     """The error names the option that gives it; the answer is then that of the launch with --vocab-size in it. A launch
     that says its vocabulary keeps it, and the option is told of."""

@@ -118,6 +118,26 @@ def test_world_size_from_the_launcher(launcher, world):
     assert launch_from_text(text, "s").world_size == world
 
 
+@pytest.mark.parametrize(
+    ("launcher", "per_node"),
+    [
+        ("torchrun --nproc_per_node 4 --nnodes 4 t.py", 4),
+        ("NNODES=2\nGPUS_PER_NODE=16\nsrun python t.py", 16),
+        ("WORLD_SIZE=32\nGPUS_PER_NODE=4\nsrun python t.py", 4),
+        ("WORLD_SIZE=30\nGPUS_PER_NODE=4\nsrun python t.py", None),
+        ("#SBATCH -N 3\n#SBATCH --ntasks-per-node=4\nWORLD_SIZE=$SLURM_NTASKS\nsrun python t.py", 4),
+        ("#SBATCH -N 2\n#SBATCH --gres=gpu:a100:4\nsrun python t.py", 4),
+        ("mpirun -np 16 python t.py", None),
+        ("WORLD_SIZE=16\npython t.py", None),
+    ],
+)
+def test_nodes_from_the_launcher(launcher, per_node):
+    """GPUs of a node, where the launch tells them and they divide its GPUs; the caller's GPUs go before them."""
+    text = f"#!/bin/bash\n{launcher} --num-layers 2 --hidden-size 64 {REST}"
+    assert launch_from_text(text, "s").gpus_per_node == per_node
+    assert launch_from_text(text, "s", world_size=8).gpus_per_node is None
+
+
 def test_nested_commands_are_read():
     """Arguments inside `bash -c "..."` under srun are found."""
     text = (
@@ -269,7 +289,7 @@ def test_a_job_in_a_here_document_is_read(submission):
     )
     found = source_from_text(JOB + submission.format(body=body, rest=ARGUMENTS), "job.sh")
     assert found.words[:2] == ["--tensor-model-parallel-size", "2"] and found.words[-2:] == ["--vocab-size", "9"]
-    assert found.world_size == 32
+    assert found.gpus.total == 32
 
 
 def test_a_quoted_here_document_is_not_expanded():
@@ -277,7 +297,7 @@ def test_a_quoted_here_document_is_not_expanded():
     job = 'TP=8\ncat > job.sh <<"EOF"\n#!/bin/bash\n#SBATCH --nodes=2 --gpus-per-node=8\nTP=2\n'
     launch = "python t.py --tensor-model-parallel-size ${TP} \\\n " + ARGUMENTS + "\nEOF\nsbatch job.sh\n"
     found = source_from_text(job + launch, "job.sh")
-    assert found.words[1] == "2" and found.world_size == 16
+    assert found.words[1] == "2" and found.gpus.total == 16
     assert source_from_text((job + launch).replace('"', ""), "job.sh").words[1] == "8"
 
 

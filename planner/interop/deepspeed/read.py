@@ -8,7 +8,7 @@ Source: deepspeed/runtime/config.py: _set_batch_related_parameters, _batch_asser
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class DeepSpeedLaunch:
     implementation: Implementation
     layout: Layout
     world_size: int
+    gpus_per_node: None = field(default=None, init=False)
+    """The configuration does not say it."""
     unrecognised: tuple[str, ...] = ()
     not_accounted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

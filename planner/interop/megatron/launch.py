@@ -34,6 +34,8 @@ class MegatronLaunch:
     layout: Layout
     world_size: int | None
     """GPUs of the launch: given by the caller, else by the file; None where neither says."""
+    gpus_per_node: int | None = None
+    """As the file says; None where it does not, or where the caller gave the GPUs."""
     unrecognised: tuple[str, ...] = ()
     not_accounted: tuple[str, ...] = ()
     """Arguments that are understood but have no term in the accounting, each with what is assumed."""
@@ -80,7 +82,7 @@ def launch_from_words(
     words: Sequence[str], name: str, world_size: int | None = None, vocab_size: int | None = None
 ) -> MegatronLaunch:
     """As read_megatron, from an argument list."""
-    return _launch(Source(list(words), None), name, world_size, vocab_size)
+    return _launch(Source(list(words)), name, world_size, vocab_size)
 
 
 def _launch(found: Source, name: str, world_size: int | None, vocab_size: int | None) -> MegatronLaunch:
@@ -89,11 +91,11 @@ def _launch(found: Source, name: str, world_size: int | None, vocab_size: int | 
     args = parse(found.words, name)
     _check_spec(args, name)
     _check_words(args, name)
-    world = found.world_size if world_size is None else world_size
+    world = found.gpus.total if world_size is None else world_size
     notes = list(found.notes)
-    if found.world_size is not None and found.world_size != world:
+    if found.gpus.total is not None and found.gpus.total != world:
         notes.append(
-            f"the launch itself starts on {found.world_size} GPUs, but is judged on the {world} that were given"
+            f"the launch itself starts on {found.gpus.total} GPUs, but is judged on the {world} that were given"
         )
     problems: list[Problem] = []
     settings = settings_of(args, found, name)
@@ -115,6 +117,7 @@ def _launch(found: Source, name: str, world_size: int | None, vocab_size: int | 
         implementation=implementation,
         layout=layout,
         world_size=world,
+        gpus_per_node=found.gpus.per_node if world_size is None else None,
         unrecognised=tuple(args.unrecognised),
         not_accounted=tuple(args.not_accounted),
         notes=tuple(notes),

@@ -4,7 +4,7 @@ variables, SLURM's header."""
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from planner.interop.megatron.expand import Variables
 
@@ -67,9 +67,18 @@ def batch_variables(header: dict[str, str]) -> Variables:
     return {name: str(value) for name, value in values.items() if value}
 
 
-def world_size(
-    launcher: list[str], commands: list[list[str]], variables: Variables, header: dict[str, str]
-) -> int | None:
+class Gpus(NamedTuple):
+    """What a launch starts on."""
+
+    total: int | None = None
+    per_node: int | None = None
+    """Of each node, where the launch tells; divides the total."""
+
+
+UNKNOWN = Gpus()
+
+
+def gpus_of(launcher: list[str], commands: list[list[str]], variables: Variables, header: dict[str, str]) -> Gpus:
     """GPUs of the launch: its launcher's options, else WORLD_SIZE, NNODES x GPUS_PER_NODE, or the batch header."""
     given = options(launcher)
     if total := _processes(launcher, given):
@@ -78,16 +87,17 @@ def world_size(
     nodes = next((given[name] for name in _NODES if name in given), None)
     many = "hostfile" in given and nodes is None  # --num_gpus of each host in DeepSpeed's file
     if per_node is not None and not many and (count := _number(per_node)):
-        return _sane(count * (_number(nodes) or 1)) if nodes is None or _number(nodes) else None
+        known = nodes is None or _number(nodes)
+        return _sane(count * (_number(nodes) or 1), count) if known else UNKNOWN
     world = _number(variables.get("WORLD_SIZE"))
-    if world:
-        return _sane(world)
     count_nodes, count_gpus = (next((n for v in names if (n := _number(variables.get(v)))), 0) for names in _VARIABLES)
-    if count_gpus:
-        return _sane(count_gpus * (count_nodes or 1))
     header = header | options([word for command in commands if command[0] == "srun" for word in command[1:]])
     gpus = _header_gpus(header) or _number(header.get("ntasks-per-node"))
-    return _sane(gpus * (_number(header.get("nodes")) or 1)) if gpus else None
+    if world:
+        return _sane(world, count_gpus or gpus or 0)
+    if count_gpus:
+        return _sane(count_gpus * (count_nodes or 1), count_gpus)
+    return _sane(gpus * (_number(header.get("nodes")) or 1), gpus) if gpus else UNKNOWN
 
 
 def _processes(launcher: list[str], given: dict[str, str]) -> int | None:
@@ -122,5 +132,7 @@ def _number(value: Any) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and int(text) else None
 
 
-def _sane(world: int) -> int | None:
-    return world if world <= MAX_WORLD else None
+def _sane(world: int, per_node: int = 0) -> Gpus:
+    if world > MAX_WORLD:
+        return UNKNOWN
+    return Gpus(world, per_node if per_node and world % per_node == 0 else None)

@@ -15,7 +15,7 @@ from planner.interop.megatron.environment import environment_of
 from planner.interop.megatron.expand import Expander, Variables
 from planner.interop.megatron.interpolate import Interpolation
 from planner.interop.megatron.known import HONOURED
-from planner.interop.megatron.launcher import world_size
+from planner.interop.megatron.launcher import UNKNOWN, Gpus, gpus_of
 from planner.interop.megatron.nested import flattened, is_nested
 from planner.interop.megatron.parse import UNRESOLVED
 from planner.interop.megatron.preset import without_effect
@@ -56,7 +56,7 @@ class Source:
     """What a file says, before any argument is interpreted."""
 
     words: list[str]
-    world_size: int | None
+    gpus: Gpus = UNKNOWN
     notes: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     """Variables that `environment` reads."""
@@ -109,9 +109,9 @@ def source_from_text(text: str, name: str, preset: Preset | None = None) -> Sour
         raise InputError(
             f"{name}: a launch with Megatron arguments (--num-layers ...) is required, but none was found."
         )
-    world = world_size(launcher, script.commands, script.variables, script.header)
+    gpus = gpus_of(launcher, script.commands, script.variables, script.header)
     notes = [*script.notes(command), *without_effect(preset or {}, text, script.variables, script.guesses.made_of)]
-    return Source(words, world, notes, environment_of(script.variables), script.files.held)
+    return Source(words, gpus, notes, environment_of(script.variables), script.files.held)
 
 
 def _check_framework(name: str, framework: str | None) -> None:
@@ -201,7 +201,7 @@ def _from_mapping(mapping: dict[str, Any], name: str, preset: Preset) -> tuple[S
             words += _mapping_words(str(key), value, expander, name)
     if not _count(words):
         raise InputError(f"{name}: a mapping of Megatron arguments (--num-layers: ...) is required, but it has none.")
-    return Source(words, world_size([], [], variables, {}), notes, environment_of(variables)), variables
+    return Source(words, gpus_of([], [], variables, {}), notes, environment_of(variables)), variables
 
 
 def _mapping_words(key: str, value: Any, expander: Expander, name: str) -> list[str]:
