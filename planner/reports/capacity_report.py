@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -102,8 +102,10 @@ def _question(review: Review) -> Iterator[tuple[str, str]]:
         capacity = card.capacity_bytes if question.accounting == "exact" else card.sold_bytes
         memory = memory_words(question, capacity)
         yield "card", f"{card.name}: {memory}; {card.gpus_per_node} a node{rate}"
-    for question in {point.question.model: point.question for point in points}.values():
-        yield "workload", (f"{question.model.name}: " if len(asked.models) > 1 else "") + workload_words(question)
+    for model in asked.models:
+        named = f"{model.name}: " if len(asked.models) > 1 else ""
+        for words, where in _workloads([point for point in points if point.question.model == model]):
+            yield "workload", f"{named}{words}{where}"
     yield "training", f"{count(terms.tokens)} tokens; {percent(terms.goodput, 0)} of the wall clock trains (goodput)"
     if terms.deadline_seconds is not None:
         yield "deadline", f"{days(terms.deadline_seconds / DAY_SECONDS)} days"
@@ -115,6 +117,28 @@ def _question(review: Review) -> Iterator[tuple[str, str]]:
     )
     if asked.pins.pinned:
         yield "pinned", ", ".join(f"{name} {_pinned(getattr(asked.pins, name))}" for name in asked.pins.pinned)
+
+
+def _workloads(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
+    """The workloads of one model in words; where there are several, on which cards or counts each is. A batch follows
+    its count's odd factors, precision and kernels their card."""
+    alike: dict[str, list[Point]] = {}
+    for point in points:
+        alike.setdefault(workload_words(point.question), []).append(point)
+    if len(alike) == 1:
+        yield next(iter(alike)), ""
+        return
+
+    def of_card(some: Sequence[Point], card: str) -> list[int]:
+        return sorted({point.gpus for point in some if point.question.cluster.card.name == card})
+
+    for words, some in alike.items():
+        where = []
+        for card in dict.fromkeys(point.question.cluster.card.name for point in some):
+            here = of_card(some, card)
+            counts = "" if here == of_card(points, card) else ", ".join(f"{n:,}" for n in here) + " GPUs of "
+            where.append(f"{counts}{card}")
+        yield words, f" (on {'; '.join(where)})"
 
 
 def _pinned(values: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -101,6 +102,21 @@ def test_more_gpus_with_an_odd_factor_train_sooner(plan: Plan) -> None:
     (side,) = json.loads(plan(*arguments, "--quick", "--workers", 1, "--json").out)["sides"]
     days = [point["training"]["days"] for point in side["counts"] if point["gpus"] >= 4096]
     assert len(days) == 3 and days[0] > days[1] > days[2]
+
+
+def test_every_workload_of_the_question_is_said(plan: Plan) -> None:
+    """A count's odd factor changes its batch, a card without bf16 the precision and the kernels: each stands with the
+    counts and cards that it is of. Where all are alike there is one line without them."""
+    asked = ("capacity", "--model", "gpt2", "--tokens", "3B", "--quick", "--workers", 1)
+    cards = plan(*asked, "--gpu", "A100-80G,V100-32G", "--counts", "8,24").out
+    lines = re.findall(r"^workload  (.*(?:\n {10}.*)*)", cards, re.MULTILINE)
+    said = [" ".join(line.split()) for line in lines]
+    assert len(said) == 4
+    assert "bf16, adamw, flash attention (on " in said[0] and said[0].endswith("8 GPUs of A100-80G)")
+    assert said[1].endswith("(on 24 GPUs of A100-80G)")
+    assert "fp16, adamw, unfused attention (on " in said[2] and said[2].endswith("8 GPUs of V100-32G)")
+    (alone,) = re.findall(r"^workload  .*", plan(*asked, "--gpu", "A100-80G", "--counts", "8").out, re.MULTILINE)
+    assert alone.endswith("flash attention")
 
 
 def test_proven_infeasible_is_3(plan: Plan) -> None:
