@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +64,7 @@ def given_layout(question: Question, options: dict[str, Any]) -> tuple[Question,
     layout = replace(layout, stages=split)
     if beyond := more_than_a_chunk(layout):
         question = replace(question, defaults=(*question.defaults, beyond))
+    question = replace(question, defaults=(*question.defaults, *without_effect(options, layout)))
     rules.check(question.model, question.workload, question.implementation, layout, cluster.gpus, cluster)
     layout, chosen = placed(question, layout, options.get("placement"))
     if chosen:
@@ -116,6 +117,15 @@ def given_recompute(options: dict[str, Any], pp: int) -> Recompute:
     if len(layers) != pp or isinstance(layers[0], tuple):
         raise InputError(f"--recompute-layers must name one number for each of {pp} stages, but names {len(layers)}.")
     return Recompute("full", method="block", num_layers=None, stage_layers=layers)
+
+
+def without_effect(options: dict[str, Any], layout: Layout) -> Iterator[str]:
+    """What was asked for and means nothing to this layout."""
+    if (framework := options.get("sharded_by")) and layout.zero < 2:
+        instead = "Megatron's distributed optimizer shards there" if layout.zero else "nothing is sharded there"
+        yield f"--sharded-by {framework} has no effect at ZeRO {layout.zero}: {instead}"
+    if (exchange := options.get("cp_comm_type")) and layout.cp == 1:
+        yield f"--cp-comm-type {exchange} has no effect at CP 1"
 
 
 def more_than_a_chunk(layout: Layout) -> str:
