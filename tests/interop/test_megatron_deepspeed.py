@@ -156,3 +156,28 @@ def test_the_pipeline_runs_with_one_stage_too(arguments, broken):
     if not broken:
         words = megatron_arguments(got.model, got.workload, got.implementation, got.layout)
         assert ("--no-pipeline-parallel" in words) == (got.layout.zero == 2)
+
+
+@pytest.mark.parametrize("framework", ["", "--deepspeed"])
+@pytest.mark.parametrize(
+    ("ramp", "more", "given"),
+    [
+        ("16 16 1000", "", "the ramp has 16, micro_batch is 1 and dp is 32"),
+        ("32 16 1_000", "", "the ramp has 48, micro_batch is 1 and dp is 32"),
+        ("32 24 1000", "", "the ramp is from 32 by 24 to 128"),
+        ("256 32 1000", "", "the ramp is from 256 by 32 to 128"),
+        ("32 32 1000", "", None),
+        ("128 16 1000", "", None),
+        ("16 16 1000", "--decrease-batch-size-if-needed", None),
+    ],
+)
+def test_every_batch_of_a_ramp_is_shared_by_the_ranks(framework, ramp, more, given):
+    """microbatches.py, later num_microbatches_calculator.py: a start that does not divide ends the run at its first
+    step. Where a checkpoint is loaded the ramp may be over, so that it is a note."""
+    words = f"{framework} --micro-batch-size 1 --global-batch-size 128 --rampup-batch-size {ramp} {more}"
+    found = {problem.id: problem.given for problem in launch(words, world=32).problems}
+    assert found.get("batch-ramp") == given
+    resumed = launch(f"{words} --load checkpoints", world=32)
+    assert "batch-ramp" not in {problem.id for problem in resumed.problems}
+    notes = [note for note in resumed.not_accounted if note.startswith("--rampup-batch-size: ")]
+    assert len(notes) == (given is not None) and all("past the ramp" in note for note in notes)

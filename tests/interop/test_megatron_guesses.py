@@ -192,3 +192,10 @@ def test_a_preset_of_a_yaml_without_effect_is_said():
     )
     notes = launch_from_text(text + "}", "a.yaml", 8, preset={"L": "4", "NOPE": "1"}).notes
     assert [note.split(":")[0] for note in notes] == ["--set L=4 has no effect", "--set NOPE=1 has no effect"]
+
+
+def test_a_gpt_neox_configuration_is_named():
+    """Its keys have dashes or underscores; it was refused for a mapping among Megatron's arguments."""
+    for keys in ("pipe-parallel-size: 1\nmodel-parallel-size: 2", "pipe_parallel_size: 1\nmodel_parallel_size: 2"):
+        with pytest.raises(InputError, match="this is GPT-NeoX's"):
+            launch_from_text(f"{keys}\nnum-layers: 2\nzero_optimization: {{stage: 1}}\n", "neox.yml")

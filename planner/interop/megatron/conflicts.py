@@ -44,6 +44,10 @@ class Conflict(NamedTuple):
 def find_conflicts(launch: Launch, problems: list[Problem]) -> None:
     """Add to `problems` what Megatron-LM refuses, and to `not_accounted` what some of its releases refuse."""
     args = launch.args
+    if (ramp := _ramp(launch)) and "load" in args.given:
+        args.not_accounted.append(f"--rampup-batch-size: {ramp}: only a checkpoint that is past the ramp can go on")
+    elif ramp:
+        problems.append(Problem(BATCH_RAMP.id, BATCH_RAMP.sentence, BATCH_RAMP.source, ramp))
     if args.under_deepspeed:
         if launch.layout.zero == 3 and launch.model.is_moe and launch.layout.ep == 1:
             # its experts are DeepSpeed's own layer on one rank too, where the rule cannot tell them from a model's
@@ -52,7 +56,7 @@ def find_conflicts(launch: Launch, problems: list[Problem]) -> None:
         problems += _pipeline_of_deepspeed(launch)
         return
     for conflict in CONFLICTS:
-        given = conflict.given(launch)
+        given = "" if conflict is BATCH_RAMP else conflict.given(launch)
         if given:
             problems.append(Problem(conflict.id, conflict.sentence, conflict.source, given))
     args.not_accounted += release_notes(args, launch.model, launch.layout)
@@ -184,6 +188,23 @@ def _unfused_squares(launch: Launch) -> str:
     return "it is absent" if "squared-relu" in args.given and fused else ""
 
 
+def _ramp(launch: Launch) -> str:
+    """The first batch of a ramp that ranks cannot share; Megatron-DeepSpeed has the same class (microbatches.py)."""
+    args, layout = launch.args, launch.layout
+    words = [word.replace("_", "") for word in args.given.get("rampup-batch-size", [])[:2]]
+    batch = args.get("global-batch-size")
+    if batch is None or len(words) < 2 or not all(word.isascii() and word.isdigit() for word in words):
+        return ""
+    start, step = (int(word[:16]) for word in words)
+    if not 0 < start <= batch or step < 1 or (batch - start) % step:
+        return f"the ramp is from {start} by {step} to {batch}"
+    share = layout.micro_batch * layout.dp
+    wrong = start if start % share else start + step if start < batch and step % share else None
+    if wrong is None or "decrease-batch-size-if-needed" in args.given:
+        return ""
+    return f"the ramp has {wrong}, micro_batch is {layout.micro_batch} and dp is {layout.dp}"
+
+
 def _shared_biases(launch: Launch) -> str:
     shared = [k.mlp.shared for k in launch.model.layer_kinds if isinstance(k.mlp, MoE) and k.mlp.shared]
     return "it is absent" if any(expert.bias for expert in shared) else ""
@@ -212,6 +233,14 @@ def _unplaced(launch: Launch) -> str:
     rotary = args.flag("use-rotary-position-embeddings") or args.get("position-embedding-type") == "rope"
     return "the type is not rope" if args.flag("no-position-embedding") and not rotary else ""
 
+
+BATCH_RAMP = Conflict(
+    "batch-ramp",
+    "--rampup-batch-size must reach the global batch in whole increments, each batch a multiple of micro_batch x dp",
+    "megatron/core/num_microbatches_calculator.py: RampupBatchsizeNumMicroBatchesCalculator",
+    _ramp,
+)
+"""Of Megatron-DeepSpeed too. With --load a note: the run may be past the ramp, as BigScience's continuations were."""
 
 CONFLICTS = (
     Conflict(
@@ -359,4 +388,5 @@ CONFLICTS = (
         f"{_ARGUMENTS} (hierarchical_context_parallel_sizes)",
         _levels,
     ),
+    BATCH_RAMP,
 )

@@ -44,6 +44,7 @@ _OTHER_YAML = {
     "Axolotl": {"base_model", "sequence_len"},
     "LLaMA-Factory": {"model_name_or_path", "finetuning_type"},
     "LitGPT": {"out_dir", "train", "eval"},
+    "GPT-NeoX": {"pipe_parallel_size", "model_parallel_size"},
 }
 """Configurations of other frameworks, by keys that they always have."""
 
@@ -83,7 +84,8 @@ def source_from_text(text: str, name: str, preset: Preset | None = None) -> Sour
     suffix = Path(name).suffix.lower()
     if suffix in (".yaml", ".yml"):
         mapping = parse_mapping(text, name)
-        _check_framework(name, next((who for who, keys in _OTHER_YAML.items() if keys <= mapping.keys()), None))
+        keys_of = {key.replace("-", "_") for key in mapping}
+        _check_framework(name, next((who for who, keys in _OTHER_YAML.items() if keys <= keys_of), None))
         source, variables = _from_mapping(mapping, name, preset or {})
         source.notes.extend(without_effect(preset or {}, text, variables, {}))
         return source
