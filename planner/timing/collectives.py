@@ -1,8 +1,9 @@
 """Seconds of collectives on a group's link: latency by steps and bandwidth by bytes.
 
 Ring costs are those of Thakur, Rabenseifner and Gropp 2005 ("Optimization of collective communication operations in
-MPICH") as NCCL uses them; NCCL's tree all-reduce after Sanders, Speck and Traeff 2009; in-network reduction over NVLink
-(NVLS) where the architecture has it.
+MPICH") as NCCL uses them; the tree all-reduce is NCCL's own estimate (src/graph/tuning.cc: ncclTopoTuneModel) of the
+double binary trees of Sanders, Speck and Traeff 2009; in-network reduction over NVLink (NVLS) where the architecture
+has it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from math import log2
 from planner.implementation import Implementation
 from planner.timing.efficiency import SWITCHED_GPUS, Efficiency
 from planner.topology import GroupLink
+
+TREE_OF_RING = 0.92
+"""What of a ring's bandwidth NCCL reckons with for the trees of an all-reduce (src/graph/tuning.cc: ncclTopoTuneModel,
+`busBw * .92`). For messages of 512 MiB and more; below, NCCL takes off another 10 to 50 % by size, which is not counted
+(treeCorrectionFactor): among few nodes it takes rings, among many the steps make the difference."""
 
 
 def _rates(link: GroupLink, e: Efficiency) -> float:
@@ -38,7 +44,8 @@ def gather_seconds(link: GroupLink, whole_bytes: float, e: Efficiency) -> float:
 
 @lru_cache(maxsize=65536)
 def all_reduce_seconds(link: GroupLink, whole_bytes: float, e: Efficiency) -> float:
-    """All-reduce of `whole_bytes`: the better of ring and tree."""
+    """All-reduce of `whole_bytes`: the better of ring and tree. A tree goes up and down its levels between domains, and
+    along a chain inside each (src/graph/tuning.cc: 2 ((ranks / nodes - 1) intra + floor(log2 nodes) inter))."""
     n = link.size
     if n <= 1 or whole_bytes <= 0:
         return 0.0
@@ -46,8 +53,9 @@ def all_reduce_seconds(link: GroupLink, whole_bytes: float, e: Efficiency) -> fl
     if link.inside and e.scale_up_all_reduce and n > SWITCHED_GPUS:
         rate = link.intra_bytes_per_second * e.scale_up_all_reduce
     ring = 2 * whole_bytes * (n - 1) / n / rate + 2 * _ring_latency(link)
-    depth = 2 * (log2(max(2, link.domains)) * link.latency_seconds + link.ranks_per_domain * link.intra_latency_seconds)
-    tree = 2 * whole_bytes / (0.9 * _rates(link, e)) + depth
+    levels, chain = link.domains.bit_length() - 1, link.ranks_per_domain - 1
+    depth = 2 * (levels * link.latency_seconds + chain * link.intra_latency_seconds)
+    tree = 2 * whole_bytes / (TREE_OF_RING * _rates(link, e)) + depth
     return (min(ring, tree) if not link.inside else ring) + e.collective_seconds
 
 

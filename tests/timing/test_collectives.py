@@ -71,6 +71,16 @@ def test_a_ring_over_nodes_uses_the_ports_of_all_its_members():
     assert 6 < narrow / wide < 9
 
 
+def test_an_all_reduce_among_many_nodes_climbs_a_tree():
+    """1 MiB over 512 nodes of 8: nine levels and a chain of seven, up and down, and 92 % of a ring's bandwidth each
+    way; a ring would take 1022 steps between nodes."""
+    link = links(4096, dp=4096)["dp_cp"]
+    steps = 2 * (9 * link.latency_seconds + 7 * link.intra_latency_seconds)
+    bytes_moved = 2 * 2.0**20 / (0.92 * min(450e9 * HOPPER.scale_up, 8 * 50e9 * HOPPER.network))
+    expected = steps + bytes_moved + HOPPER.collective_seconds
+    assert all_reduce_seconds(link, 2.0**20, HOPPER) == pytest.approx(expected, rel=1e-9)
+
+
 def test_all_to_all_across_nodes_is_bound_by_what_leaves_the_node():
     """Of 64 equal parts 56 leave the node, through one port for each GPU."""
     link = links(64, ep=64, dp=64)["ep"]
