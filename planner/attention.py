@@ -44,6 +44,14 @@ def rank_key_width(attention: Attention, tp: int) -> int:
     return max(attention.key_width // tp, attention.head_dim)
 
 
+def core_widths(attention: Attention | LatentAttention, tp: int) -> tuple[float, float, float]:
+    """Width of the queries, of the keys and values together, and of the outputs on a tensor-parallel rank."""
+    query, output = (attention.num_heads * width / tp for width in head_widths(attention))
+    if isinstance(attention, LatentAttention):
+        return query, query + output, output
+    return query, 2.0 * rank_key_width(attention, tp), output
+
+
 def gathered_projection_width(attention: Attention | LatentAttention, tp: int) -> int:
     """Width of the joint query, key and value projection where it is gathered over tensor parallelism and sliced again:
     ranks that share a group each need the whole group (megatron/core/transformer/attention.py:

@@ -359,9 +359,9 @@ class Coefficients:
             for layer in (layers[kind].normal, layers[kind].recompute if again else {}):
                 for name, value in layer.items():
                     parts[name] = parts.get(name, 0) + n * value
-            projection = projection_seconds(device, model, shard, workload, implementation)
+            projection, projection_traffic = projection_seconds(*args)
             kernels += n * (projection + embedding)
-            add("tensor_parallel", n * embedding_traffic)
+            add("tensor_parallel", n * (projection_traffic + embedding_traffic))
         add("compute", kernels)
         if layout.zero >= 2:
             hide = kernels / 3, kernels * 2 / 3

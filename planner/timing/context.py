@@ -7,9 +7,9 @@ AttnFuncWithCPAndQKVOA2A, AttnFuncWithCPAndKVAllGather); what can be hidden is w
 
 from __future__ import annotations
 
-from planner.attention import head_widths, rank_key_width
+from planner.attention import core_widths
 from planner.implementation import Implementation
-from planner.model import Attention, Layer
+from planner.model import Layer
 from planner.timing.collectives import all_to_all_seconds, exposed_seconds, gather_seconds, send_seconds
 from planner.timing.efficiency import Efficiency
 from planner.timing.layer import LayerCompute
@@ -38,8 +38,7 @@ def layer_context_parallel(
     if shard.cp == 1:
         return 0.0, 0.0
     a, link, tokens = layer.attention, links["cp"], HALF * shard.tokens(workload)
-    query_width, output_width = (a.num_heads * width / shard.tp for width in head_widths(a))
-    key_value = 2 * rank_key_width(a, shard.tp) if isinstance(a, Attention) else query_width + output_width
+    query_width, key_value, output_width = core_widths(a, shard.tp)
     if implementation.cp_comm_type == "a2a":
         exchanged = all_to_all_seconds(link, tokens * (query_width + key_value), e)
         exchanged += all_to_all_seconds(link, tokens * output_width, e)

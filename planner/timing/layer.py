@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from planner.attention import (
     BEFORE_FLASH,
+    core_widths,
     fuses_softmax,
     gathered_projection_width,
     has_sinks,
@@ -27,7 +28,7 @@ from planner.timing.efficiency import Efficiency
 from planner.timing.kernels import Device, flash_seconds, gemm_seconds, linear_precision, memory_seconds
 from planner.timing.launch import Operations, layer_operations, replayed
 from planner.timing.mixture import mixture, permutation_seconds, permutes_beside
-from planner.timing.passes import HALF, Passes, Work, bias_gradient, elementwise, feed_forward, linear, norm
+from planner.timing.passes import BIAS_PASS, HALF, Passes, Work, bias_gradient, elementwise, feed_forward, linear, norm
 from planner.timing.shard import Shard, dropout_of
 from planner.workload import Workload
 
@@ -72,10 +73,40 @@ class LayerCompute:
         return forward, backward
 
 
-def _residual(passes: Passes, device: Device, elements: float, dropout: float, fused: bool) -> None:
-    """Bias, dropout and addition to the residual stream; backward adds the branch's gradient to the stream's."""
+def _residual(passes: Passes, device: Device, elements: float, dropout: float, bias: bool, fused: bool) -> None:
+    """Bias, dropout and addition to the residual stream, in one kernel or each in its own (megatron/core/fusions/
+    fused_bias_dropout.py: _bias_dropout_add_func; dropout of 0 is none). Backward is the same for both: dropout's
+    gradient, and the sum of the branch's gradient and the stream's."""
     mask = 1 if dropout else 0
-    elementwise(passes, device, elements, 3 * HALF + mask, 3 * HALF + (2 * HALF + mask if dropout else 0), fused)
+    backward = (3 * HALF + (2 * HALF + mask if dropout else 0), 1 + mask)
+    if fused:
+        elementwise(passes, device, elements, 3 * HALF + mask, backward[0], (1, backward[1]))
+        return
+    forward = 3 * HALF + (2 * HALF + mask if dropout else 0) + (BIAS_PASS if bias else 0)
+    elementwise(passes, device, elements, forward, backward[0], (1 + mask + bias, backward[1]))
+
+
+FUSED_SOFTMAX = (4, 6)
+"""Bytes for each stored 16-bit score: read and written once, and backward read with its gradient."""
+SOFTMAX_GRADIENT = 6
+"""Elements for each score that PyTorch's softmax of more than 1,024 keys reads or writes backward (aten/src/ATen/
+native/cuda/SoftMax.cu: softmax_backward_cuda_out): gradient times output, and its sum, each a pass of its own; what is
+read twice within a pass comes from caches. Forward a row of up to 12,000 keys is kept in shared memory."""
+
+
+def _softmax(implementation: Implementation, element: int, sinks: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((forward, backward) bytes for each stored score, kernels of the attention core) where no fused kernel takes the
+    scores (megatron/core/fusions/fused_softmax.py: forward_torch_softmax): scores of 16 bits are cast to fp32, unless
+    told otherwise, masked, normalised and cast back, each a pass; a column of sinks is joined to them and cut off again
+    (SoftmaxOne), backward filled up with zeros."""
+    wide = 4 if implementation.attention_softmax_in_fp32 else element
+    forward, backward = 4 * wide, (SOFTMAX_GRADIENT + 2) * wide
+    kernels = (5, 8)
+    if wide > element:
+        forward, backward, kernels = forward + 2 * (wide + element), backward + 2 * (wide + element), (7, 10)
+    if sinks:
+        forward, backward, kernels = forward + 2 * wide, backward + 3 * wide, (kernels[0] + 1, kernels[1] + 2)
+    return (forward, backward), kernels
 
 
 def _unfused_core(
@@ -87,7 +118,7 @@ def _unfused_core(
     drop: float,
 ) -> tuple[float, float, tuple[int, int]]:
     """Forward and backward seconds of attention whose scores are stored, and its kernels: batched products over the
-    full square, masked softmax, dropout."""
+    full square, masked softmax, dropout, and the heads gathered into rows."""
     qk, v = head_widths(a)
     batch, seq = shard.micro_batch * scoring_heads(a, shard.tp, shard.cp), workload.seq_length
     rows, element = seq, workload.activation_bytes
@@ -95,53 +126,65 @@ def _unfused_core(
     precision = "fp32" if workload.precision == "fp32" else "bf16"
     product = gemm_seconds(device, rows, seq, qk, precision, element, batch, strided=True)
     values = gemm_seconds(device, rows, v, seq, precision, element, batch, strided=True)
-    if fuses_softmax(implementation, seq, batch, has_sinks(a), element):  # read and written once, 2 bytes each
-        softmax, kernels = (4, 6), (4, 7)
-    elif precision == "fp32":  # mask and softmax, each a pass there and one back, of which softmax's reads two tensors
-        softmax, kernels = (16, 20), (6, 9)
-    else:  # scale, mask, cast to fp32, softmax and cast back, each a pass
-        softmax, kernels = (22, 18), (8, 11)
+    sinks = has_sinks(a)
+    fused = fuses_softmax(implementation, seq, batch, sinks, element)
+    softmax, kernels = (FUSED_SOFTMAX, (4, 6)) if fused else _softmax(implementation, element, sinks)
     mask = 2 * element + 1 if drop else 0
     forward = product + values + memory_seconds(device, scores * (softmax[0] + mask), 2)
     backward = 2 * (product + values) + memory_seconds(device, scores * (softmax[1] + mask), 2)
     # heads are gathered into rows by a copy (megatron/core/transformer/dot_product_attention.py: context.permute)
     copied = memory_seconds(device, batch * rows * v * 2 * element)
-    return forward + copied, backward + copied, kernels
+    dropouts = 1 if drop else 0
+    return forward + copied, backward + copied, (kernels[0] + dropouts, kernels[1] + dropouts)
 
 
 def _flash_core(
     device: Device,
+    a: Attention | LatentAttention,
     shard: Shard,
     workload: Workload,
     implementation: Implementation,
-    heads: int,
-    widths: tuple[int, int],
-    window: int | None,
     drop: float,
 ) -> tuple[float, float, tuple[int, int]]:
-    """Forward and backward seconds of flash attention over a rank's `heads`, and its kernels.
-
-    Under context parallelism a ring takes cp parts, each of whose outputs is rescaled and merged in fp32; gathered keys
-    take two parts (the causal balance); an all-to-all gives whole sequences of a cp-th of the heads, copied into and
-    out of their order.
-    """
+    """Forward and backward seconds of flash attention over a rank's heads, and its kernels. Under context parallelism a
+    ring takes cp parts, gathered keys take two (the causal balance), and an all-to-all gives whole sequences of a cp-th
+    of the heads."""
     second = implementation.attention == "flash" and implementation.flash_attention_version == 2
     newer = device.card.architecture not in (*BEFORE_FLASH, "ampere", "ada")
     older = implementation.layer_implementation != "transformer_engine" or (second and newer)
-    cp, exchange = shard.cp, implementation.cp_comm_type
-    whole = cp > 1 and exchange == "a2a"
+    cp, heads, window = shard.cp, a.num_heads // shard.tp, a.window if isinstance(a, Attention) else None
+    whole = cp > 1 and implementation.cp_comm_type == "a2a"
     parts, held = (1, max(1, heads // cp)) if whole else (cp, heads)
-    key = (device, shard.micro_batch, workload.seq_length, held, *widths, window, parts)
+    key = (device, shard.micro_batch, workload.seq_length, held, *head_widths(a), window, parts)
     forward, backward = (flash_seconds(*key, again, older, drop > 0) for again in (False, True))
-    if whole:
-        moved = memory_seconds(device, shard.tokens(workload) * heads * 2 * sum(widths) * 2 * HALF, 4)
-        return forward + moved, backward + moved, (5, 7)
-    if exchange == "allgather" and cp > 1:
-        return forward, backward, (2, 6)
-    if cp > 1:
-        merge = memory_seconds(device, (cp - 1) * shard.tokens(workload) * heads * widths[1] * 8, 3 * (cp - 1))
-        forward, backward = forward + merge, backward + merge
-    return forward, backward, (cp, 3 * cp)
+    if cp == 1:
+        return forward, backward, (1, 3)
+    moved, copies, kernels = _exchange_copies(a, shard, implementation)
+    t = HALF * shard.tokens(workload)
+    forward += memory_seconds(device, t * moved[0], copies[0])
+    backward += memory_seconds(device, t * moved[1], copies[1])
+    return forward, backward, kernels
+
+
+def _exchange_copies(
+    a: Attention | LatentAttention, shard: Shard, implementation: Implementation
+) -> tuple[tuple[float, float], tuple[int, int], tuple[int, int]]:
+    """What context parallelism moves besides: ((forward, backward) elements read or written for each token of a rank,
+    kernels that do so, all kernels of the core). Transformer Engine, pytorch/attention/dot_product_attention/
+    context_parallel.py; of a ring the last rank's, which merges whole parts."""
+    cp, (query, key_value, output) = shard.cp, core_widths(a, shard.tp)
+    if implementation.cp_comm_type == "a2a":  # flash_attn_a2a_communicate: a copy before each exchange, one after it
+        moved = 2 * 2 * (query + key_value + output)
+        return (moved, moved), (8, 8), (13, 15)
+    if implementation.cp_comm_type == "allgather":  # AttnFuncWithCPAndKVAllGather
+        # forward what was gathered is put in order, halves of the queries cut out and of the outputs joined; backward
+        # the same, gradients filled with zeros, those of keys and values added for either half and put in order
+        whole = cp * key_value
+        return (2 * whole + 2 * query + 2 * output, 8 * whole + 5 * query + 4 * output), (6, 19), (10, 28)
+    # AttnFuncWithCPAndKVP2P: flash_attn_fwd_out_correction_init and _out_correction; the gradients' dq.add_, dk.add_
+    steps = cp - 1
+    moved_back = (2 + 3 * steps) * query + (1 + 1.5 * cp) * key_value
+    return ((2 + 3 * steps) * output, moved_back), (2 * cp, 3 * cp), (3 * cp, 6 * cp)
 
 
 ROTARY_PASSES = (12, 17)
@@ -188,13 +231,12 @@ def _attention(
         side = "row" if name.startswith("linear_proj") else "" if down else "column"
         linear(p, device, w, t_norm if down and te else t, workload.precision, implementation, side)
     if isinstance(a, Attention):
-        heads, qk, v, window = a.num_heads // shard.tp, a.head_dim, a.head_dim, a.window
         query, key = a.query_width / shard.tp, rank_key_width(a, shard.tp)
         width, rotated = query + 2 * key, query + key
         normed = rotated if a.qk_norm != "none" else 0.0
     else:
-        heads, qk, v, window = a.num_heads // shard.tp, a.qk_dim, a.v_head_dim, None
-        width, rotated = float(heads * (2 * qk + v)), float(heads * a.qk_pos_emb_head_dim)
+        heads = a.num_heads // shard.tp
+        width, rotated = float(heads * (2 * a.qk_dim + a.v_head_dim)), float(heads * a.qk_pos_emb_head_dim)
         normed = (a.q_lora_rank or 0) + a.kv_lora_rank if a.latent_norms else 0.0
     before_core = p.so_far
     if gathered := t * gathered_projection_width(a, shard.tp) * HALF:
@@ -204,7 +246,8 @@ def _attention(
     if isinstance(a, LatentAttention) and model.position == "rope" and implementation.rope_fusion:
         # fusions/fused_mla_yarn_rope_apply.py: queries are rotated in place; keys and values are read together, and
         # written apart with the rotary part joined to the keys
-        elementwise(p, device, t * heads * (2 * a.qk_head_dim + a.qk_pos_emb_head_dim + 2 * v), HALF, HALF)
+        each = 2 * a.qk_head_dim + a.qk_pos_emb_head_dim + 2 * a.v_head_dim
+        elementwise(p, device, t * (a.num_heads // shard.tp) * each, HALF, HALF)
     else:
         elementwise(p, device, t * width, 2 * HALF, 2 * HALF)  # split into heads, joined again backward
     if normed:
@@ -213,18 +256,11 @@ def _attention(
         _rotary(p, device, t * rotated, implementation.rope_fusion)
     prepared = p.since(before_core)
     drop = dropout_of(model, implementation.attention_dropout)
-    if implementation.attention == "unfused":
-        forward, backward, kernels = _unfused_core(device, a, shard, workload, implementation, drop)
-    else:
-        forward, backward, kernels = _flash_core(device, shard, workload, implementation, heads, (qk, v), window, drop)
+    core = _unfused_core if implementation.attention == "unfused" else _flash_core
+    forward, backward, kernels = core(device, a, shard, workload, implementation, drop)
     p.add(forward, backward, kernels)
-    _residual(
-        p,
-        device,
-        t_norm * h,
-        dropout_of(model, implementation.hidden_dropout),
-        implementation.bias_dropout_fusion,
-    )
+    hidden_drop = dropout_of(model, implementation.hidden_dropout)
+    _residual(p, device, t_norm * h, hidden_drop, "linear_proj.bias" in weights, implementation.bias_dropout_fusion)
     selective = Work(forward, kernels[0]) if "core_attn" in shard.modules else Work()
     if "layernorm" in shard.modules:
         norms = sum(separate_norms(implementation, layer)[: layer.norms])
@@ -254,6 +290,7 @@ def layer_compute(
     for _ in range(layer.norms - 1):
         norm(p, device, t_norm * model.hidden_size)
     exchanged = 0.0
+    bias = not isinstance(layer.mlp, MoE) and layer.mlp.bias  # of experts it is added before they are joined
     if isinstance(layer.mlp, MoE):
         if permutes_beside(implementation, shard):
             t = shard.tokens(workload) // shard.tp
@@ -272,7 +309,7 @@ def layer_compute(
         if "mlp" in shard.modules:
             selective += p.since(start)
     drop = dropout_of(model, implementation.hidden_dropout)
-    _residual(p, device, t_norm * model.hidden_size, drop, implementation.bias_dropout_fusion)
+    _residual(p, device, t_norm * model.hidden_size, drop, bias, implementation.bias_dropout_fusion)
     if OPERATIONS in shard.modules:
         precision = linear_precision(device.card, workload.precision, implementation)
         kept = _saved_products(device, model, layer, shard.tp, shard.tokens(workload), precision)

@@ -12,6 +12,19 @@ from planner.timing.passes import HALF, Passes, Work, feed_forward, linear
 from planner.timing.shard import Shard
 from planner.workload import Workload
 
+ROUTING_BYTES = (40, 32)
+ROUTING_KERNELS = (10, 8)
+"""Bytes for each token and expert, and kernels, of scores, top-k, probabilities, maps and auxiliary loss in fp32
+(megatron/core/transformer/moe/router.py: TopKRouter.routing; moe_utils.py: topk_routing_with_score_function,
+compute_routing_scores_for_aux_loss). Counted there, forward 83 bytes in 23 kernels, and 30 in 4 where Transformer
+Engine fuses them (--moe-router-fusion); backward 32 in 8, and 40 in 4. Launches are not asked which, and a figure
+between them stands for both: at most 0.5 % of the step of any published mixture."""
+UNFUSED_PERMUTATION = 1.5
+"""Times as long as the fused kernels that PyTorch's take for the rows, where instructions do not bound both. A choice
+within what moe_utils.py (permute, unpermute) allows: for k copies of a token index_select reads and writes each, and
+scatter_add reads each and adds it to a sum, 5 k + 1 rows against the 2 k + 2 of Transformer Engine's, 1.8 times for k =
+2 and 2.3 for k = 8; or as many, where a token's row stays in the cache between its copies."""
+
 
 def mixture(
     p: Passes,
@@ -32,10 +45,11 @@ def mixture(
         _wide_router(p, device, router, t)
     else:
         linear(p, device, router, t, "fp32" if implementation.moe_router_fp32 else "bf16", implementation)
-    # scores, top-k, probabilities, counts and their gradients: a dozen small fp32 kernels over tokens x experts
+    scores = t * moe.num_experts
+    forward, backward = zip(ROUTING_BYTES, ROUTING_KERNELS, strict=True)
     p.add(
-        memory_seconds(device, t * moe.num_experts * 4 * 10, 10),
-        memory_seconds(device, t * moe.num_experts * 4 * 8, 8),
+        memory_seconds(device, scores * forward[0], forward[1]),
+        memory_seconds(device, scores * backward[0], backward[1]),
         ROUTER,
     )
     total = max(1, received_copies(t, moe, implementation, shard.ep, shard.etp))
@@ -83,7 +97,7 @@ def permutation_seconds(
         # to the order of experts before the exchange; chunks by the local experts after it (MoEAlltoAllTokenDispatcher)
         rows = tokens + routed_copies(tokens, moe, implementation)
         chunks = 2 * total if 1 < shard.ep < moe.num_experts else 0
-    slower = max(1 / device.efficiency.irregular, 1.0 if implementation.moe_permute_fusion else 1.5)
+    slower = max(1 / device.efficiency.irregular, 1.0 if implementation.moe_permute_fusion else UNFUSED_PERMUTATION)
     return memory_seconds(device, 2 * HALF * hidden * (slower * rows + chunks), 6)
 
 

@@ -126,16 +126,23 @@ def bias_gradient(passes: Passes, device: Device, bias: Weight, tokens: int) -> 
 
 
 def elementwise(
-    passes: Passes, device: Device, elements: float, forward: float, backward: float, fused: bool = True
+    passes: Passes,
+    device: Device,
+    elements: float,
+    forward: float,
+    backward: float,
+    kernels: tuple[int, int] = (1, 1),
 ) -> None:
-    """Add a memory-bound pass over `elements`, moving so many bytes for each; unfused it takes three kernels, each of
-    which reads and writes what the fused one keeps in registers (2.5 times the bytes)."""
-    kernels, factor = (1, 1.0) if fused else (3, 2.5)
+    """Add memory-bound kernels over `elements`, moving so many bytes for each."""
     passes.add(
-        memory_seconds(device, elements * forward * factor, kernels) if forward else 0.0,
-        memory_seconds(device, elements * backward * factor, kernels) if backward else 0.0,
-        (kernels if forward else 0, kernels if backward else 0),
+        memory_seconds(device, elements * forward, kernels[0]),
+        memory_seconds(device, elements * backward, kernels[1]),
+        kernels,
     )
+
+
+BIAS_PASS = 2 * HALF
+"""Bytes for each element of a bias that is added by a kernel of its own; its gradient is `bias_gradient`'s."""
 
 
 def norm(passes: Passes, device: Device, elements: float) -> None:
@@ -150,16 +157,28 @@ FunctionsManual.cpp: clamp_backward), and joins both gradients."""
 CLAMP_KERNELS = (3, 7)
 
 
-def _activation(p: Passes, device: Device, mlp: MLP, tokens: float, width: float, fused: bool) -> None:
-    """Gated: read both halves, write one; backward reads them with the gradient and writes both gradients."""
+GATED_UNFUSED = (5 * HALF, 13 * HALF)
+"""Moved for each output of a gated activation that takes kernels of its own (megatron/core/transformer/mlp.py: glu).
+Forward the activation of one half, and its product with the other; backward two products, the activation's gradient,
+and both halves' gradients joined (autograd's backward of torch.chunk)."""
+GATED_UNFUSED_KERNELS = (2, 4)
+
+
+def _activation(p: Passes, device: Device, mlp: MLP, elements: float, fused: bool, bias: bool) -> None:
+    """Gated: read both halves, write one; backward reads them with the gradient and writes both gradients. Unfused, a
+    `bias` is added before it by a kernel of its own, and one that is not gated is a kernel as it is."""
     if mlp.clamped:
-        moved = [tokens * width * each / device.efficiency.irregular for each in CLAMP_BYTES]
+        moved = [elements * each / device.efficiency.irregular for each in CLAMP_BYTES]
         seconds = [memory_seconds(device, *one) for one in zip(moved, CLAMP_KERNELS, strict=True)]
         p.add(seconds[0], seconds[1], CLAMP_KERNELS)
-    if mlp.gated:
-        elementwise(p, device, tokens * width, 3 * HALF, 5 * HALF, fused)
+    if bias and not fused:
+        elementwise(p, device, elements * (2 if mlp.gated else 1), BIAS_PASS, 0, (1, 0))
+    if not mlp.gated:
+        elementwise(p, device, elements, 2 * HALF, 3 * HALF)
+    elif fused:
+        elementwise(p, device, elements, 3 * HALF, 5 * HALF)
     else:
-        elementwise(p, device, tokens * width, 2 * HALF, 3 * HALF, fused)
+        elementwise(p, device, elements, *GATED_UNFUSED, GATED_UNFUSED_KERNELS)
 
 
 def feed_forward(
@@ -178,5 +197,7 @@ def feed_forward(
             linear(p, device, w, rows, precision, implementation, "column" if "fc1" in w.name else "row")
     fc2 = next(w for w in weights if w.name == "linear_fc2.weight")
     before = p.so_far
-    _activation(p, device, mlp, rows * fc2.count, fc2.shape[1], implementation.bias_activation_fusion)
+    # the library of grouped products adds biases of experts itself
+    bias = mlp.bias and not (fc2.part == "experts" and implementation.adds_expert_bias_apart)
+    _activation(p, device, mlp, rows * fc2.count * fc2.shape[1], implementation.bias_activation_fusion, bias)
     return p.since(before)

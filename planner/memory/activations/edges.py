@@ -27,6 +27,13 @@ def final_norm_saved(shape: Shape, norm: Norm) -> dict[str, int]:
     return {"final norm input": shape.stream, "final norm statistics": norm_statistics(shape, norm)}
 
 
+def chunk_rows(tokens: int, vocab: int, hidden: int) -> int:
+    """Tokens that Liger's loss takes at a time: as many as have hidden x tokens logits, to a power of two
+    (ops/fused_linear_cross_entropy.py: chunk_size)."""
+    rows = -(-tokens // -(-vocab // hidden))
+    return min(tokens, 1 << (rows - 1).bit_length())
+
+
 def head_saved(shape: Shape) -> dict[str, int]:
     """The output layer's input."""
     return {"output layer input": shape.stream}
@@ -54,7 +61,7 @@ def loss_scratch(shape: Shape, impl: Implementation, vocab_shard: int) -> tuple[
 
     torch: nll_loss and log_softmax make an fp32 gradient each; over tensor parallel ranks the shifted logits, their
     exponential and a sum stand beside it (torch/distributed/tensor/parallel/loss.py).
-    liger: one chunk's logits (_CHUNK_MEM_CONST: rows = tokens / ceil(vocabulary / hidden), to a power of two).
+    liger: one chunk's logits (`chunk_rows`).
     """
     cells = shape.tokens * vocab_shard
     half = shape.element * cells
@@ -66,7 +73,5 @@ def loss_scratch(shape: Shape, impl: Implementation, vocab_shard: int) -> tuple[
     if kind == "torch":
         return half, (12 if shape.tp > 1 else 8) * cells - half
     if kind == "liger":
-        rows = -(-shape.tokens // -(-vocab_shard // shape.hidden))
-        rows = min(shape.tokens, 1 << (rows - 1).bit_length())
-        return 0, shape.element * rows * vocab_shard
+        return 0, shape.element * chunk_rows(shape.tokens, vocab_shard, shape.hidden) * vocab_shard
     return half, 0
