@@ -25,8 +25,26 @@ BigScience's 108-wide heads take 1.4 times the whole step of 144-wide ones at th
 FLASH_DROPOUT = 1.05
 """What dropout on the probabilities, whose random numbers are drawn again backward, makes of flash attention's time:
 FlashAttention-2 takes 0.728 instead of 0.695 ms (NVIDIA/TransformerEngine pull request 3313)."""
-ATTENTION_BLOCK = 128
-"""Rows of queries that one thread block of flash attention works on (FlashAttention-2, arXiv:2307.08691)."""
+WIDE_HEAD = 128
+"""Head width that the fractions of flash attention are given for."""
+
+
+def _attention_block(architecture: str) -> int:
+    """Rows of queries that one thread block of flash attention works on: 128 (Dao-AILab/flash-attention
+    csrc/flash_attn/src/flash_fwd_launch_template.h; hopper/tile_size.h: tile_size_fwd_sm90 for heads of 128), on
+    Blackwell two tiles of as many (flash_attn/cute/flash_fwd_sm100.py: q_stage)."""
+    return 256 if architecture == "blackwell" else 128
+
+
+def _short_sequences(architecture: str, part: float, windowed: bool) -> float:
+    """What of its fraction flash attention reaches on causal parts of so many tokens. Blocks on the diagonal are
+    computed whole and masked, and rows of unequal length end apart: s / (s + 3 blocks). Found with FlashAttention-2 and
+    -3 and cuDNN, forward, on H100 (arXiv:2407.08608, figure 5, heads of 64 and 128): within 6 % from 2,048 to 16,384
+    tokens, up to 20 % too fast below. On B200 FlashAttention-4 and cuDNN lose more (its pull request 2605: at 1,024
+    tokens they reach 0.44 and 0.56 of what they do at 16,384, this 0.60). In windows, whose blocks are masked at both
+    ends, 2 x 128: a choice."""
+    lost = 256 if windowed else 3 * _attention_block(architecture)
+    return part / (part + lost)
 
 
 _TF32_ENGINE = ("ampere", "ada", "hopper", "blackwell")
@@ -136,17 +154,18 @@ def flash_seconds(
     """Flash attention over `heads` local heads of sequences of `seq` tokens, of which each rank holds seq / cp.
 
     Two products forward, five backward (the scores again, and the gradients of V, P, Q, K) in three kernels
-    (Dao-AILab/flash-attention csrc/flash_attn/src/flash_bwd_launch_template.h: run_flash_bwd_seqk_parallel). Blocks on
-    the diagonal are computed whole and masked, which short sequences feel: s / (s + 2 x block) for each of cp parts.
+    (Dao-AILab/flash-attention csrc/flash_attn/src/flash_bwd_launch_template.h: run_flash_bwd_seqk_parallel).
     """
     e = device.efficiency
     pairs = attended_pairs(seq, window) / cp
     per_pair = 2 * (qk_dim + v_dim) if not backward else 2 * (3 * qk_dim + 2 * v_dim)
-    part = seq / cp if window is None else min(window, seq / cp)
+    windowed = window is not None and window < seq / cp
+    part = window if window is not None and windowed else seq / cp
     fraction = e.attention_backward if backward else e.attention_forward
-    fraction *= part / (part + 2 * ATTENTION_BLOCK) * (e.older_attention if older else 1.0)
-    fraction *= min(1.0, max(qk_dim, 32) / 128) ** 0.5  # narrow heads take more exponentials for each product
-    blocks = batch * heads * -(-(seq // cp) // ATTENTION_BLOCK)
+    fraction *= _short_sequences(device.card.architecture, part, windowed) * (e.older_attention if older else 1.0)
+    if qk_dim < WIDE_HEAD:  # more exponentials for each product
+        fraction *= (1 + e.exponentials) / (1 + e.exponentials * WIDE_HEAD / qk_dim)
+    blocks = batch * heads * -(-(seq // cp) // _attention_block(device.card.architecture))
     waves = -(-blocks // device.multiprocessors)
     fill = blocks / (waves * device.multiprocessors) if waves <= 2 else 1.0
     half = next(p for p in ("bf16", "fp16", "fp32") if p in device.card.flops)

@@ -47,7 +47,9 @@ def test_a_narrower_precision_wins_where_the_card_has_it(plan) -> None:
 
 def test_schedules_are_compared(plan) -> None:
     """Where a pipeline is pinned, zero-bubble's smaller bubble wins over 1F1B without virtual stages."""
-    data = plan("--model", "7b", "--gpus", "8xA100-80G", *FAST, "--pp", "8", "--allow", "zb-h1", "--json").data
+    data = plan(
+        "--model", "7b", "--gpus", "8xA100-80G", *FAST, "--pp", "8", "--micro-batch", "1", "--allow", "zb-h1", "--json"
+    ).data
     step = {tuple(s["uses"]): s["step_seconds"] for s in data["settings"]}
     assert step[("zb-h1",)] < step[()]
     assert data["plans"][0]["step"]["seconds"] == step[("zb-h1",)]
