@@ -30,13 +30,13 @@ def host_bound(share: float) -> tuple[str, ...]:
 
 def crossing(layout: Layout, cluster: Cluster) -> tuple[str, ...]:
     """Groups that exchange in every layer and reach beyond the scale-up links, in words."""
-    if len(cluster.groups) > 1 or cluster.gpus == 1:
+    if len(cluster.groups) > 1 or layout.tp == layout.cp == layout.ep == 1:
         return ()
     links, domain = group_links(layout, cluster), cluster.groups[0].domain
     said = []
     for name, what in (("tp", "tensor-parallel"), ("cp", "context-parallel"), ("ep", "expert-parallel")):
         link = links[name]
-        if link.size > 1 and not link.inside:
+        if link.domains > 1:
             said.append(f"{what} groups of {link.size} reach beyond {domain} GPUs that NVLink or its like joins")
     return tuple(said)
 

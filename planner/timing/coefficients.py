@@ -28,11 +28,11 @@ from planner.timing.context import layer_context_parallel
 from planner.timing.efficiency import efficiency
 from planner.timing.ends import embedding_seconds, head_seconds, projection_seconds
 from planner.timing.floor import layer_floor_seconds
-from planner.timing.form import StageTime, StepForm, Tail
+from planner.timing.form import StageTime, StepForm, nanoseconds
 from planner.timing.host import activation_copy_seconds
 from planner.timing.kernels import Device, memory_seconds
 from planner.timing.layer import LayerCompute, layer_compute
-from planner.timing.parts import Common, End, LayerParts, Parts, Role, Timed, form_key, nanoseconds
+from planner.timing.parts import Common, End, LayerParts, Parts, Role, Timed, delayed, form_key
 from planner.timing.passes import HALF
 from planner.timing.shard import Shard, recomputed_modules, shard_of
 from planner.timing.split import ends
@@ -68,6 +68,8 @@ def one_at_a_time(device: Device) -> Device:
 def shares_embedding(model: Model, roles: Iterable[Role]) -> bool:
     """Whether stages hold copies of the embedding: a tied head's, or that of multi-token prediction, away from the
     first stage (megatron/core/distributed/finalize_model_grads.py: _get_shared_word_embedding_weight)."""
+    if not (model.tied or model.mtp_num_layers):
+        return False
     apart = [role for role in roles if not role.embedding]
     return any((model.tied and role.loss) or role.mtp for role in apart)
 
@@ -91,6 +93,7 @@ class Coefficients:
         self._around: dict[tuple[int, int, int, Role], tuple[int, int]] = {}
         self._commons: dict[tuple[object, ...], Common] = {}
         self._timed: dict[tuple[object, ...], Timed] = {}
+        self._roles: dict[tuple[object, ...], list[Role]] = {}
 
     def timed(self, layout: Layout) -> Timed:
         """The form of a layout's degrees (and of the stages that hold its ends)."""
@@ -116,7 +119,7 @@ class Coefficients:
     ) -> tuple[int, Common, dict[Role, tuple[StageTime, Parts]]]:
         """(microbatches, what all stages have in common, the time of a stage of each role). Raises InputError when the
         batch is too small for the layout."""
-        e, m = self.device.efficiency, layout.num_microbatches(self.workload.global_batch)
+        m = layout.num_microbatches(self.workload.global_batch)
         if m < 1:
             raise InputError(
                 f"the global batch ({self.workload.global_batch}) must be at least micro_batch x dp "
@@ -129,17 +132,16 @@ class Coefficients:
         made: dict[Role, tuple[StageTime, Parts]] = {}
         for role in roles:
             end = self._end(layout, common, role)
-            fixed = dict(end.fixed)
+            fixed, fixed_ns = end.fixed, end.fixed_ns
             if hop:
-                fixed["pipeline_p2p"] = nanoseconds(role.neighbours * hop)
+                sent = nanoseconds(role.neighbours * hop)
+                fixed, fixed_ns = {**fixed, "pipeline_p2p": sent}, fixed_ns + sent
             if common.wait:
-                fixed["stragglers"] = nanoseconds(common.wait * 1e-9 * sum(fixed.values()))
-            linear = tails.tails(end.weighed, layout, self.implementation, e, forward, backward)
-            stage_tails = tuple(
-                [Tail(name, nanoseconds(t.fixed), tuple(map(nanoseconds, t.layers))) for name, t in linear.items()]
-            )
+                waited = nanoseconds(common.wait * 1e-9 * fixed_ns)
+                fixed, fixed_ns = {**fixed, "stragglers": waited}, fixed_ns + waited
+            shown = tails.exposed(end.tails, forward, backward)
             at = (end.alone_ns, 0) if role.embedding else (0, end.alone_ns)  # on the first or on the last chunk
-            made[role] = StageTime(sum(fixed.values()), common.layer_ns, common.recompute_ns, stage_tails, *at), fixed
+            made[role] = StageTime(fixed_ns, common.layer_ns, common.recompute_ns, shown, *at), fixed
         return m, common, made
 
     def tied_seconds(self, layout: Layout, link: GroupLink) -> float:
@@ -168,7 +170,7 @@ class Coefficients:
             e, shard, links = self.device.efficiency, shard_of(layout), group_links(layout, self.cluster)
             kinds = range(len(self.model.layer_kinds))
             wait = e.straggler * max(0.0, log2(layout.world_size / NODE))
-            layers = tuple([_delayed(self._layer_parts(layout, shard, links, k), wait) for k in kinds])
+            layers = tuple([delayed(self._layer_parts(layout, shard, links, k), wait) for k in kinds])
             found = self._commons[key] = Common(
                 shard,
                 links,
@@ -192,21 +194,26 @@ class Coefficients:
             parts = self._fixed(layout, common.shard, common.links, common.layers, role, around)
             # "stragglers" of multi-token prediction: waits once with all else
             fixed = {name: ns for name, ns in parts.items() if not common.wait or name != "stragglers"}
-            alone = sum(fixed.values())
-            alone += nanoseconds(common.wait * 1e-9 * alone)
+            total = sum(fixed.values())
+            alone = total + nanoseconds(common.wait * 1e-9 * total)
             weighed = tails.weighed(common.rates, around, common.parameters, self._matrices(layout, role))
-            found = common.ends[key] = End(fixed, alone, weighed)
+            after = tails.tails(weighed, layout, self.implementation, self.device.efficiency)
+            found = common.ends[key] = End(fixed, total, alone, after)
         return found
 
     def roles(self, layout: Layout) -> list[Role]:
         """What each stage has beside its layers."""
-        embedding, mtp, loss = ends(self.model, layout)
+        embedding, mtp, loss = at = ends(self.model, layout)
+        key = (layout.pp, layout.vpp == 1, at)
+        if key in self._roles:
+            return self._roles[key]
         has_mtp, last = self.model.mtp_num_layers > 0, layout.pp - 1
         inner = Role(False, False, False, 2)
         roles = [inner] * layout.pp
         for i in {0, last, embedding, mtp, loss}:
             outer = i in (0, last) and layout.vpp == 1
             roles[i] = Role(i == embedding, has_mtp and i == mtp, i == loss, 1 if outer else 2)
+        self._roles[key] = roles
         return roles
 
     def _layer_compute(self, shard: Shard, kind: int) -> LayerCompute:
@@ -386,13 +393,3 @@ def _hiding_passes(layout: Layout, microbatches: int) -> float:
     """
     group = min(layout.pp, microbatches)
     return max(1.0, group * (layout.vpp - 1) / layout.vpp)
-
-
-def _delayed(layer: LayerParts, wait: float) -> LayerParts:
-    """A layer whose passes take longer by a share, because every rank waits for the slowest."""
-    if not wait:
-        return layer
-    normal = {**layer.normal, "stragglers": nanoseconds(wait * 1e-9 * layer.normal_ns)}
-    again = {**layer.recompute, "stragglers": nanoseconds(wait * 1e-9 * layer.recompute_ns)}
-    totals = layer.normal_ns + normal["stragglers"], layer.recompute_ns + again["stragglers"]
-    return replace(layer, normal=normal, recompute=again, normal_ns=totals[0], recompute_ns=totals[1])

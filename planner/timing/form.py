@@ -18,11 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from operator import mul
 
 from planner.memory.form import Counts
 from planner.timing import interleaved
 from planner.timing.interleaved import ChunkTimes, Time, parts_of_ns
+
+
+def nanoseconds(seconds: float) -> int:
+    """Rounded up, the one place where seconds become integers."""
+    return ceil(seconds * 1e9)
+
 
 NO_BUBBLE = 1_000_000
 """Virtual stages that leave nothing of a bubble: a bound for schedules that fill it."""
@@ -87,12 +94,15 @@ class StepForm:
 
     def tail_ns(self, stage: int, layers: tuple[int, ...]) -> int:
         """What the stage adds after the pipeline has drained."""
-        total = 0
-        for tail in self.stages[stage].tails:
-            shown = tail.fixed_ns + _weighed(layers, tail.layer_ns)
-            if shown > 0:
-                total += shown
-        return total
+        return sum(self.shown_ns(stage, layers))
+
+    def shown_ns(self, stage: int, layers: tuple[int, ...]) -> list[int]:
+        """The same by tail."""
+        tails = self.stages[stage].tails
+        if len(layers) == 1:
+            (n,) = layers
+            return [ns if (ns := tail.fixed_ns + n * tail.layer_ns[0]) > 0 else 0 for tail in tails]
+        return [max(0, tail.fixed_ns + _weighed(layers, tail.layer_ns)) for tail in tails]
 
     def pipeline_ns(self, microbatch_ns: list[int], chunks: Sequence[ChunkTimes] = ()) -> int:
         """The pipeline's makespan for the given stage times; `chunks` are those of each stage's chunks, where there are

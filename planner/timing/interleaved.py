@@ -51,8 +51,9 @@ def chunk_times(normal: Sequence[Time], recompute: Sequence[Time], shared_ns: in
     """Passes of chunks that take `normal[chunk]` [ns] and beside it an even part of `shared_ns`; what is recomputed
     belongs to the backward pass."""
     vpp = len(normal)
+    parts = parts_of_ns(vpp)
     forward = [vpp * work + shared_ns for work in normal]
-    again = [parts_of_ns(vpp) * work for work in recompute]
+    again = [parts * work for work in recompute]
     return ChunkTimes(forward, [(FORWARD_SHARE - 1) * f + r for f, r in zip(forward, again, strict=True)])
 
 

@@ -16,8 +16,8 @@ from planner.model import Model
 from planner.timing.bubble import filled_ns
 from planner.timing.coefficients import Coefficients, shares_embedding, slowest_device
 from planner.timing.efficiency import efficiency
-from planner.timing.form import StepForm
-from planner.timing.parts import Role, Timed, form_key, nanoseconds
+from planner.timing.form import StepForm, nanoseconds
+from planner.timing.parts import Role, Timed, form_key
 from planner.topology.links import StageNodes
 from planner.topology.standing import spanning, standing
 from planner.workload import Workload

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import ceil
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from planner.layout import Layout
 from planner.model import Model
 from planner.timing import tails
-from planner.timing.form import StepForm
+from planner.timing.form import StepForm, Tail, nanoseconds
 from planner.timing.shard import Shard, recomputed_modules
 from planner.timing.split import ends
 from planner.timing.traffic import Links
 
 Parts = dict[str, int]
 """Nanoseconds by component."""
-
-
-def nanoseconds(seconds: float) -> int:
-    """Rounded up, the one place where seconds become integers."""
-    return ceil(seconds * 1e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +48,11 @@ class End(NamedTuple):
 
     fixed: Parts
     """Once a microbatch; without the wait for the slowest rank, which is of all that the stage does."""
+    fixed_ns: int
     alone_ns: int
     """All of it with that wait: on the one chunk that has it."""
-    weighed: tails.Weighed
-    """What its parameters cost after the pipeline."""
+    tails: tuple[Tail | tails.Hidden, ...]
+    """What its parameters cost after the pipeline, or in it where nothing hides them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +80,16 @@ class Role(NamedTuple):
     loss: bool
     neighbours: int
     """Stages with which it exchanges activations."""
+
+
+def delayed(layer: LayerParts, wait: float) -> LayerParts:
+    """A layer whose passes take longer by a share, because every rank waits for the slowest."""
+    if not wait:
+        return layer
+    normal = {**layer.normal, "stragglers": nanoseconds(wait * 1e-9 * layer.normal_ns)}
+    again = {**layer.recompute, "stragglers": nanoseconds(wait * 1e-9 * layer.recompute_ns)}
+    totals = layer.normal_ns + normal["stragglers"], layer.recompute_ns + again["stragglers"]
+    return replace(layer, normal=normal, recompute=again, normal_ns=totals[0], recompute_ns=totals[1])
 
 
 def form_key(model: Model, layout: Layout) -> tuple[object, ...]:

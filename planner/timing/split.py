@@ -22,6 +22,11 @@ class Held(NamedTuple):
 def stage_counts(model: Model, layout: Layout) -> list[Held]:
     """What each stage of a layout holds whose stages are given: the memory accounting's counts."""
     alike = len(model.layer_kinds) == 1 and not layout.recompute.stage_layers
+    if alike:
+        spans = [chunk.stop - chunk.start for stage in layout.stages for chunk in stage]
+        if spans.count(spans[0]) == len(spans) and len(set(map(len, layout.stages))) == 1:  # equal stages
+            counts = chunk_counts(model, layout, 0)
+            return [Held(counts, _sum(counts.layers), _sum(counts.recomputed))] * layout.pp
     known: dict[object, Held] = {}
     found = []
     for i, stage in enumerate(layout.stages):

@@ -43,7 +43,8 @@ class Timing:
         self._implementation = implementation
         self._assumptions = assumptions(model, workload.precision, implementation, cluster)
         self._peak = _peak_flops(cluster, workload.precision, implementation)
-        self._pattern_counts = model.kind_counts
+        self._layer_flops = [layer_flops(model, layer, workload.seq_length)[0] for layer in model.layer_kinds]
+        self._repeated_flops: dict[tuple[str, ...], int] = {}
         self._flops = model_flops(model, workload.seq_length, workload.global_batch)
 
     def form(self, layout: Layout) -> StepForm:
@@ -78,24 +79,18 @@ class Timing:
         pipeline = form.pipeline_ns([times[i] for i in first], chunks)
         slowest = max(times, key=times.__getitem__)
         last = max(tails, key=tails.__getitem__)
-        components: Parts = {}
-
-        def add(parts: Parts, count: int) -> None:
-            if count:
-                for name, value in parts.items():
-                    components[name] = components.get(name, 0) + value * count
-
         m = form.num_microbatches
         bubble = pipeline - m * times[slowest]
-        add(timed.fixed[slowest], m)
+        components = {name: value * m for name, value in timed.fixed[slowest].items()}
         for kind, part in enumerate(timed.stage_layers[slowest] if timed.stage_layers else timed.layers):
-            add(part.normal, m * layers[slowest][kind])
-            add(part.recompute, m * recomputed[slowest][kind])
-        add({"pipeline_bubble": bubble}, 1)
-        for tail in form.stages[last].tails:
-            value = tail.fixed_ns + sum(n * c for n, c in zip(layers[last], tail.layer_ns, strict=True))
-            add({"optimizer" if tail.name == "optimizer" else "data_parallel": max(0, value)}, 1)
-        add(timed.once, 1)
+            _add(components, part.normal, m * layers[slowest][kind])
+            if again := recomputed[slowest][kind]:
+                _add(components, part.recompute, m * again)
+        components["pipeline_bubble"] = bubble
+        for tail, value in zip(form.stages[last].tails, form.shown_ns(last, layers[last]), strict=True):
+            name = "optimizer" if tail.name == "optimizer" else "data_parallel"
+            components[name] = components.get(name, 0) + value
+        _add(components, timed.once, 1)
         step_ns = pipeline + tails[last] + form.once_ns
         host_share = components.get("launch", 0) / step_ns
         return StepTime(
@@ -128,13 +123,24 @@ class Timing:
         """Model FLOPs and what full or selective recomputation repeats."""
         if layout.recompute.granularity == "none":
             return self._flops
-        model, seq, sequences = self.model, self.workload.seq_length, self.workload.global_batch
-        modules = frozenset(recomputed_modules(layout))
-        again = 0
-        for kind, layer in enumerate(model.layer_kinds):
-            again += layer_flops(model, layer, seq)[0] * sum(stage[kind] for stage in recomputed)
-            again += repeated_flops(model, layer, seq, modules) * self._pattern_counts[kind]
-        return self._flops + again * sequences
+        modules = recomputed_modules(layout)
+        again = self._repeated_flops.get(modules)
+        if again is None:
+            again = self._repeated_flops[modules] = self._repeated(frozenset(modules))
+        for kind, each in enumerate(self._layer_flops):
+            again += each * sum([stage[kind] for stage in recomputed])
+        return self._flops + again * self.workload.global_batch
+
+    def _repeated(self, modules: frozenset[str]) -> int:
+        """Forward FLOPs of one sequence through all layers that selective recomputation of `modules` repeats."""
+        kinds = zip(self.model.layer_kinds, self.model.kind_counts, strict=True)
+        return sum(n * repeated_flops(self.model, layer, self.workload.seq_length, modules) for layer, n in kinds)
+
+
+def _add(components: Parts, parts: Parts, count: int) -> None:
+    if count:
+        for name, value in parts.items():
+            components[name] = components.get(name, 0) + value * count
 
 
 def _peak_flops(cluster: Cluster, precision: str, implementation: Implementation) -> float:

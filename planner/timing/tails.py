@@ -7,7 +7,7 @@ backward pass (`overlap_grad_reduce`), parameters gathered bucket by bucket duri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import add
 
@@ -25,6 +25,7 @@ from planner.memory.states import (
 from planner.parameters import Weight
 from planner.timing.collectives import all_reduce_seconds, gather_seconds, keeps_weights, reduces_whole
 from planner.timing.efficiency import Efficiency
+from planner.timing.form import Tail, nanoseconds
 from planner.timing.host import host_step_seconds
 from planner.timing.kernels import Device
 from planner.timing.traffic import Links
@@ -167,43 +168,59 @@ def weighed(r: Rates, fixed: Parameters, layers: tuple[Parameters, ...], matrice
     )
 
 
-def tails(
-    w: Weighed,
-    layout: Layout,
-    implementation: Implementation,
-    e: Efficiency,
-    forward: Sequence[float],
-    backward: Sequence[float],
-) -> Mapping[str, Linear]:
-    """What a stage exposes; `forward[kind]` and `backward[kind]` are one layer's seconds that can hide communication.
-    "data_parallel" is what is exposed in any case: latencies, the last bucket, and the tax of what is hidden; the
-    others may be negative, and then are nothing.
-    """
-    parts = {"optimizer": w.optimizer}
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A tail that the passes over a stage's layers hide."""
+
+    name: str
+    fixed_ns: int
+    layers: tuple[float, ...]
+    """[kind], seconds that no pass hides yet."""
+    backward: bool
+    """The last backward pass hides it, else the first forward pass."""
+
+    def shown(self, forward: Sequence[float], backward: Sequence[float]) -> Tail:
+        """Less these seconds of each layer."""
+        hide = zip(self.layers, backward if self.backward else forward, strict=True)
+        return Tail(self.name, self.fixed_ns, tuple([nanoseconds(x - h) for x, h in hide]))
+
+
+def tails(w: Weighed, layout: Layout, implementation: Implementation, e: Efficiency) -> tuple[Tail | Hidden, ...]:
+    """What a stage adds to the pipeline. "data_parallel" is what is exposed in any case: latencies, the last bucket,
+    and the tax of what is hidden."""
+    parts: list[Tail | Hidden] = [_tail("optimizer", w.optimizer)]
     bucket = bucket_limit(implementation, layout.dp * layout.cp)
     passes = (
-        ("grad_reduce", w.reduce, w.rates.reduce, implementation.overlap_grad_reduce, backward),
-        ("param_gather", w.gather, w.rates.gather, implementation.overlap_param_gather, forward),
+        ("grad_reduce", w.reduce, w.rates.reduce, implementation.overlap_grad_reduce),
+        ("param_gather", w.gather, w.rates.gather, implementation.overlap_param_gather),
     )
     always = [0.0] * (1 + len(w.optimizer.layers))
-    for name, whole, rate, overlap, hide in passes:
+    for name, whole, rate, overlap in passes:
         if whole is None:
             continue
         always[0] += w.rates.latency
         if not overlap or (layout.zero >= 2 and implementation.sharded_framework != "megatron_fsdp"):
-            parts[name] = whole
+            parts.append(_tail(name, whole))
             continue
         tax, last = e.overlap_tax, rate[0] * bucket
         always[0] += tax * whole.fixed + min((1 - tax) * last, whole.fixed + max(whole.layers))
         for kind, seconds in enumerate(whole.layers, start=1):
             always[kind] += tax * seconds
-        parts[name] = Linear(
-            (1 - tax) * (whole.fixed - last),
-            tuple([(1 - tax) * x - h for x, h in zip(whole.layers, hide, strict=True)]),
-        )
+        fixed = nanoseconds((1 - tax) * (whole.fixed - last))
+        parts.append(Hidden(name, fixed, tuple([(1 - tax) * x for x in whole.layers]), name == "grad_reduce"))
     if any(always):
-        parts["data_parallel"] = Linear(always[0], tuple(always[1:]))
-    return parts
+        parts.append(_tail("data_parallel", Linear(always[0], tuple(always[1:]))))
+    return tuple(parts)
+
+
+def exposed(parts: Sequence[Tail | Hidden], forward: Sequence[float], backward: Sequence[float]) -> tuple[Tail, ...]:
+    """What is left of a stage's tails where `forward[kind]` and `backward[kind]` seconds of each layer hide them: it
+    may be negative, and then is nothing."""
+    return tuple([part.shown(forward, backward) if isinstance(part, Hidden) else part for part in parts])
+
+
+def _tail(name: str, seconds: Linear) -> Tail:
+    return Tail(name, nanoseconds(seconds.fixed), tuple(map(nanoseconds, seconds.layers)))
 
 
 def _sum(a: Linear, b: Linear) -> Linear:
