@@ -123,7 +123,7 @@ AMPERE = Efficiency(
     older_attention=0.7,
     exponentials=0.25,
     gemm_ramp=128,
-    relative_error=0.04,
+    relative_error=0.03,
     p90_error=0.12,
     scale_up=0.74,  # with `collective_seconds`; alone 235 of 300 GB/s at 16 GiB (ml-engineering network/README.md)
 )
@@ -140,8 +140,8 @@ HOPPER = Efficiency(
     older_attention=0.5,
     relative_error=0.04,
     p90_error=0.16,
-    mixture_error=0.04,
-    mixture_p90_error=0.24,
+    mixture_error=0.03,
+    mixture_p90_error=0.25,
     # nccl-tests on 8 x H200 (ml-engineering network/README.md): gathers and reduce-scatters at 361 to 363 of 450 GB/s,
     # all-reduces at 480 in the switch, 367 without; NVIDIA/nccl-tests issue 212 says 370 and 480 of H100
     scale_up=0.81,
@@ -159,7 +159,7 @@ BLACKWELL = Efficiency(
     relative_error=0.04,
     p90_error=0.11,
     mixture_error=0.12,
-    mixture_p90_error=0.22,
+    mixture_p90_error=0.23,
     older_attention=0.6,
     memory=0.76,
     scale_up=0.75,  # 8 x B200 (the same page): ring 680 of 900 GB/s; all-reduces in the switch 690 to 740 to 4 GiB
