@@ -371,7 +371,7 @@ class Coefficients:
             add("tensor_parallel", n * (projection_traffic + embedding_traffic))
         add("compute", kernels)
         if layout.zero >= 2:
-            hide = kernels / 3, kernels * 2 / 3
+            hide = kernels / 3, kernels * 2 / 3  # backward two products for each one forward
             shown = layer_sharded_data(around, *hide, layout.zero, self._gathered_bytes, implementation, links, device)
             add("data_parallel", sum(shown))
         return parts

@@ -86,7 +86,8 @@ def dispatch_seconds(link: GroupLink, rank_bytes: float, domain_bytes: float, e:
 
 def _exchange_seconds(link: GroupLink, near_bytes: float, far_bytes: float, reached: float, e: Efficiency) -> float:
     """What a rank sends inside its domain and out of it at once. Links apart take as long as the slower; on PCIe both
-    cross the card's one slot, so that it carries their sum."""
+    cross the card's one slot, so that it carries their sum. Sends to all peers are on their way together, so that their
+    steps count as those of a tree: a choice between one and n - 1."""
     near_rate = link.intra_bytes_per_second * e.scale_up * reached
     far_rate = link.all_to_all_bytes_per_second * e.network * reached
     near = (near_bytes + (far_bytes if link.one_slot else 0.0)) / near_rate

@@ -59,8 +59,9 @@ def embedding_seconds(
 ) -> tuple[float, float]:
     """(kernels, tensor-parallel communication), forward and backward together.
 
-    Rows are copied out (with dropout, if any). Backward, their gradients are added into a dense gradient of the table,
-    and this into the main gradient, row by row whatever was touched (megatron/core/distributed/
+    Rows are copied out (with dropout, if any): read and written. Backward, their gradients are read and added into rows
+    of a dense gradient of the table (aten/src/ATen/native/cuda/Embedding.cu: embedding_dense_backward_cuda), which was
+    filled with zeros and is read for the main gradient, row by row whatever was touched (megatron/core/distributed/
     distributed_data_parallel.py: param.main_grad.add_(param.grad)).
     """
     e = device.efficiency

@@ -146,6 +146,9 @@ BIAS_PASS = 2 * HALF
 
 
 def norm(passes: Passes, device: Device, elements: float) -> None:
+    """Add a norm: forward each element is read and written once, backward read with its gradient, and its own gradient
+    written (Transformer Engine, common/normalization: rows are kept in registers; the sum over rows for the weight's
+    gradient is as small as the partial sums)."""
     elementwise(passes, device, elements, 2 * HALF, 3 * HALF)
 
 
