@@ -20,7 +20,7 @@ from planner.layout import Layout
 from planner.timing.collectives import all_reduce_seconds, all_to_all_seconds, gather_seconds
 from planner.timing.efficiency import Efficiency, efficiency
 from planner.timing.factors import KEYS
-from planner.timing.kernels import Device, flash_seconds, gemm_seconds, memory_seconds
+from planner.timing.kernels import UNMEASURED_GEMM, Device, flash_seconds, gemm_seconds, memory_seconds
 from planner.topology import GroupLink, group_links
 
 SHAPE_ERROR = 0.10
@@ -179,7 +179,7 @@ def _precision(
     times: Sequence[ProductTime], precision: str, cluster: Cluster, e: Efficiency, ramp: bool
 ) -> list[Constant]:
     names = [("gemm", precision)] + ([("gemm_ramp", "")] if ramp else [])
-    before = [e.gemm.get(precision, 0.7)] + ([float(e.gemm_ramp)] if ramp else [])
+    before = [e.gemm.get(precision, UNMEASURED_GEMM)] + ([float(e.gemm_ramp)] if ramp else [])
     priors = [RATE_PRIOR] + ([TIME_PRIOR] if ramp else [])
 
     def predict(values: dict[str, float]) -> list[float]:
