@@ -106,7 +106,8 @@ def try_all(
                 tried.append(Tried(setting, NOTHING, _host_words(least, held)))
                 continue
             result = search(setting)
-            if setting.uses and result.statistics.get("candidates") == 0:
+            # a search that was stopped may have met no candidate yet: only one that ended says that there is none
+            if setting.uses and result.status is Status.INFEASIBLE and result.statistics.get("candidates") == 0:
                 tried.append(Tried(setting, result, _rules_words(model, setting, cluster)))
                 continue
             tried.append(_on_host(Tried(setting, result), cluster))

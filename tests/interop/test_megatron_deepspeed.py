@@ -164,7 +164,7 @@ def test_the_pipeline_runs_with_one_stage_too(arguments, broken):
     [
         ("16 16 1000", "", "the ramp has 16, micro_batch is 1 and dp is 32"),
         ("32 16 1_000", "", "the ramp has 48, micro_batch is 1 and dp is 32"),
-        ("32 24 1000", "", "the ramp is from 32 by 24 to 128"),
+        ("32 20 1000", "", "the ramp is from 32 by 20 to 128"),
         ("256 32 1000", "", "the ramp is from 256 by 32 to 128"),
         ("32 32 1000", "", None),
         ("128 16 1000", "", None),
