@@ -76,9 +76,17 @@ def _memory_faults(plan: Plan, model: Model, accounting) -> list[str]:
 
 def _step_ns(layout: Layout, model: Model, timing) -> int:
     form = timing.form(layout)
-    times, tails = [], []
+    times, tails, passes = [], [], []
     for index, stage in enumerate(form.stages):
-        flat = [layer for chunk in _layers(layout, model, index) for layer in chunk]
+        chunks = _layers(layout, model, index)
+        flat = [layer for chunk in chunks for layer in chunk]
+        kinds = range(len(stage.layer_ns))
+        passes.append(
+            stage.chunk_times(
+                [[sum(kind == k for kind, _ in chunk) for k in kinds] for chunk in chunks],
+                [[sum(kind == k and again for kind, again in chunk) for k in kinds] for chunk in chunks],
+            )
+        )
         times.append(
             stage.fixed_ns
             + sum(stage.layer_ns[kind] for kind, _ in flat)
@@ -88,4 +96,6 @@ def _step_ns(layout: Layout, model: Model, timing) -> int:
     rounds = form.num_microbatches * form.vpp - 1
     whole, rest = divmod(rounds * max(times) + sum(times), form.vpp)
     pipeline = max(whole + (rest > 0) - form.filled_ns, form.num_microbatches * max(times))
+    if form.vpp > 1:  # unequal chunks only add to what the totals of the stages say
+        pipeline = max(pipeline, form.pipeline_ns(times, passes))
     return pipeline + max(tails) + form.once_ns
