@@ -76,7 +76,7 @@ def make_run(log: TrainingLog, launch: MegatronLaunch, cluster: Cluster, warm_up
     stated = any(log.batches)
     summary = summarise(log, warm_up, launch.workload.global_batch if stated else None)
     if summary.count < 5:
-        notes.append(f"only {summary.count} figures after warm-up: a longer log says more")
+        notes.append(f"only {plural(summary.count, 'figure')} after warm-up: a longer log says more")
     seconds = predict(launch, cluster)
     ratio = summary.median_seconds / seconds
     if not LIKELY[0] <= ratio <= LIKELY[1]:
