@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
 
 from planner.solver import unequal
 from planner.solver.problem import chunked_totals, even_chunk
@@ -60,7 +61,7 @@ def slowest_bound(form: StepForm, layers: tuple[int, ...], recomputed_ns: int = 
     used = [t for n, t in zip(layers, least, strict=True) if n]
     whole = min(fixed) + max(longest, -(-sum(layers) // stages)) * min(used)
     if len(used) == 1:
-        whole = max(whole, _equal_layers(fixed, sum(layers), used[0]))
+        whole = max(whole, _equal_layers(tuple(fixed), sum(layers), used[0]))
     return max(-(-total // stages), max(fixed), whole), total
 
 
@@ -88,7 +89,8 @@ def chunked_slowest(form: StepForm, layers: int, vpp: int, used: tuple[int, ...]
     return limits[place] if place < len(limits) else None
 
 
-def _equal_layers(fixed: list[int], layers: int, each: int) -> int:
+@lru_cache(maxsize=4096)
+def _equal_layers(fixed: tuple[int, ...], layers: int, each: int) -> int:
     """The least T at which stages with this fixed work hold all layers of equal time: sum of floor((T - f) / t) >= L.
 
     Only T of the form f + n t can be the least; the search is over n around the mean for each distinct f.
