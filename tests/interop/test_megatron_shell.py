@@ -129,6 +129,10 @@ def test_world_size_from_the_launcher(launcher, world):
         ("#SBATCH -N 2\n#SBATCH --gres=gpu:a100:4\nsrun python t.py", 4),
         ("mpirun -np 16 python t.py", None),
         ("WORLD_SIZE=16\npython t.py", None),
+        # one task a node, which starts the others itself, is not one GPU a node
+        ("#SBATCH -N 8\n#SBATCH --ntasks-per-node=1\nWORLD_SIZE=64\npython t.py", 8),
+        ("#SBATCH -N 8\n#SBATCH --ntasks-per-node=1\nsrun python t.py", None),
+        ("#SBATCH -N 8\n#SBATCH --gpus-per-node=1\nsrun python t.py", 1),
     ],
 )
 def test_nodes_from_the_launcher(launcher, per_node):

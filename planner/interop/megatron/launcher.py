@@ -92,12 +92,16 @@ def gpus_of(launcher: list[str], commands: list[list[str]], variables: Variables
     world = _number(variables.get("WORLD_SIZE"))
     count_nodes, count_gpus = (next((n for v in names if (n := _number(variables.get(v)))), 0) for names in _VARIABLES)
     header = header | options([word for command in commands if command[0] == "srun" for word in command[1:]])
-    gpus = _header_gpus(header) or _number(header.get("ntasks-per-node"))
+    gpus, tasks = _header_gpus(header), _number(header.get("ntasks-per-node"))
+    nodes_of_header = _number(header.get("nodes"))
     if world:
-        return _sane(world, count_gpus or gpus or 0)
+        return _sane(world, count_gpus or gpus or (world // nodes_of_header if nodes_of_header else 0))
     if count_gpus:
         return _sane(count_gpus * (count_nodes or 1), count_gpus)
-    return _sane(gpus * (_number(header.get("nodes")) or 1), gpus) if gpus else UNKNOWN
+    if gpus:
+        return _sane(gpus * (nodes_of_header or 1), gpus)
+    # one task a node mostly starts a process for each of its GPUs itself
+    return _sane(tasks * (nodes_of_header or 1), tasks if tasks > 1 else 0) if tasks else UNKNOWN
 
 
 def _processes(launcher: list[str], given: dict[str, str]) -> int | None:
