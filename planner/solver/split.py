@@ -26,14 +26,14 @@ place. One after another, as long as a problem is neither solved nor proved to b
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """What CP-SAT says of one problem. `lower_bound_ns` holds for every split that keeps the cutoff."""
+    """What the paths or CP-SAT say of one problem. `lower_bound_ns` holds for every split that keeps the cutoff."""
 
     status: Status
     split: Split | None
     step_ns: int | None
     lower_bound_ns: int
     work_seconds: float = 0.0
-    """As CP-SAT counts its steps."""
+    """As CP-SAT counts its steps, and the paths theirs."""
 
 
 def solve_split(
